@@ -1,0 +1,51 @@
+# Two commands do all the set-up on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+PY := .venv/bin/python
+DEMO := data/scenes/scenes.json
+
+.PHONY: help install dev scenes demo test test-slow check format gpu clean
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+.venv/installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info)' || { echo "error: $(PYTHON): Python 3.11 or newer is needed; run make with PYTHON=python3.12 or the like" >&2; exit 2; }
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/installed-dev: .venv/installed requirements-dev.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+install: .venv/installed ## .venv with all that training needs
+dev: .venv/installed-dev ## ... and all that development needs
+
+scenes: install ## write the embedded scenes to data/scenes in the layouts of ADE20K, COCO and NYU
+	$(PY) -m tools.make_scenes --root data/scenes
+
+demo: scenes ## train, score and draw a small SegFormer with DySample on the embedded scenes
+	$(PY) train.py --cfg configs/demo/seg.yaml run_name=demo_seg
+	$(PY) eval.py --checkpoint runs/demo_seg --json runs/demo_seg/eval.json
+	$(PY) -m tools.demo_summary runs/demo_seg
+
+test: dev ## the test suite
+	$(PY) -m pytest
+
+test-slow: dev ## the tests marked slow
+	$(PY) -m pytest -m "slow and not gpu"
+
+check: dev ## formatter, linter, types
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+format: dev ## format and sort imports
+	$(PY) -m ruff check --fix --select I .
+	$(PY) -m ruff format .
+
+gpu: dev scenes ## on a machine with CUDA: GPU tests, a short bf16 training, timings -> benchmarks/results/
+	$(PY) -m benchmarks.gpu
+
+clean: ## remove caches (not .venv, data or runs)
+	rm -rf .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

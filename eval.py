@@ -1,0 +1,205 @@
+"""Score a checkpoint.
+
+`python eval.py --checkpoint PATH [--cfg FILE] [--json FILE] [--predictions DIR] [KEY=VALUE ...]`
+
+PATH is a checkpoint or a run folder (its best checkpoint). Without --cfg the checkpoint's own configuration serves.
+Under torchrun the images are shared out among the processes; the numbers are those of one process.
+"""
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from config import read_overrides
+from datasets.base import DenseDataset, PredictionFiles
+from datasets.loading import evaluation_loader, single_batch
+from errors import ArgumentParser, UserError, run_command
+from experiment import Experiment, load_experiment, make_experiment
+from metrics.base import Metric
+from models.base import DenseModel
+from pictures import draw
+from runtime.checkpoint import load_checkpoint, load_model
+from runtime.distributed import Processes, start_processes, stop_processes
+from runtime.log import environment
+from runtime.memory import keep_freed_memory
+from structures import Batch
+
+
+@torch.inference_mode()
+def evaluate(
+    model: DenseModel,
+    batches: Iterable[Batch],
+    metrics: list[Metric],
+    device: torch.device,
+    files: PredictionFiles | None = None,
+) -> None:
+    """Predict every batch and let the metrics compare it with its targets; then merge them over all processes.
+
+    files: where to store the predictions too. The model is left in the mode that it was in.
+    """
+    was_training = model.training
+    model.eval()
+    for batch in batches:
+        predictions = [prediction.to("cpu") for prediction in model.predict(batch.to(device))]
+        for metric in metrics:
+            metric.update(predictions, batch.targets)
+        if files is not None:
+            for prediction, target in zip(predictions, batch.targets, strict=True):
+                files.write(prediction, target)
+    model.train(was_training)
+    if files is not None:
+        files.finish()
+    for metric in metrics:
+        metric.gather()
+
+
+def score(
+    model: DenseModel,
+    dataset: DenseDataset,
+    experiment: Experiment,
+    processes: Processes,
+    files: PredictionFiles | None = None,
+) -> dict[str, Any]:
+    """Evaluate on a whole dataset; the result record, whose fields the README lists."""
+    metrics = experiment.build_metrics()
+    loader = evaluation_loader(
+        dataset,
+        experiment.data.test_transforms,
+        batch_size=experiment.evaluation.batch_size,
+        size_divisor=model.size_divisor,
+        process=processes.rank,
+        processes=processes.count,
+        workers=experiment.system.workers,
+        pin_memory=processes.device.type == "cuda",
+    )
+    start = time.perf_counter()
+    with experiment.autocast(processes.device):
+        evaluate(model, loader, metrics, processes.device, files)
+    return result_record(experiment, metrics, len(dataset)) | {
+        "seconds": round(time.perf_counter() - start, 3),
+        "environment": environment(processes),
+    }
+
+
+@torch.inference_mode()
+def validation_pictures(
+    model: DenseModel, dataset: DenseDataset, experiment: Experiment, processes: Processes
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The main process's pictures of `evaluation.pictures` images spread over the dataset, each with its image id."""
+    count = min(experiment.evaluation.pictures, len(dataset)) if processes.is_main else 0
+    was_training = model.training
+    model.eval()
+    for index in range(count):
+        sample = dataset.load(index * len(dataset) // count)
+        batch = single_batch(sample, experiment.data.test_transforms, model.size_divisor)
+        with experiment.autocast(processes.device):
+            prediction = model.predict(batch.to(processes.device))[0].to("cpu")
+        yield sample.image_id, draw(sample.image, prediction, batch.targets[0], experiment.data.info)
+    model.train(was_training)
+
+
+def result_record(experiment: Experiment, metrics: list[Metric], num_images: int) -> dict[str, Any]:
+    """The numbers of gathered metrics and what they mean."""
+    info = experiment.data.info
+    return {
+        "task": info.task,
+        "config": experiment.dump(),
+        "checkpoint": None,
+        "step": None,
+        "dataset": info.name,
+        "split": "val",
+        "num_images": num_images,
+        "protocol": {
+            "test_transforms": experiment.dump()["data"]["test_transforms"],
+            **{name: value for metric in metrics for name, value in metric.protocol.items()},
+        },
+        "metrics": {name: value for metric in metrics for name, value in metric.compute().items()},
+        "per_class": [record for metric in metrics for record in metric.per_class()],
+    }
+
+
+def write_result(path: Path, result: dict[str, Any]) -> None:
+    """Write a result record as JSON; a number without a value (no such class or pixel) is null."""
+    text = json.dumps(_without_nan(result), indent=2, allow_nan=False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    except OSError as error:
+        raise UserError(path, f"cannot be written ({error})", "name a file in a folder that you may write") from None
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and value != value else value
+
+
+def describe(result: dict[str, Any]) -> str:
+    """The numbers of a result record, a line each."""
+    return "\n".join(f"{name:>10} {value:9.4f}" for name, value in result["metrics"].items())
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint that `path` means: itself, or the best (else the last) one of a run folder."""
+    if not path.is_dir():
+        return path
+    for name in ("best.pt", "last.pt", "previous.pt"):
+        candidate = path / "checkpoints" / name
+        if candidate.exists():
+            return candidate
+    raise UserError(path, "holds no checkpoint", "name a .pt file or the folder of a run that has saved one")
+
+
+def load_trained(path: Path, cfg: Path | None, overrides: list[str]) -> tuple[Experiment, DenseModel, int]:
+    """The experiment of a checkpoint (or of `cfg`), the model with its trained weights, and its step.
+
+    Where an average of the weights was kept, it is the average that is loaded.
+    """
+    state = load_checkpoint(path)
+    if cfg is None:
+        experiment = make_experiment(read_overrides(state["config"], overrides), str(path))
+    else:
+        experiment = load_experiment(cfg, overrides)
+    model = experiment.build_model(pretrained=False)
+    load_model(model, state["ema"] or state["model"], path)
+    return experiment, model, state["step"]
+
+
+def main() -> None:
+    """The command."""
+    parser = ArgumentParser(prog="eval.py", description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--cfg", type=Path)
+    parser.add_argument("--json", type=Path, help="write the result record to this file")
+    parser.add_argument("--predictions", type=Path, help="write the predictions to this folder")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    arguments = parser.parse_intermixed_args()
+
+    path = find_checkpoint(arguments.checkpoint)
+    experiment, model, step = load_trained(path, arguments.cfg, arguments.overrides)
+    if experiment.system.reuse_memory:
+        keep_freed_memory()
+    dataset = experiment.data.build("val")
+    files = experiment.data.prediction_files(arguments.predictions) if arguments.predictions else None
+    processes = start_processes(experiment.system.device)
+    try:
+        result = score(model.to(processes.device), dataset, experiment, processes, files)
+        result |= {"checkpoint": str(path), "step": step}
+        if processes.is_main:
+            print(f"{path}, step {step}, {len(dataset)} images of {result['dataset']} in {result['seconds']} s")
+            print(describe(result))
+            if arguments.json:
+                write_result(arguments.json, result)
+    finally:
+        stop_processes()
+
+
+if __name__ == "__main__":
+    run_command(main)

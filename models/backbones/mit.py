@@ -1,0 +1,205 @@
+"""Mix Transformer (MiT), the encoder of SegFormer, B0 to B5. Xie et al., "SegFormer: Simple and Efficient Design for
+Semantic Segmentation with Transformers", NeurIPS 2021.
+
+Inside, maps are [B, H, W, C]: linear layers and norms act on the last axis, and a convolution sees the same memory as a
+channels_last map, so no stage copies a tensor just to turn it. Differences from the original: attention is fused, and
+images under 29 pixels are refused by name (the first stage's 8x8 reduction does not fit into their map).
+"""
+
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from config import Schema
+from models.base import Backbone, FeatureInfo
+from models.weights import load_weights
+
+Four = tuple[int, int, int, int]
+
+STRIDES: Four = (4, 8, 16, 32)
+HEADS: Four = (1, 2, 5, 8)
+REDUCTIONS: Four = (8, 4, 2, 1)  # side of the square of pixels that becomes one key and value
+MLP_RATIO = 4
+MIN_SIDE = 29  # pixels; the smallest image whose maps hold one such square at every stage
+BLOCK_NORM_EPS = 1e-6  # norms of blocks and stage outputs; embeddings and reductions use PyTorch's 1e-5
+
+
+class Shape(NamedTuple):
+    """Channels and number of blocks of the four stages."""
+
+    channels: Four
+    depths: Four
+
+
+SHAPES = {
+    "mit_b0": Shape((32, 64, 160, 256), (2, 2, 2, 2)),
+    "mit_b1": Shape((64, 128, 320, 512), (2, 2, 2, 2)),
+    "mit_b2": Shape((64, 128, 320, 512), (3, 4, 6, 3)),
+    "mit_b3": Shape((64, 128, 320, 512), (3, 4, 18, 3)),
+    "mit_b4": Shape((64, 128, 320, 512), (3, 8, 27, 3)),
+    "mit_b5": Shape((64, 128, 320, 512), (3, 6, 40, 3)),
+}
+
+
+class MiTConfig(Schema):
+    """A MiT. weights: converted ImageNet weights. channels, depths: other than the named size's, for small studies."""
+
+    name: Literal["mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5"]
+    weights: Path | None = None
+    drop_path: float = Field(0.1, ge=0, lt=1)
+    channels: Four | None = None
+    depths: Four | None = None
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> "MiTConfig":
+        for channels, heads in zip(self.shape.channels, HEADS, strict=True):
+            if channels < 1 or channels % heads:
+                raise ValueError(f"channels {channels} do not divide into {heads} heads; use multiples of 1, 2, 5, 8")
+        if min(self.shape.depths) < 1:
+            raise ValueError("every stage needs a block; use depths of 1 and more")
+        return self
+
+    @property
+    def shape(self) -> Shape:
+        """The sizes in effect."""
+        named = SHAPES[self.name]
+        return Shape(self.channels or named.channels, self.depths or named.depths)
+
+    def build(self, pretrained: bool = True) -> "MiT":
+        """The backbone; `pretrained`: with the weights that this record names."""
+        backbone = MiT(*self.shape, drop_path=self.drop_path)
+        if self.weights and pretrained:
+            load_weights(backbone, self.weights, "model.backbone.weights")
+        return backbone
+
+
+class MiT(Backbone):
+    """Four stages at strides 4, 8, 16 and 32. Drop path rises linearly over all blocks from 0 to `drop_path`."""
+
+    def __init__(self, channels: Four, depths: Four, drop_path: float = 0.1) -> None:
+        super().__init__()
+        self.feature_info = tuple(map(FeatureInfo, channels, STRIDES))
+        rates = torch.linspace(0, drop_path, sum(depths)).tolist()
+        starts = [sum(depths[:index]) for index in range(4)]
+        self.stages = nn.ModuleList(
+            Stage(
+                3 if index == 0 else channels[index - 1],
+                channels[index],
+                HEADS[index],
+                REDUCTIONS[index],
+                rates[starts[index] : starts[index] + depths[index]],
+            )
+            for index in range(4)
+        )
+        self.apply(_initialise)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Images [B, 3, H, W] -> [B, C_i, H / s_i, W / s_i], rounded up, stored channels_last."""
+        if min(images.shape[-2:]) < MIN_SIDE:
+            raise ValueError(f"images of {tuple(images.shape[-2:])} pixels; MiT needs at least {MIN_SIDE} a side")
+        # A map [B, H, W, C] seen as [B, C, H, W] is what PyTorch calls channels_last.
+        features, x = [], images.to(memory_format=torch.channels_last)
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return features
+
+
+class Stage(nn.Module):
+    """Overlapping patches, transformer blocks, norm. [B, C_in, H, W] -> [B, C, H / stride, W / stride], rounded up."""
+
+    def __init__(self, in_channels: int, channels: int, heads: int, reduction: int, drop_paths: list[float]) -> None:
+        super().__init__()
+        kernel, stride = (7, 4) if in_channels == 3 else (3, 2)
+        self.patch = nn.Conv2d(in_channels, channels, kernel, stride, padding=kernel // 2)
+        self.patch_norm = nn.LayerNorm(channels)
+        self.blocks = nn.ModuleList(Block(channels, heads, reduction, rate) for rate in drop_paths)
+        self.norm = nn.LayerNorm(channels, eps=BLOCK_NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, C_in, H, W], channels_last."""
+        x = self.patch_norm(self.patch(x).permute(0, 2, 3, 1))
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x).permute(0, 3, 1, 2)
+
+
+class Block(nn.Module):
+    """Attention and MLP, each behind a norm and beside a shortcut. [B, H, W, C] -> the same."""
+
+    def __init__(self, channels: int, heads: int, reduction: int, drop_path: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(channels, eps=BLOCK_NORM_EPS)
+        self.attention = Attention(channels, heads, reduction)
+        self.mlp_norm = nn.LayerNorm(channels, eps=BLOCK_NORM_EPS)
+        self.mlp = MLP(channels)
+        self.drop_path = drop_path
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, H, W, C] -> the same."""
+        x = self.add(x, self.attention(self.attention_norm(x)))
+        return self.add(x, self.mlp(self.mlp_norm(x)))
+
+    def add(self, x: Tensor, branch: Tensor) -> Tensor:
+        """The sum; in training, for each image the branch is left out at the rate `drop_path`."""
+        if not self.training or self.drop_path == 0:
+            return x + branch
+        keep = 1 - self.drop_path
+        kept = torch.rand(len(x), 1, 1, 1, device=x.device) < keep
+        return torch.addcmul(x, branch, kept / keep)
+
+
+class Attention(nn.Module):
+    """Pixels attend to squares of `reduction` pixels a side, each made one key and value. [B, H, W, C] -> same."""
+
+    def __init__(self, channels: int, heads: int, reduction: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(channels, channels)
+        self.key_value = nn.Linear(channels, 2 * channels)  # rows [key; value]
+        self.reduce = nn.Conv2d(channels, channels, reduction, reduction) if reduction > 1 else None
+        self.reduce_norm = nn.LayerNorm(channels) if reduction > 1 else None
+        self.project = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, H, W, C]; rows and columns that fill no square are neither keys nor values, as in the original."""
+        B, H, W, C = x.shape
+        query = self.query(x).view(B, H * W, self.heads, -1).transpose(1, 2)
+        source = x
+        if self.reduce is not None and self.reduce_norm is not None:
+            source = self.reduce_norm(self.reduce(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        key, value = self.key_value(source).reshape(B, -1, 2, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value)  # [B, heads, H * W, C / heads]
+        return self.project(mixed.transpose(1, 2).reshape(B, H, W, C))
+
+
+class MLP(nn.Module):
+    """Two linear layers with a depthwise 3x3 convolution between, which tells a pixel where it is. [B, H, W, C]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = MLP_RATIO * channels
+        self.expand = nn.Linear(channels, hidden)
+        self.depthwise = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.contract = nn.Linear(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, H, W, C] -> the same."""
+        x = self.depthwise(self.expand(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.contract(F.gelu(x))
+
+
+def _initialise(module: nn.Module) -> None:
+    """The original's start: linear layers normal with std 0.02, convolutions by their fan-out, biases 0."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Conv2d):
+        fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
+        nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,22 @@
+"""The parts that a model's YAML chooses by name."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Union
+
+from pydantic import BeforeValidator, Field
+
+from models.backbones.mit import MiTConfig
+from upsamplers import CONFIGS, expand_name
+
+
+def expand_word(value: Any) -> Any:
+    """A bare word is short for a mapping with that name."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+# A second kind of backbone turns this into `Annotated[MiTConfig | OtherConfig, Field(discriminator="name"), ...]`.
+BackboneConfig = Annotated[MiTConfig, BeforeValidator(expand_word)]
+
+if TYPE_CHECKING:
+    from upsamplers import UpsamplerConfig
+else:  # its members are listed once, in `upsamplers`
+    UpsamplerConfig = Annotated[Union[CONFIGS], Field(discriminator="name"), BeforeValidator(expand_name)]

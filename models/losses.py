@@ -1,0 +1,79 @@
+"""Losses that several models share."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from structures import IGNORE
+
+# Numbers held at full resolution at a time. On a CPU they should stay in its cache; an accelerator wants large kernels.
+_STRIP_ON_CPU, _STRIP_ON_ACCELERATOR = 1 << 21, 1 << 26
+
+
+@torch.compiler.disable  # a loop over strips, which a compiler would only unroll
+def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of logits [B, K, h, w], resized bilinearly to labels [B, H, W] (class or IGNORE) -> scalar.
+
+    The mean is over all pixels, ignored ones included, as in the original SegFormer. Computed in float32 whatever
+    autocast says, and strip by strip: neither the resized logits nor their gradient ever exist as a whole.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        loss: Tensor = _PixelCrossEntropy.apply(logits.float(), labels)
+    return loss
+
+
+class _PixelCrossEntropy(torch.autograd.Function):
+    """Takes the gradient together with the value, while a strip of resized logits is at hand."""
+
+    @staticmethod
+    def forward(context: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        logits = logits.contiguous(memory_format=torch.channels_last)
+        gradient = torch.empty_like(logits)
+        images = zip(logits.split(1), labels, gradient.split(1), strict=True)
+        total = torch.stack([_one_image(*image) for image in images]).sum()
+        context.save_for_backward(gradient.div_(labels.numel()))
+        return total / labels.numel()
+
+    @staticmethod
+    def backward(context: Any, factor: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = context.saved_tensors
+        return gradient * factor, None
+
+
+def _one_image(logits: Tensor, labels: Tensor, gradient: Tensor) -> Tensor:
+    """The loss summed over the labels [H, W] of one image; fills `gradient`, as large as the logits [1, K, h, w]."""
+    (_, K, h, w), (H, W) = logits.shape, labels.shape
+    # Columns first, by PyTorch; then rows, strip by strip, as products with the few rows of weights that a strip has.
+    # Classes are the last axis, so that softmax and the products run over contiguous memory.
+    wide = F.interpolate(logits, size=(h, W), mode="bilinear").permute(0, 2, 3, 1).reshape(h, W * K)
+    wide_gradient = torch.zeros_like(wide)
+    weights, first, last = _row_weights(H, h, logits)
+    total = logits.new_zeros(())
+    strip = max(1, (_STRIP_ON_CPU if logits.device.type == "cpu" else _STRIP_ON_ACCELERATOR) // (W * K))
+    for top in range(0, H, strip):
+        bottom = min(top + strip, H)
+        rows = slice(first[top], last[bottom - 1] + 1)
+        matrix = weights[top:bottom, rows]
+        scores = (matrix @ wide[rows]).view(-1, K).log_softmax(dim=1)
+        label = labels[top:bottom].reshape(-1, 1).long()
+        counts = (label != IGNORE).float()
+        label = label.clamp_(min=0)
+        total -= (scores.gather(1, label) * counts).sum()
+        scores.exp_().scatter_add_(1, label, scores.new_full((1, 1), -1.0).expand_as(label)).mul_(counts)
+        wide_gradient[rows] += matrix.T @ scores.view(bottom - top, W * K)
+    wide_gradient = wide_gradient.view(1, h, W, K).permute(0, 3, 1, 2)
+    gradient.copy_(torch.ops.aten.upsample_bilinear2d_backward(wide_gradient, [h, W], [1, K, h, w], False))
+    return total
+
+
+def _row_weights(out: int, rows: int, like: Tensor) -> tuple[Tensor, list[int], list[int]]:
+    """Weights [out, rows] of bilinear resizing (align_corners=False), and each output's first and last source row."""
+    position = ((torch.arange(out) + 0.5) * (rows / out) - 0.5).clamp(min=0)
+    first = position.long().clamp(max=rows - 1)
+    last = (first + 1).clamp(max=rows - 1)
+    fraction = (position - first)[:, None]
+    weights = torch.zeros(out, rows).scatter_add_(1, first[:, None], 1 - fraction)
+    weights = weights.scatter_add_(1, last[:, None], fraction).to(like.device)
+    return weights, first.tolist(), last.tolist()

@@ -1,0 +1,28 @@
+"""Resizing of network outputs to the sizes of images, in bounded memory."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from structures import Size
+
+_AT_ONCE = 1 << 22  # numbers held at full resolution
+
+
+def resized_argmax(logits: Tensor, padded: Size, inside: Size, size: Size) -> Tensor:
+    """The class of every pixel [H, W] int16 of the original image, from logits [K, h, w]; of equals, the lowest.
+
+    Logits are resized bilinearly to the `padded` network input, cut to the part `inside` the padding, and resized to
+    the original `size`: a few classes at a time, keeping only the best so far.
+    """
+    best = logits.new_full(size, -torch.inf, dtype=torch.float32)
+    classes = torch.zeros(size, dtype=torch.int16, device=logits.device)
+    step = max(1, _AT_ONCE // max(padded[0] * padded[1], size[0] * size[1]))
+    for start in range(0, len(logits), step):
+        chunk = F.interpolate(logits[None, start : start + step].float(), size=padded, mode="bilinear")
+        chunk = F.interpolate(chunk[:, :, : inside[0], : inside[1]], size=size, mode="bilinear")[0]
+        value, index = chunk.max(dim=0)
+        better = value > best
+        best = torch.where(better, value, best)
+        classes = torch.where(better, (index + start).to(torch.int16), classes)
+    return classes

@@ -1,0 +1,56 @@
+"""Drawing that all kinds of pictures share: colours, overlays, titled panels, legends. Pictures are RGB uint8."""
+
+import colorsys
+from functools import cache
+
+import cv2
+import numpy as np
+
+WHITE, BLACK, RED = (255, 255, 255), (0, 0, 0), (230, 30, 30)
+GOLDEN_RATIO = 0.618034
+SMALLEST_SIDE = 240  # smaller images are enlarged, so that titles and thin structures stay legible
+
+
+@cache
+def palette(num_classes: int) -> np.ndarray:
+    """A colour for each class, [K, 3] uint8; neighbours in number are far apart in hue."""
+    colours = [
+        colorsys.hsv_to_rgb(index * GOLDEN_RATIO % 1, (0.85, 0.6, 0.75)[index % 3], (0.95, 0.75, 1.0)[index // 3 % 3])
+        for index in range(num_classes)
+    ]
+    return (np.array(colours).reshape(-1, 3) * 255).astype(np.uint8)
+
+
+def blend(image: np.ndarray, colours: np.ndarray, opacity: float = 0.6) -> np.ndarray:
+    """`colours` laid over `image`, both [H, W, 3]."""
+    return (image * (1 - opacity) + colours * opacity).astype(np.uint8)
+
+
+def enlarge(image: np.ndarray) -> np.ndarray:
+    """The picture [H, W, 3] repeated up to a legible size; pixels stay sharp."""
+    factor = max(1, -(-SMALLEST_SIDE // min(image.shape[:2])))
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def tile(panels: dict[str, np.ndarray], legend: dict[str, tuple[int, int, int]]) -> np.ndarray:
+    """Panels of one size side by side under their titles, and below them a legend of names and colours."""
+    columns = [np.vstack([_title(name, panel.shape[1]), panel]) for name, panel in panels.items()]
+    gap = np.full((columns[0].shape[0], 4, 3), 255, np.uint8)
+    row = np.hstack([part for column in columns for part in (column, gap)][:-1])
+    return np.vstack([row, _legend(legend, row.shape[1])]) if legend else row
+
+
+def _title(text: str, width: int) -> np.ndarray:
+    bar = np.full((22, width, 3), 255, np.uint8)
+    return cv2.putText(bar, text, (4, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.5, BLACK, 1, cv2.LINE_AA)
+
+
+def _legend(entries: dict[str, tuple[int, int, int]], width: int) -> np.ndarray:
+    step = 16 + max(cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)[0][0] for name in entries) + 16
+    columns = max(1, width // step)
+    strip = np.full((20 * -(-len(entries) // columns) + 4, width, 3), 255, np.uint8)
+    for index, (name, colour) in enumerate(entries.items()):
+        x, y = index % columns * step + 4, index // columns * 20 + 4
+        cv2.rectangle(strip, (x, y), (x + 12, y + 12), tuple(int(value) for value in colour), cv2.FILLED)
+        cv2.putText(strip, name, (x + 16, y + 11), cv2.FONT_HERSHEY_SIMPLEX, 0.45, BLACK, 1, cv2.LINE_AA)
+    return strip

@@ -1,0 +1,28 @@
+"""Semantic maps: classes as colours over the image, and where the prediction is wrong."""
+
+import numpy as np
+
+from pictures.canvas import BLACK, RED, blend, palette
+from structures import IGNORE, DatasetInfo
+
+
+def semantic_panels(
+    image: np.ndarray, truth: np.ndarray | None, prediction: np.ndarray, info: DatasetInfo
+) -> tuple[dict[str, np.ndarray], dict[str, tuple[int, int, int]]]:
+    """Panels and legend for an image [H, W, 3] and label maps [H, W]; wrong pixels are red, unlabelled ones black."""
+    panels = {} if truth is None else {"truth": coloured(image, truth, info)}
+    panels["prediction"] = coloured(image, prediction, info)
+    if truth is not None:
+        grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
+        wrong = (truth != prediction)[..., None]
+        errors = np.where(wrong, blend(grey, np.array(RED), 0.7), grey)
+        panels["errors"] = np.where((truth == IGNORE)[..., None], np.array(BLACK), errors).astype(np.uint8)
+    shown = np.unique(prediction if truth is None else np.stack([truth, prediction]))
+    colours = palette(info.num_classes)
+    return panels, {info.classes[label]: tuple(colours[label]) for label in shown if label != IGNORE}
+
+
+def coloured(image: np.ndarray, labels: np.ndarray, info: DatasetInfo) -> np.ndarray:
+    """The image under the colours of its labels; pixels without a label stay as they are."""
+    known = (labels != IGNORE)[..., None]
+    return np.where(known, blend(image, palette(info.num_classes)[np.maximum(labels, 0)]), image)

@@ -1,0 +1,160 @@
+"""Checkpoints that are either whole or not there.
+
+A checkpoint is an ordinary `torch.save` file of tensors and plain values: `torch.load(path, weights_only=True)` opens
+it anywhere. The SHA-256 of its bytes is kept inside it, as the comment of the zip archive that such a file is.
+Files are written beside their place, flushed to the disk and renamed into it; the one before is kept as `previous.pt`.
+"""
+
+import hashlib
+import os
+import pickle
+import struct
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from errors import UserError
+
+LABEL = b"sha256:"
+COMMENT_LENGTH = len(LABEL) + 64
+
+
+class DamagedCheckpointError(Exception):
+    """The bytes of a checkpoint are not those that were written."""
+
+
+class Checkpoints:
+    """The checkpoints of one run: `last.pt`, `previous.pt` (the one before) and `best.pt`, in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.last, self.previous, self.best = (folder / f"{name}.pt" for name in ("last", "previous", "best"))
+
+    def save(self, state: dict[str, Any], is_best: bool = False) -> None:
+        """Make `state` the last checkpoint, and the best one if `is_best`.
+
+        Raises UserError if it cannot be written; then the files are what they were.
+        """
+        part = self.folder / "last.pt.part"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write(state, part)
+            if is_best:
+                _replace_by_link(part, self.best)
+            if self.last.exists():
+                _replace_by_link(self.last, self.previous)
+            part.replace(self.last)
+            _flush_folder(self.folder)
+        except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
+            part.unlink(missing_ok=True)
+            advice = "free space or fix the permissions, then run the same command again"
+            raise UserError(
+                self.last, f"cannot be written ({error}); the checkpoint before is intact", advice
+            ) from error
+
+    def load(self) -> tuple[dict[str, Any], Path] | None:
+        """The newest sound checkpoint and its path; None if there has never been one.
+
+        Raises UserError if there are checkpoints and none is sound.
+        """
+        present = [path for path in (self.last, self.previous) if path.exists()]
+        for path in present:
+            try:
+                return _read(path), path
+            except DamagedCheckpointError as error:
+                print(f"warning: {path} {error}; trying the checkpoint before", flush=True)
+        if present:
+            raise UserError(
+                present[0], "is damaged, and so is every older one", "restore it or choose another run_name"
+            )
+        return None
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """One checkpoint of ours, verified. Raises UserError if it is missing, damaged or something else."""
+    if not path.is_file():
+        raise UserError(path, "no such checkpoint", "name a .pt file or a run folder")
+    try:
+        state = _read(path)
+    except DamagedCheckpointError as error:
+        raise UserError(path, str(error), "use another checkpoint, for example previous.pt beside it") from None
+    if not {"config", "model", "step"} <= state.keys():
+        raise UserError(
+            path, "is not a checkpoint of this project's train.py", "convert weights with tools.convert_weights"
+        )
+    return state
+
+
+def load_model(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Load a checkpoint's model state. Raises UserError if it is that of another model."""
+    own = model.state_dict()
+    wrong = [name for name, value in own.items() if name in state and state[name].shape != value.shape]
+    problems = {
+        "lacks": own.keys() - state.keys(),
+        "also holds": state.keys() - own.keys(),
+        "has other sizes of": wrong,
+    }
+    found = [f"{what} {min(names)} ({len(names)} in all)" for what, names in problems.items() if names]
+    if found:
+        raise UserError(
+            path, f"belongs to another model: it {', '.join(found)}", "use the configuration it was trained with"
+        )
+    model.load_state_dict(state)
+
+
+def _write(state: dict[str, Any], path: Path) -> None:
+    torch.save(state, path)
+    with path.open("r+b") as file:
+        digest = _digest(file, length=path.stat().st_size - 2)  # the last 2 bytes are the length of the comment
+        file.seek(-2, os.SEEK_END)
+        file.write(struct.pack("<H", COMMENT_LENGTH) + LABEL + digest)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read(path: Path) -> dict[str, Any]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size > COMMENT_LENGTH + 22:  # an empty archive has 22 bytes
+            digest = _digest(file, length=size - COMMENT_LENGTH - 2)
+            stored = file.read()
+        else:
+            digest = stored = b""
+    if stored != struct.pack("<H", COMMENT_LENGTH) + LABEL + digest:
+        raise DamagedCheckpointError("is damaged or incomplete: its checksum does not match")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise DamagedCheckpointError(f"holds more than tensors and plain values ({error})") from None
+    if not isinstance(state, dict):
+        raise DamagedCheckpointError("holds no dictionary")
+    return state
+
+
+def _digest(file: Any, length: int) -> bytes:
+    """Hexadecimal SHA-256 of the first `length` bytes; the file stands behind them afterwards."""
+    file.seek(0)
+    digest = hashlib.sha256()
+    while length:
+        block = file.read(min(length, 1 << 20))
+        digest.update(block)
+        length -= len(block)
+    return digest.hexdigest().encode()
+
+
+def _replace_by_link(source: Path, place: Path) -> None:
+    """Let `place` name the file `source` too, atomically. Files never change in place, so sharing one is safe."""
+    part = place.with_suffix(".link")
+    part.unlink(missing_ok=True)
+    os.link(source, part)
+    part.replace(place)
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

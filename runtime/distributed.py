@@ -1,0 +1,143 @@
+"""Processes of one run, as started by torchrun, and batch normalisation across them."""
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.parallel import DistributedDataParallel
+
+from errors import UserError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """One process among `count`; `device` is where its model lives."""
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is set in at least one process. All processes must call it."""
+        if self.count == 1:
+            return flag
+        votes = torch.tensor(int(flag))
+        dist.all_reduce(votes, dist.ReduceOp.MAX)
+        return bool(votes)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of a CPU tensor over processes. All processes must call it."""
+        if self.count > 1:
+            dist.all_reduce(values)
+        return values / self.count
+
+    def collect(self, value: Any) -> list[Any]:
+        """`value` of every process, in order of rank. All processes must call it."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value)
+        return values
+
+    def wait(self) -> None:
+        """Return when all processes have come here."""
+        if self.count > 1:
+            dist.barrier()
+
+
+def start_processes(device: str) -> Processes:
+    """Join the processes that torchrun started, or be the only one.
+
+    device: "auto" (CUDA if there is any), "cpu" or "cuda". CPU tensors travel by gloo, CUDA tensors by NCCL.
+    Raises UserError where CUDA is asked for and missing.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("system.device", "cuda is asked for, but PyTorch sees no CUDA device", "use auto or cpu")
+    rank, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    local_rank, local_count = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if device == "cpu" or not torch.cuda.is_available():
+        own = torch.device("cpu")
+    elif local_count > torch.cuda.device_count():
+        raise UserError(
+            "torchrun", f"{local_count} processes for {torch.cuda.device_count()} GPUs", "start one per GPU"
+        )
+    else:
+        own = torch.device("cuda", local_rank)
+        torch.cuda.set_device(own)
+    if count > 1:
+        backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(minutes=30))
+    return Processes(rank, count, own)
+
+
+def parallelize(model: nn.Module, processes: Processes) -> nn.Module:
+    """The model as DistributedDataParallel, which averages gradients over processes; itself for a single process."""
+    if processes.count == 1:
+        return model
+    return DistributedDataParallel(model, [processes.device.index] if processes.device.type == "cuda" else None)
+
+
+def local_gradients(parallel: nn.Module) -> AbstractContextManager[None]:
+    """Within, a backward pass only adds to this process's gradients: for all accumulation rounds but the last."""
+    return parallel.no_sync() if isinstance(parallel, DistributedDataParallel) else nullcontext()
+
+
+def stop_processes() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def synchronize_batch_norm(model: nn.Module, processes: Processes) -> nn.Module:
+    """The model with batch statistics taken over all processes. Parameters and state-dict keys stay the same."""
+    if processes.count == 1:
+        return model
+    if processes.device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for name, child in model.named_children():
+        if type(child) is nn.BatchNorm2d:
+            child.__class__ = GlooBatchNorm2d  # same attributes, other forward
+        else:
+            setattr(model, name, synchronize_batch_norm(child, processes))
+    return model
+
+
+class GlooBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation over the images of all processes for CPU tensors, which nn.SyncBatchNorm does not take."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H, W]."""
+        if not self.training:
+            return super().forward(x)
+        values = x.float()
+        count = torch.tensor(float(values.numel() // values.shape[1]))
+        dist.all_reduce(count)
+        mean = all_reduce(values.sum(dim=(0, 2, 3))) / count
+        centred = values - mean[:, None, None]
+        variance = all_reduce(centred.square().sum(dim=(0, 2, 3))) / count
+        if self.track_running_stats:
+            self._track(mean.detach(), variance.detach() * count / (count - 1))
+        y = centred * (variance + self.eps).rsqrt()[:, None, None]
+        if self.affine:
+            y = y * self.weight[:, None, None] + self.bias[:, None, None]
+        return y.to(x.dtype)
+
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(variance, momentum)

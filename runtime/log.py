@@ -1,0 +1,163 @@
+"""What a run tells: progress bar or lines on the terminal, `log.jsonl`, TensorBoard."""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from errors import UserError
+from runtime.distributed import Processes
+
+
+class RunLog:
+    """The log of one run, from `step` on: what an earlier start wrote beyond `step` is dropped.
+
+    Every process holds one and calls every method; only the main process writes. Losses stay on their device until
+    `flush`, so that logging does not make the device wait at every step.
+    """
+
+    def __init__(self, folder: Path, step: int, steps: int, batch_size: int, processes: Processes) -> None:
+        self.step, self.steps, self.batch_size, self.processes = step, steps, batch_size, processes
+        self._folder = folder
+        self._window: list[tuple[int, dict[str, Tensor], list[str]]] = []
+        self._window_start = time.perf_counter()
+        self._on_terminal = processes.is_main and sys.stderr.isatty()
+        self._bar = tqdm(total=steps, initial=step, disable=not self._on_terminal, unit="step", dynamic_ncols=True)
+        if processes.is_main:
+            self._lines = folder / "log.jsonl"
+            _drop_lines_after(self._lines, step)
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+        if self.processes.is_main:
+            self._board.close()
+
+    def add(self, step: int, losses: dict[str, Tensor], image_ids: list[str]) -> None:
+        """Remember the losses (detached scalars) of optimiser step number `step` and the images they came from."""
+        self.step = step
+        self._window.append((step, losses, image_ids))
+        self._bar.update()
+
+    def flush(self, learning_rate: float) -> None:
+        """Report the mean losses since the last flush, over all processes.
+
+        Raises UserError in every process if one of them met a loss that is not finite.
+        """
+        if not self._window:
+            return
+        names = sorted(self._window[0][1])
+        values = torch.stack(
+            [torch.stack([losses[name].float() for name in names]) for _, losses, _ in self._window]
+        ).cpu()
+        self._refuse_non_finite(names, values)
+        means = self.processes.mean(values.double()).mean(0).tolist()
+        now = time.perf_counter()
+        rate = len(self._window) * self.batch_size / (now - self._window_start)
+        self._window, self._window_start = [], now
+        record = {
+            "loss": sum(means),
+            **dict(zip(names, means, strict=True)),
+            "learning_rate": learning_rate,
+            "images_per_second": rate,
+            "memory_gb": _memory_gb(self.processes.device),
+        }
+        self._write("train", record)
+        self._show(record)
+
+    def evaluation(self, metrics: dict[str, float], seconds: float) -> None:
+        """Report the numbers of one evaluation and its duration."""
+        self._write("val", {**metrics, "seconds": seconds})
+        self.say(f"step {self.step}: " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+        self._window_start = time.perf_counter()
+
+    def picture(self, image_id: str, picture: np.ndarray) -> None:
+        """Show an RGB picture [H, W, 3] uint8 on the board and keep it as pictures/step_N/IMAGE_ID.png."""
+        if self.processes.is_main:
+            self._board.add_image(f"pictures/{image_id}", picture, self.step, dataformats="HWC")
+            path = self._folder / "pictures" / f"step_{self.step:08d}" / f"{image_id}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(path)
+
+    def say(self, line: str) -> None:
+        """Print a line without breaking the progress bar."""
+        if self.processes.is_main:
+            tqdm.write(line) if self._on_terminal else print(line, flush=True)
+
+    def _refuse_non_finite(self, names: list[str], values: Tensor) -> None:
+        bad = ~values.isfinite().all(dim=1)
+        report = None
+        if bad.any():
+            index = int(bad.int().argmax())
+            step, _, image_ids = self._window[index]
+            terms = ", ".join(f"{name} {value:g}" for name, value in zip(names, values[index].tolist(), strict=True))
+            report = f"the loss is not finite ({terms}) on images {', '.join(image_ids)}", step
+        reports = [item for item in self.processes.collect(report) if item]
+        if reports:
+            what, step = min(reports, key=lambda item: item[1])
+            raise UserError(
+                f"step {step}", what, "lower optimizer.lr, set gradient_clip or precision=fp32, and run again to resume"
+            )
+
+    def _write(self, section: str, record: dict[str, float]) -> None:
+        if not self.processes.is_main:
+            return
+        with self._lines.open("a") as file:
+            file.write(json.dumps({"step": self.step, "section": section, **record}) + "\n")
+        for name, value in record.items():
+            self._board.add_scalar(f"{section}/{name}", value, self.step)
+        self._board.flush()
+
+    def _show(self, record: dict[str, float]) -> None:
+        text = (
+            f"loss {record['loss']:.4f}  lr {record['learning_rate']:.2e}  {record['images_per_second']:.1f} images/s"
+            f"  {record['memory_gb']:.1f} GB"
+        )
+        if self._on_terminal:
+            self._bar.set_postfix_str(text)
+        else:
+            left = (self.steps - self.step) * self.batch_size / record["images_per_second"]
+            self.say(f"step {self.step}/{self.steps}  {text}  {tqdm.format_interval(left)} left")
+
+
+def _drop_lines_after(path: Path, step: int) -> None:
+    if path.exists():
+        kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+        path.write_text("".join(line + "\n" for line in kept))
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):  # a line cut short by a crash
+        return float("inf")
+
+
+def _memory_gb(device: torch.device) -> float:
+    """Peak memory so far: of the tensors on a CUDA device, of the process on CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def environment(processes: Processes) -> dict[str, Any]:
+    """What a number was measured with: library versions, device, number of processes."""
+    cuda = processes.device.type == "cuda"
+    return {
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(processes.device) if cuda else f"cpu, {torch.get_num_threads()} threads",
+        "processes": processes.count,
+    }

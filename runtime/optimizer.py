@@ -1,0 +1,77 @@
+"""Optimisers with per-parameter rules."""
+
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import nn
+from torch.optim import Optimizer
+
+from config import Schema
+from errors import UserError
+
+
+class ParameterRule(Schema):
+    """A setting for all parameters whose dotted name contains `match`. The first rule that matches counts."""
+
+    match: Annotated[str, Field(min_length=1)]
+    lr_scale: PositiveFloat = 1.0
+    weight_decay: NonNegativeFloat | None = None
+
+
+class _OptimizerConfig(Schema):
+    lr: PositiveFloat
+    weight_decay: NonNegativeFloat = 0.0
+    rules: tuple[ParameterRule, ...] = ()
+    # Scale `lr` by batch_size / lr_batch_size (linear scaling); None: `lr` holds whatever the batch.
+    lr_batch_size: PositiveInt | None = None
+
+    def learning_rate(self, batch_size: int) -> float:
+        """The base learning rate in effect for a total batch of `batch_size`."""
+        return self.lr * batch_size / self.lr_batch_size if self.lr_batch_size else self.lr
+
+    def groups(self, model: nn.Module, batch_size: int) -> list[dict[str, Any]]:
+        """Parameter groups by rule. Raises UserError for a rule that matches nothing."""
+        rules = (*self.rules, ParameterRule(match="the rest"))
+        members: list[list[nn.Parameter]] = [[] for _ in rules]
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                hits = [index for index, rule in enumerate(self.rules) if rule.match in name]
+                members[hits[0] if hits else -1].append(parameter)
+        for rule, parameters in zip(self.rules, members, strict=False):
+            if not parameters:
+                raise UserError("optimizer.rules", f"no parameter is left for match: {rule.match}", "correct the match")
+        return [
+            {
+                "params": parameters,
+                "lr": self.learning_rate(batch_size) * rule.lr_scale,
+                "weight_decay": self.weight_decay if rule.weight_decay is None else rule.weight_decay,
+            }
+            for rule, parameters in zip(rules, members, strict=True)
+            if parameters
+        ]
+
+
+class AdamWConfig(_OptimizerConfig):
+    """AdamW (Loshchilov & Hutter, ICLR 2019)."""
+
+    name: Literal["adamw"] = "adamw"
+    betas: tuple[float, float] = (0.9, 0.999)
+
+    def build(self, model: nn.Module, batch_size: int) -> Optimizer:
+        """The optimiser of all trainable parameters of `model`."""
+        return torch.optim.AdamW(self.groups(model, batch_size), betas=self.betas, fused=True)
+
+
+class SGDConfig(_OptimizerConfig):
+    """SGD with momentum."""
+
+    name: Literal["sgd"] = "sgd"
+    momentum: NonNegativeFloat = 0.9
+
+    def build(self, model: nn.Module, batch_size: int) -> Optimizer:
+        """The optimiser of all trainable parameters of `model`."""
+        return torch.optim.SGD(self.groups(model, batch_size), momentum=self.momentum, fused=True)
+
+
+OptimizerConfig = Annotated[AdamWConfig | SGDConfig, Field(discriminator="name")]

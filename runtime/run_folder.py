@@ -1,0 +1,66 @@
+"""The folder of one run: owned by one run at a time, and by one configuration for ever."""
+
+import fcntl
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from errors import UserError
+
+# Settings that may change between two starts of a run: they do not change what is learnt.
+FREE_TO_CHANGE = frozenset({"system", "logging", "output_dir"})
+
+
+class RunFolder:
+    """`runs/NAME/` with its lock; used as a context manager by the main process.
+
+    Raises UserError if it cannot be written, if another run is using it, or if it holds a run with other settings.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+        self.path, self.config = path, config
+
+    def __enter__(self) -> "RunFolder":
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise UserError(self.path, f"cannot be written ({error})", "choose another output_dir") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                self.path, "another run is using this folder", "stop it or choose another run_name"
+            ) from None
+        self._check_config()
+        (self.path / "config.yaml").write_text(yaml.safe_dump(self.config, sort_keys=False))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
+
+    def _check_config(self) -> None:
+        stored = self.path / "config.yaml"
+        if not (self.path / "checkpoints").exists() or not stored.exists():
+            return
+        differences = _differences(yaml.safe_load(stored.read_text()) or {}, self.config)
+        if differences:
+            key, old, new = differences[0]
+            more = f" (and {len(differences) - 1} more keys)" if len(differences) > 1 else ""
+            advice = f"choose another run_name, or remove {self.path} to start over"
+            raise UserError(f"{key}={new}", f"the run in {self.path} was started with {old}{more}", advice)
+
+
+def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+    """Dotted keys whose values differ, with both values."""
+    if key in FREE_TO_CHANGE or old == new:
+        return []
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(name for name in new if name not in old)]
+        return [
+            item
+            for name in keys
+            for item in _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+        ]
+    return [(key, old, new)]

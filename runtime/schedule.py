@@ -1,0 +1,83 @@
+"""Learning-rate schedules as plain functions of the step, so that resuming needs no state."""
+
+import math
+from bisect import bisect_right
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat
+from torch.optim import Optimizer
+
+from config import Schema
+
+Ratio = Annotated[float, Field(ge=0, le=1)]
+
+
+class _ScheduleConfig(Schema):
+    """warmup_steps: for so many steps the scheduled rate is also multiplied by a line from `warmup_ratio` up to 1."""
+
+    warmup_steps: NonNegativeInt = 0
+    warmup_ratio: Ratio = 0.001
+
+    def warmup(self, step: int) -> float:
+        """Multiplier of the scheduled rate at 0-based `step`, linear as in mmcv."""
+        if step >= self.warmup_steps:
+            return 1.0
+        return 1 - (1 - step / self.warmup_steps) * (1 - self.warmup_ratio)
+
+
+class PolyConfig(_ScheduleConfig):
+    """(1 - step / steps) ** power, down to zero."""
+
+    name: Literal["poly"] = "poly"
+    power: PositiveFloat = 1.0
+
+    def factor(self, step: int, steps: int) -> float:
+        """Learning-rate multiplier at 0-based `step` of `steps`."""
+        return self.warmup(step) * (1 - step / steps) ** self.power
+
+
+class CosineConfig(_ScheduleConfig):
+    """Half a cosine from 1 down to `final_ratio`."""
+
+    name: Literal["cosine"] = "cosine"
+    final_ratio: Ratio = 0.0
+
+    def factor(self, step: int, steps: int) -> float:
+        """Learning-rate multiplier at 0-based `step` of `steps`."""
+        cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
+        return self.warmup(step) * (self.final_ratio + (1 - self.final_ratio) * cosine)
+
+
+class MultiStepConfig(_ScheduleConfig):
+    """Multiplied by `gamma` at each of the `milestones`, given as fractions of the run (8/12 and 11/12 for "1x")."""
+
+    name: Literal["multistep"] = "multistep"
+    milestones: tuple[Ratio, ...] = (8 / 12, 11 / 12)
+    gamma: PositiveFloat = 0.1
+
+    def factor(self, step: int, steps: int) -> float:
+        """Learning-rate multiplier at 0-based `step` of `steps`."""
+        passed = bisect_right([round(milestone * steps) for milestone in sorted(self.milestones)], step)
+        return self.warmup(step) * self.gamma**passed
+
+
+class ConstantConfig(_ScheduleConfig):
+    """The base rate throughout, after the warm-up."""
+
+    name: Literal["constant"] = "constant"
+
+    def factor(self, step: int, steps: int) -> float:
+        """Learning-rate multiplier at 0-based `step` of `steps`."""
+        return self.warmup(step)
+
+
+ScheduleConfig = Annotated[PolyConfig | CosineConfig | MultiStepConfig | ConstantConfig, Field(discriminator="name")]
+
+
+def set_learning_rate(optimizer: Optimizer, factor: float) -> float:
+    """Multiply every group's base rate by `factor`; the last group's rate, which no rule touches, is returned."""
+    for group in optimizer.param_groups:
+        base = group.setdefault("initial_lr", group["lr"])
+        group["lr"] = base * factor
+    rate: float = optimizer.param_groups[-1]["lr"]
+    return rate

@@ -1,0 +1,46 @@
+"""Being asked to stop: SIGTERM (schedulers, spot machines), SIGINT (Ctrl-C) and SIGUSR1 (SLURM's early warning)."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from errors import Interrupted
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+class StopSignals:
+    """Remembers the first stop signal until the training step is done. A second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._immediate = False
+
+    def __enter__(self) -> "StopSignals":
+        self._before = {number: signal.signal(number, self._remember) for number in STOP_SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within, a stop signal is not remembered but raised: there is nothing left to save."""
+        self._immediate = True
+        try:
+            if self.received is not None:
+                raise self.interruption()
+            yield
+        finally:
+            self._immediate = False
+
+    def _remember(self, number: int, _: FrameType | None) -> None:
+        if self._immediate or (number == signal.SIGINT and self.received == signal.SIGINT):
+            raise Interrupted(number)
+        self.received = self.received or number
+
+    def interruption(self) -> Interrupted:
+        """What to raise once everything is saved. SIGTERM, if it was another process that got the signal."""
+        return Interrupted(self.received or signal.SIGTERM)

@@ -1,0 +1,94 @@
+"""What the tests share: small embedded scenes, and a SegFormer that trains on them in seconds."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from datasets.scenes import SCENE_CLASSES, write_scenes
+
+ROOT = Path(__file__).parent.parent
+TINY = [
+    "model.backbone.channels=[8, 16, 40, 64]",
+    "model.backbone.depths=[1, 1, 1, 1]",
+    "model.channels=16",
+    f"data.classes=[{', '.join(SCENE_CLASSES)}]",
+    "data.train_transforms.1.size=[32, 64]",
+    "data.train_transforms.4.size=[32, 64]",
+    "steps=6",
+    "batch_size=4",
+    "evaluation.every=3",
+    "evaluation.pictures=1",
+    "logging.every=1",
+    "logging.checkpoint_every=2",
+    "system.workers=0",
+    "system.device=cpu",
+]
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory) -> Path:
+    """The root of 10 training and 5 validation scenes of 48 x 64 pixels."""
+    root = tmp_path_factory.mktemp("scenes") / "scenes"
+    write_scenes(root, train=10, val=5, size=(48, 64), workers=1)
+    return root
+
+
+@pytest.fixture
+def tiny(scenes, tmp_path) -> list[str]:
+    """Overrides of configs/demo/seg.yaml that make a run tiny; it goes to `tmp_path`."""
+    return [*TINY, f"data.root={scenes}/ADEChallengeData2016", f"output_dir={tmp_path}"]
+
+
+def command(*words: object, processes: int = 1) -> list[str]:
+    """The command line of a script of the repository (`train.py ...`) or a module (`-m tools.score ...`)."""
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return [*launcher, *map(str, words)]
+
+
+def run(*words: object, processes: int = 1, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, as a user would, from the repository's root."""
+    return subprocess.run(
+        command(*words, processes=processes),
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def train(*overrides: str, cfg: str = "configs/demo/seg.yaml", processes: int = 1) -> subprocess.CompletedProcess[str]:
+    """Run train.py and expect success."""
+    done = run("train.py", "--cfg", cfg, *overrides, processes=processes)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def logged(folder: Path, section: str) -> list[dict]:
+    """The lines of one section of a run's log."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["section"] == section]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Everything in a run's last checkpoint that is a tensor of the model or the optimiser."""
+    state = torch.load(folder / "checkpoints" / "last.pt", weights_only=True)
+    tensors = {f"model.{name}": value for name, value in state["model"].items()}
+    for index, values in state["optimizer"]["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
+    return tensors
+
+
+def assert_same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
+    """Bit for bit."""
+    assert left.keys() == right.keys()
+    different = [name for name in left if not torch.equal(left[name], right[name])]
+    assert not different

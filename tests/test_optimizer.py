@@ -1,0 +1,81 @@
+"""Learning rates and parameter groups against published numbers and closed forms."""
+
+import pytest
+import torch
+from torch import nn
+
+from errors import UserError
+from runtime.optimizer import AdamWConfig, ParameterRule, SGDConfig
+from runtime.schedule import ConstantConfig, CosineConfig, MultiStepConfig, PolyConfig, set_learning_rate
+
+
+@pytest.mark.parametrize(
+    ("printed_iteration", "rate"),
+    [(50, 1.959e-6), (500, 1.990e-5), (1450, 5.744e-5), (5000, 5.813e-5), (159_950, 1.913e-8)],
+)
+def test_segformer_schedule_matches_the_published_log(printed_iteration, rate):
+    schedule = PolyConfig(power=1.0, warmup_steps=1500, warmup_ratio=1e-6)
+    assert 6e-5 * schedule.factor(printed_iteration - 1, 160_000) == pytest.approx(rate, rel=5e-4)
+
+
+def test_depthformer_peaks_below_its_base_rate():
+    schedule = CosineConfig(final_ratio=1e-8, warmup_steps=12_800, warmup_ratio=0.001)
+    rates = [6e-5 * schedule.factor(step, 38_400) for step in range(38_400)]
+    assert rates.index(max(rates)) == 12_800
+    assert max(rates) == pytest.approx(4.5e-5, rel=1e-3)
+
+
+def test_detectors_step_after_epochs_8_and_11():
+    schedule = MultiStepConfig(milestones=(8 / 12, 11 / 12), warmup_steps=500, warmup_ratio=0.001)
+    steps = 12 * 7330
+    factors = {epoch: schedule.factor(epoch * 7330 + 600, steps) for epoch in range(12)}
+    assert [factors[epoch] for epoch in (0, 7, 8, 10, 11)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+    assert schedule.factor(8 * 7330 - 1, steps) == 1
+    assert schedule.factor(0, steps) == pytest.approx(0.001)
+
+
+def test_constant_after_warmup():
+    schedule = ConstantConfig(warmup_steps=10, warmup_ratio=0.5)
+    assert [schedule.factor(step, 100) for step in (0, 5, 10, 99)] == pytest.approx([0.5, 0.75, 1, 1])
+
+
+def test_setting_the_rate_does_not_accumulate():
+    optimizer = SGDConfig(lr=0.2).build(nn.Linear(2, 2), batch_size=1)
+    for factor in (0.5, 0.5, 1.0):
+        rate = set_learning_rate(optimizer, factor)
+    assert rate == 0.2
+
+
+def named_model() -> nn.Module:
+    return nn.ModuleDict(
+        {"backbone": nn.ModuleDict({"norm": nn.LayerNorm(4), "fc": nn.Linear(4, 4)}), "head": nn.LayerNorm(4)}
+    )
+
+
+def test_first_matching_rule_counts():
+    rules = (ParameterRule(match="head.", lr_scale=10), ParameterRule(match="norm", weight_decay=0))
+    optimizer = AdamWConfig(lr=1e-3, weight_decay=0.01, rules=rules).build(named_model(), batch_size=16)
+    assert [(group["lr"], group["weight_decay"], len(group["params"])) for group in optimizer.param_groups] == [
+        (1e-2, 0.01, 2),
+        (1e-3, 0, 2),
+        (1e-3, 0.01, 2),
+    ]
+
+
+def test_rule_without_a_parameter_is_an_error():
+    with pytest.raises(UserError, match="match: nrom"):
+        AdamWConfig(lr=1e-3, rules=(ParameterRule(match="nrom"),)).build(named_model(), batch_size=16)
+
+
+def test_frozen_parameters_are_left_out():
+    model = nn.Linear(2, 2)
+    model.bias.requires_grad = False
+    optimizer = SGDConfig(lr=0.1).build(model, batch_size=1)
+    assert [parameter.shape for group in optimizer.param_groups for parameter in group["params"]] == [
+        torch.Size([2, 2])
+    ]
+
+
+def test_rate_scales_with_the_batch_where_asked():
+    assert SGDConfig(lr=0.02, lr_batch_size=16).learning_rate(8) == 0.01
+    assert SGDConfig(lr=0.02).learning_rate(8) == 0.02

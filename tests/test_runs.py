@@ -1,0 +1,132 @@
+"""Whole runs, as a user would start them."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.conftest import ROOT, assert_same, command, logged, run, train, weights
+from upsamplers import PAPER_NAMES
+
+
+def test_train_evaluate_predict_score(tiny, tmp_path, scenes):
+    train(*tiny)
+    folder = tmp_path / "seg"
+    for name in ("config.yaml", "log.jsonl", "results.json", "checkpoints/last.pt", "checkpoints/best.pt"):
+        assert (folder / name).exists(), name
+    assert list((folder / "pictures").rglob("*.png"))
+    board = EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0}).Reload()
+    assert {"train/loss", "train/learning_rate", "val/mIoU"} <= set(board.Tags()["scalars"])
+    assert board.Tags()["images"]
+
+    done = run("eval.py", "--checkpoint", folder, "--json", tmp_path / "eval.json", "--predictions", tmp_path / "png")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "eval.json").read_text())
+    trained = json.loads((folder / "results.json").read_text())
+    assert result["metrics"] == trained["metrics"]
+    assert (result["task"], result["num_images"], result["step"]) == ("semantic", 5, trained["step"])
+    assert len(result["per_class"]) == 15
+    assert {"config", "checkpoint", "dataset", "split", "protocol", "environment"} <= result.keys()
+
+    cfg = ["--cfg", "configs/demo/seg.yaml", *tiny]
+    done = run("-m", "tools.score", *cfg, "--predictions", tmp_path / "png", "--json", tmp_path / "score.json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "score.json").read_text())["metrics"] == result["metrics"]
+
+    images = scenes / "ADEChallengeData2016/images/validation"
+    done = run("-m", "tools.predict", "--checkpoint", folder, images, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    for path in (tmp_path / "png").glob("*.png"):
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
+        assert (tmp_path / "out" / "pictures" / path.name).exists()
+
+
+@pytest.mark.parametrize("processes", [2])
+def test_two_processes_equal_one(tiny, tmp_path, processes):
+    train(*tiny, "run_name=one")
+    train(*tiny, "run_name=two", processes=processes)
+    one, two = (logged(tmp_path / name, "train") for name in ("one", "two"))
+    assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-5)
+    checkpoint = tmp_path / "one/checkpoints/last.pt"
+    results = []
+    for count in (1, processes):
+        path = tmp_path / f"{count}.json"
+        assert run("eval.py", "--checkpoint", checkpoint, "--json", path, processes=count).returncode == 0
+        results.append(json.loads(path.read_text()))
+    assert results[0]["metrics"] == results[1]["metrics"]
+    assert results[0]["per_class"] == results[1]["per_class"]
+
+
+def test_accumulated_batch_equals_a_whole_one_without_batch_statistics(tiny, tmp_path):
+    # Batch normalisation sees one round at a time, so compare the first loss alone, in which only the mean differs.
+    train(*tiny, "run_name=whole", "steps=1")
+    train(*tiny, "run_name=rounds", "steps=1", "system.max_per_process=2")
+    checkpoints = [weights(tmp_path / name) for name in ("whole", "rounds")]
+    name = "model.backbone.stages.0.patch.weight"
+    assert (checkpoints[0][name] - checkpoints[1][name]).abs().max() < 2 * 1e-5  # at most a step of the warm-up's rate
+
+
+def wait_for(condition, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def start(*words: object) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command(*words), cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGKILL])
+def test_interrupted_run_ends_bit_identical(tiny, tmp_path, uninterrupted, number):
+    options = [*tiny, "steps=40", "evaluation.every=25", "system.workers=1"]
+    process = start("train.py", "--cfg", "configs/demo/seg.yaml", *options)
+    log = tmp_path / "seg/log.jsonl"
+    wait_for(lambda: log.exists() and len(log.read_text().splitlines()) >= 9, process)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number)
+    train(*options, "system.workers=0")
+    assert_same(weights(tmp_path / "seg"), weights(uninterrupted))
+    steps = [line["step"] for line in logged(tmp_path / "seg", "train")]
+    assert steps == list(range(1, 41))
+    board = EventAccumulator(str(tmp_path / "seg/tensorboard")).Reload()
+    assert [event.step for event in board.Scalars("train/loss")] == steps
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, scenes):
+    from tests.conftest import TINY
+
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    where = [f"data.root={scenes}/ADEChallengeData2016", f"output_dir={folder}"]
+    train(*TINY, *where, "steps=40", "evaluation.every=25")
+    return folder / "seg"
+
+
+def test_finished_run_is_left_alone(tiny, tmp_path):
+    train(*tiny)
+    before = (tmp_path / "seg/checkpoints/last.pt").read_bytes()
+    assert "at step 6 of 6" in train(*tiny).stdout
+    assert (tmp_path / "seg/checkpoints/last.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", PAPER_NAMES)
+def test_every_upsampler_trains_and_evaluates(tiny, tmp_path, name):
+    import experiment as module
+    from runtime.distributed import start_processes
+    from train import train as training
+
+    overrides = [*tiny, f"model.upsampler={name}", "steps=2", "evaluation.every=2"]
+    experiment = module.load_experiment(ROOT / "configs/demo/seg.yaml", overrides)
+    training(experiment, start_processes("cpu"))
+    result = json.loads((tmp_path / "seg/results.json").read_text())
+    assert 0 <= result["metrics"]["mIoU"] <= 100

@@ -1,0 +1,173 @@
+"""Published checkpoints, in their current and older forms, load to the same result."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from upsamplers import build_upsampler, load_published
+
+
+def weights(*shapes, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator) * 0.3 for shape in shapes]
+
+
+def run(name, state_dict, channels=8, guide_channels=8):
+    upsampler = build_upsampler(name, channels, guide_channels).eval()
+    load_published(upsampler, state_dict)
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, channels, 4, 5, generator=generator)
+    return upsampler(x, torch.randn(2, guide_channels, 8, 10, generator=generator)), x
+
+
+def renamed(state_dict, *pairs):
+    result = dict(state_dict)
+    for old, new in pairs:
+        result = {key.replace(old, new, 1) if key.startswith(old) else key: value for key, value in result.items()}
+    return result
+
+
+DYSAMPLE_SHAPES = {"offset.weight": (32, 8, 1, 1), "offset.bias": (32,), "scope.weight": (32, 8, 1, 1)}
+DYSAMPLE = dict(zip(DYSAMPLE_SHAPES, weights(*DYSAMPLE_SHAPES.values()), strict=True))
+FADE_SHAPES = {
+    "compressor_en.weight": (64, 8, 1, 1),
+    "compressor_en.bias": (64,),
+    "compressor_de.weight": (64, 8, 1, 1),
+    "content_encoder.weight": (25, 64, 3, 3),
+    "content_encoder.bias": (25,),
+}
+FADE = dict(zip(FADE_SHAPES, weights(*FADE_SHAPES.values()), strict=True))
+A2U_SHAPES = {
+    **{f"bn{branch}.0.{part}": (8,) for branch in "uv" for part in ("weight", "bias")},
+    "bconv_UP.1.weight": (36, 8, 1, 1),
+    "bconv_UP.1.bias": (36,),
+    **{f"bconv_{branch}.1.weight": (1, 8, 1, 1) for branch in "UV"},
+    **{f"bconv_{branch}.1.bias": (1,) for branch in "UV"},
+}
+A2U = dict(zip(A2U_SHAPES, weights(*A2U_SHAPES.values()), strict=True))
+SAPA_SHAPES = {
+    **{f"norm_{role}.{part}": (8,) for role in "xy" for part in ("weight", "bias")},
+    **{f"{role}.weight": (32, 8, 1, 1) for role in "qk"},
+    **{f"{role}.bias": (32,) for role in "qk"},
+}
+SAPA = dict(zip(SAPA_SHAPES, weights(*SAPA_SHAPES.values()), strict=True))
+CONV, CONV_BIAS = weights((32, 8, 3, 3), 32)
+DECONV, DECONV_BIAS = weights((8, 8, 3, 3), 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "forms"),
+    [
+        ("dysample+", [DYSAMPLE, {**DYSAMPLE, "init_pos": torch.zeros(1, 32, 1, 1)}]),
+        (
+            "pixelshuffle",
+            [
+                {"0.weight": CONV, "0.bias": CONV_BIAS},
+                {"upsample_conv.weight": CONV, "upsample_conv.bias": CONV_BIAS},
+            ],
+        ),
+        ("deconv", [{"weight": DECONV, "bias": DECONV_BIAS}, {"deconv.weight": DECONV, "deconv.bias": DECONV_BIAS}]),
+        (
+            "fade",
+            [
+                {f"ker_generator.{key}": value for key, value in FADE.items()},
+                FADE,
+                renamed(
+                    {f"kernel_generator.{key}": value for key, value in FADE.items()},
+                    ("kernel_generator.compressor_en", "kernel_generator.conv1_en"),
+                    ("kernel_generator.compressor_de", "kernel_generator.conv1_de"),
+                    ("kernel_generator.content_encoder.weight", "kernel_generator.conv2_kernels"),
+                    ("kernel_generator.content_encoder.bias", "kernel_generator.conv2_bias"),
+                ),
+            ],
+        ),
+        (
+            "a2u",
+            [
+                A2U,
+                {f"kernel_gen.{key}": value for key, value in A2U.items()},
+                {**A2U, "bconv_DP.1.weight": torch.zeros(36, 8, 1, 1), "bconv_DP.1.bias": torch.zeros(36)},
+            ],
+        ),
+        ("sapa", [SAPA, {key: value.flatten(1) if value.ndim == 4 else value for key, value in SAPA.items()}]),
+    ],
+)
+def test_all_forms_give_one_result(name, forms):
+    results = [run(name, form)[0] for form in forms]
+    assert all(torch.equal(result, results[0]) for result in results)
+    assert not torch.equal(results[0], run(name, build_upsampler(name, 8).state_dict())[0])
+
+
+def test_pixelshuffle_and_deconv_compute_with_the_loaded_weights():
+    output, x = run("pixelshuffle", {"0.weight": CONV, "0.bias": CONV_BIAS})
+    torch.testing.assert_close(output, F.pixel_shuffle(F.conv2d(x, CONV, CONV_BIAS, padding=1), 2))
+    output, x = run("deconv", {"weight": DECONV, "bias": DECONV_BIAS})
+    torch.testing.assert_close(output, F.conv_transpose2d(x, DECONV, DECONV_BIAS, 2, 1, 1))
+
+
+def test_gated_fade():
+    gate = dict(zip(("gate_generator.conv.weight", "gate_generator.conv.bias"), weights((1, 8, 1, 1), 1), strict=True))
+    fade = build_upsampler({"name": "fade", "gate": True}, 8)
+    load_published(fade, {**{f"ker_generator.{key}": value for key, value in FADE.items()}, **gate})
+    assert torch.equal(fade.gate.weight, gate["gate_generator.conv.weight"])
+
+
+def test_indexnet_in_its_wrapper_without_batch_counter():
+    source = build_upsampler("indexnet", 8)
+    wrapped = {f"index_net.{key}": value for key, value in source.state_dict().items() if "num_batches" not in key}
+    loaded = build_upsampler("indexnet", 8)
+    load_published(loaded, wrapped)
+    assert torch.equal(loaded.indexnet[0].weight, source.indexnet[0].weight)
+
+
+@pytest.mark.parametrize("name", ["carafe", "dysample", "dysample-s+", "naive", "indexnet", "fade", "nearest"])
+def test_our_own_state_dict_is_accepted(name):
+    source, loaded = build_upsampler(name, 16), build_upsampler(name, 16)
+    load_published(loaded, source.state_dict())
+    assert all(torch.equal(loaded.state_dict()[key], value) for key, value in source.state_dict().items())
+
+
+def test_scope_bias_is_added_and_removed_as_the_checkpoint_has_it():
+    bias = weights(32, seed=5)[0]
+    upsampler = build_upsampler("dysample+", 8)
+    x = torch.randn(1, 8, 4, 5)
+    load_published(upsampler, {**DYSAMPLE, "scope.bias": bias})
+    assert torch.equal(dict(upsampler.named_parameters())["scope.bias"], bias)
+    gate = torch.sigmoid(F.conv2d(x, DYSAMPLE["scope.weight"], bias))
+    offset = 0.5 * gate * F.conv2d(x, DYSAMPLE["offset.weight"], DYSAMPLE["offset.bias"])
+    moved = upsampler.sampling_points(x)[0, 1, 2 * 3 + 1, 2 * 2 + 0]  # group 1, pixel (3, 2), sub-pixel (1, 0)
+    expected = torch.stack([2.25 + offset[0, 6, 3, 2], 3.75 + offset[0, 22, 3, 2]])
+    torch.testing.assert_close(moved, expected)
+    load_published(upsampler, {**DYSAMPLE, "scope.bias": bias})
+    load_published(upsampler, DYSAMPLE)
+    assert "scope.bias" not in upsampler.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"offset.weight": torch.zeros(16, 8, 1, 1)}, r"offset.weight is \[16, 8, 1, 1\], not \[32, 8, 1, 1\]"),
+        ({"offset.bias": None}, "missing: offset.bias"),
+        ({"extra": torch.zeros(1)}, "unexpected: extra"),
+        ({"scope.bias": torch.zeros(3)}, r"scope.bias is \[3\], not \[32\]"),
+    ],
+)
+def test_what_does_not_fit_is_named_and_changes_nothing(change, message):
+    upsampler = build_upsampler("dysample+", 8)
+    before = {key: value.clone() for key, value in upsampler.state_dict().items()}
+    state_dict = {key: value for key, value in {**DYSAMPLE, **change}.items() if value is not None}
+    with pytest.raises(ValueError, match=message):
+        load_published(upsampler, state_dict)
+    after = upsampler.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+
+
+def test_dynamic_scope_into_a_static_module_is_refused():
+    with pytest.raises(ValueError, match=r"unexpected: scope.weight"):
+        load_published(build_upsampler("dysample", 8), DYSAMPLE)
+
+
+def test_weights_given_twice_are_refused():
+    with pytest.raises(ValueError, match="twice"):
+        load_published(build_upsampler("fade", 8), {**FADE, "conv1_de.weight": FADE["compressor_de.weight"]})

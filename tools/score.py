@@ -1,0 +1,46 @@
+"""Score prediction files against a validation set, without a model.
+
+`python -m tools.score --cfg FILE --predictions PATH [--json FILE] [KEY=VALUE ...]`
+
+PATH is what `eval.py --predictions` or `tools.predict` wrote, or any files of the same form.
+"""
+
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from errors import ArgumentParser, UserError, run_command
+from eval import describe, result_record, write_result
+from experiment import load_experiment
+
+
+def main() -> None:
+    """The command."""
+    parser = ArgumentParser(prog="tools.score", description=__doc__)
+    parser.add_argument("--cfg", type=Path, required=True)
+    parser.add_argument("--predictions", type=Path, required=True)
+    parser.add_argument("--json", type=Path, help="write the result record to this file")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    arguments = parser.parse_intermixed_args()
+    if not arguments.predictions.exists():
+        raise UserError(arguments.predictions, "no such file or folder", "name what eval.py --predictions wrote")
+    experiment = load_experiment(arguments.cfg, arguments.overrides)
+    dataset = experiment.data.build("val")
+    files = experiment.data.prediction_files(arguments.predictions)
+    metrics = experiment.build_metrics()
+    start = time.perf_counter()
+    for index in tqdm(range(len(dataset)), unit="image", disable=None):
+        target = dataset.target(index)
+        prediction = files.read(target)
+        for metric in metrics:
+            metric.update([prediction], [target])
+    result = result_record(experiment, metrics, len(dataset)) | {"seconds": round(time.perf_counter() - start, 3)}
+    print(f"{arguments.predictions}: {len(dataset)} images of {result['dataset']}")
+    print(describe(result))
+    if arguments.json:
+        write_result(arguments.json, result)
+
+
+if __name__ == "__main__":
+    run_command(main)

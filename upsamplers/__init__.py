@@ -1,0 +1,113 @@
+"""Feature upsamplers behind one interface: DySample (ICCV 2023) and everything its paper compares it with.
+
+    upsampler = build_upsampler("dysample", channels=256)
+    fine = upsampler(coarse, guide=skip)
+
+Depends on PyTorch alone.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, get_args, get_type_hints
+
+from upsamplers.a2u import A2U, A2UConfig
+from upsamplers.base import Upsampler, UpsamplerConfig
+from upsamplers.carafe import Carafe, CarafeConfig
+from upsamplers.deconv import Deconv, DeconvConfig
+from upsamplers.dysample import DySample, DySampleConfig
+from upsamplers.fade import Fade, FadeConfig
+from upsamplers.indexnet import IndexNet, IndexNetConfig
+from upsamplers.interpolate import Bilinear, BilinearConfig, Nearest, NearestConfig
+from upsamplers.pixel_shuffle import PixelShuffle, PixelShuffleConfig
+from upsamplers.published import load_published
+from upsamplers.sapa import Sapa, SapaConfig
+
+__all__ = [
+    "A2U",
+    "CONFIGS",
+    "PAPER_NAMES",
+    "PRESETS",
+    "Bilinear",
+    "Carafe",
+    "Deconv",
+    "DySample",
+    "Fade",
+    "IndexNet",
+    "Nearest",
+    "PixelShuffle",
+    "Sapa",
+    "Upsampler",
+    "UpsamplerConfig",
+    "build_upsampler",
+    "expand_name",
+    "load_published",
+]
+
+# The one list of upsamplers. A new one is a file with its module and record, and an entry here.
+CONFIGS: tuple[type[UpsamplerConfig], ...] = (
+    NearestConfig,
+    BilinearConfig,
+    DeconvConfig,
+    PixelShuffleConfig,
+    CarafeConfig,
+    IndexNetConfig,
+    A2UConfig,
+    FadeConfig,
+    SapaConfig,
+    DySampleConfig,
+)
+_RECORDS: dict[str, type[UpsamplerConfig]] = {get_args(get_type_hints(record)["name"])[0]: record for record in CONFIGS}
+
+# The paper's names for an upsampler with certain options.
+PRESETS: dict[str, dict[str, Any]] = {
+    "naive": {"name": "dysample", "groups": 1, "start": "nearest", "scope": 1.0},
+    "dysample+": {"name": "dysample", "dyscope": True},
+    "dysample-s": {"name": "dysample", "style": "pl"},
+    "dysample-s+": {"name": "dysample", "style": "pl", "dyscope": True},
+}
+
+PAPER_NAMES: tuple[str, ...] = (
+    *("nearest", "bilinear", "deconv", "pixelshuffle", "carafe", "indexnet", "a2u", "fade", "sapa"),
+    *("naive", "dysample", "dysample+", "dysample-s", "dysample-s+"),
+)
+
+
+def build_upsampler(
+    upsampler: str | Mapping[str, Any], channels: int, guide_channels: int | None = None, scale: int = 2
+) -> Upsampler:
+    """Build an upsampler from a paper name or a mapping {"name": ..., option: value}.
+
+    `channels` are those of x; `guide_channels`, those of the guide, are the same by default.
+    Raises ValueError for unknown names and options, with the closest valid one, and for values that do not fit.
+    """
+    options = expand_name(upsampler)
+    name = options["name"]
+    record = _RECORDS[name]
+    known = [field.name for field in fields(record)]
+    for option in options:
+        if option not in known:
+            raise ValueError(f"upsampler {name} has no option {_suggestion(option, known[1:])}")
+    return record(**options).build(channels, channels if guide_channels is None else guide_channels, scale)
+
+
+def expand_name(upsampler: str | Mapping[str, Any]) -> dict[str, Any]:
+    """A paper name, or a mapping whose name is one, as a mapping with the name of a record in CONFIGS.
+
+    Options given beside a preset's name override the preset's.
+    Raises ValueError for anything else; unknown names come with the closest valid one and the list of all.
+    """
+    options = {"name": upsampler} if isinstance(upsampler, str) else upsampler
+    if not isinstance(options, Mapping) or "name" not in options:
+        raise ValueError(f"an upsampler is a name or a mapping with a name, got {upsampler!r}")
+    name = options["name"]
+    if name not in PAPER_NAMES:
+        raise ValueError(f"unknown upsampler {_suggestion(str(name), PAPER_NAMES)}")
+    preset = PRESETS.get(name, {"name": name})
+    return {**preset, **{key: value for key, value in options.items() if key != "name"}}
+
+
+def _suggestion(word: Any, valid: tuple[str, ...] | list[str]) -> str:
+    close = difflib.get_close_matches(str(word).lower(), valid, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{word!r}; {hint}valid: {', '.join(valid) or 'none'}"

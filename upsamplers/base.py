@@ -1,0 +1,212 @@
+"""What every upsampler is: the module that decoders call and the record that a configuration file fills.
+
+Decoders always write `upsampler(coarse, guide=fine)`. A guided upsampler reads the values of the guide, a single-input
+one only its size, so no decoder asks which of the two it holds.
+"""
+
+import functools
+import math
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+
+import torch
+from torch import Tensor, nn
+
+
+class Upsampler(nn.Module, ABC):
+    """Enlarges a feature map by an integer scale. x [B, C, H, W] -> [B, C, sH, sW], in the dtype of x.
+
+    Raises ValueError if the scale is no whole number >= 1, or a channel count none >= 1.
+    """
+
+    uses_guide: ClassVar[bool] = False
+
+    def __init__(self, channels: int, guide_channels: int | None = None, scale: int = 2) -> None:
+        super().__init__()
+        guide_channels = channels if guide_channels is None else guide_channels
+        require_whole(channels=channels, guide_channels=guide_channels, scale=scale)
+        self.channels = channels
+        self.guide_channels = guide_channels
+        self.scale = scale
+
+    def forward(self, x: Tensor, guide: Tensor | None = None, size: Sequence[int] | None = None) -> Tensor:
+        """Upsample x, then crop at the bottom and right to `size`, else to the guide's size, else not at all.
+
+        x [B, C, H, W], guide [B, G, h, w] -> [B, C, h, w] with s(H-1) < h <= sH and s(W-1) < w <= sW. A guide smaller
+        than sH x sW is continued by its last row and column. The result has the dtype of x, under autocast too.
+        Raises ValueError if a shape or dtype does not fit, or if a guided upsampler gets no guide.
+        """
+        self._check_input("x", x, self.channels)
+        height, width = self.scale * x.shape[2], self.scale * x.shape[3]
+        target = self._target_size(x, guide, size)
+        if self.uses_guide:
+            guide = _continued(self._checked_guide(x, guide), height, width)
+        output = self.upsample(x, guide)
+        if target is not None and target != (height, width):
+            output = output[:, :, : target[0], : target[1]]
+        return output.to(x.dtype)
+
+    @abstractmethod
+    def upsample(self, x: Tensor, guide: Tensor | None) -> Tensor:
+        """Compute the whole enlarged map. x [B, C, H, W], guide [B, G, sH, sW] if used -> [B, C, sH, sW]."""
+
+    @abstractmethod
+    def macs(self, height: int, width: int) -> int:
+        """Multiply-accumulates for one image whose x is height x width, counted as in the paper's Table 4.
+
+        Convolutions, kernel sums and similarities count; biases, norms, activations and pixel shuffles are free.
+        """
+
+    def weight_count(self) -> int:
+        """Learnable numbers as the paper counts them: convolution weights only, no biases and no norms."""
+        convs = (module for module in self.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d))
+        return sum(conv.weight.numel() for conv in convs)
+
+    def _check_input(self, role: str, features: Tensor, channels: int) -> None:
+        shape = tuple(features.shape)
+        if features.ndim != 4 or shape[1] != channels:
+            raise ValueError(f"{type(self).__name__}: {role} must be [B, {channels}, H, W], got {list(shape)}")
+        if not features.dtype.is_floating_point:
+            raise ValueError(f"{type(self).__name__}: {role} must be floating point, got {features.dtype}")
+
+    def _checked_guide(self, x: Tensor, guide: Tensor | None) -> Tensor:
+        if guide is None:
+            raise ValueError(f"{type(self).__name__} computes its kernels from a guide: call it with guide=...")
+        self._check_input("guide", guide, self.guide_channels)
+        if guide.shape[0] != x.shape[0]:
+            raise ValueError(f"{type(self).__name__}: {x.shape[0]} images in x, but {guide.shape[0]} in the guide")
+        return guide
+
+    def _target_size(self, x: Tensor, guide: Tensor | None, size: Sequence[int] | None) -> tuple[int, int] | None:
+        if guide is not None and guide.ndim != 4:
+            raise ValueError(f"{type(self).__name__}: guide must be [B, G, h, w], got {list(guide.shape)}")
+        if size is not None and len(size) != 2:
+            raise ValueError(f"{type(self).__name__}: size must be (height, width), got {size!r}")
+        if size is None and guide is None:
+            return None
+        chosen = tuple(guide.shape[2:] if guide is not None else ()) if size is None else tuple(size)
+        if guide is not None and chosen != tuple(guide.shape[2:]):
+            raise ValueError(f"{type(self).__name__}: size {chosen} is not the guide's {tuple(guide.shape[2:])}")
+        s, (H, W) = self.scale, x.shape[2:]
+        if not (s * (H - 1) < chosen[0] <= s * H and s * (W - 1) < chosen[1] <= s * W):
+            raise ValueError(
+                f"{type(self).__name__}: x of {H} x {W} at scale {s} gives {s * H} x {s * W} and can be cropped to"
+                f" {s * (H - 1) + 1} x {s * (W - 1) + 1} at least; the target is {chosen[0]} x {chosen[1]}"
+            )
+        return chosen[0], chosen[1]
+
+
+def _continued(guide: Tensor, height: int, width: int) -> Tensor:
+    """Repeat the last row and column up to the given size. Unlike F.pad it takes empty batches in every dtype."""
+    if guide.shape[2] != height:
+        missing = height - guide.shape[2]
+        guide = torch.cat([guide, guide[:, :, -1:].expand(-1, -1, missing, -1)], dim=2)
+    if guide.shape[3] != width:
+        missing = width - guide.shape[3]
+        guide = torch.cat([guide, guide[:, :, :, -1:].expand(-1, -1, -1, missing)], dim=3)
+    return guide
+
+
+@dataclass(frozen=True)
+class UpsamplerConfig(ABC):
+    """The options of one upsampler. Plain: usable as it is, and checkable by pydantic in a union over `name`.
+
+    Raises ValueError for a value of the wrong type or out of range.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    name: str
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not _fits(value, hints[field.name]):
+                expected = _described(hints[field.name])
+                raise ValueError(f"upsampler {self.name}: {field.name} must be {expected}, got {value!r}")
+
+    @abstractmethod
+    def build(self, channels: int, guide_channels: int, scale: int = 2) -> Upsampler:
+        """Construct the module for x with `channels` and a guide with `guide_channels`."""
+
+
+def _fits(value: object, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_args(kind):  # a union
+        return any(_fits(value, member) for member in get_args(kind))
+    return type(value) is kind or (kind is float and type(value) is int)  # `is`: True is no whole number here
+
+
+def _described(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(repr(value) for value in get_args(kind))
+    return " or ".join(member.__name__.replace("NoneType", "null") for member in get_args(kind) or (kind,))
+
+
+def require_whole(**values: object) -> None:
+    """Raise ValueError unless every value is an int of at least 1."""
+    for name, value in values.items():
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def require_odd(**values: int) -> None:
+    """Raise ValueError unless every value is an odd int of at least 1: kernels are centred on a pixel."""
+    require_whole(**values)
+    for name, value in values.items():
+        if value % 2 == 0:
+            raise ValueError(f"{name} must be odd, got {value}")
+
+
+def require_positive(**values: float) -> None:
+    """Raise ValueError unless every value is a finite number above 0."""
+    for name, value in values.items():
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name} must be a number above 0, got {value!r}")
+
+
+def require_choice(choices: Sequence[str], **values: str) -> None:
+    """Raise ValueError unless every value is one of the choices."""
+    for name, value in values.items():
+        if value not in choices:
+            raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
+
+
+def require_scale_two(owner: str, scale: int) -> None:
+    """Raise ValueError unless the scale is 2, for operators whose papers define no other."""
+    require_whole(scale=scale)
+    if scale != 2:
+        raise ValueError(f"{owner} is defined for scale 2 only, got {scale}; chain it for 4 and 8")
+
+
+def require_divisor(channels: int, **values: int) -> None:
+    """Raise ValueError unless every value divides the channel count; the message lists the values that do."""
+    require_whole(channels=channels, **values)
+    for name, value in values.items():
+        if channels % value:
+            valid = [divisor for divisor in range(1, channels + 1) if channels % divisor == 0]
+            raise ValueError(f"{name} must divide the {channels} channels, got {value}; valid: {valid}")
+
+
+def default_groups(owner: str, channels: int, preferred: int) -> int:
+    """The published group count, or if it does not divide the channels, the largest smaller one that does."""
+    require_whole(channels=channels)
+    groups = next(divisor for divisor in range(preferred, 0, -1) if channels % divisor == 0)
+    if groups != preferred:
+        _warn_once(f"{owner}: {preferred} groups do not divide {channels} channels; using {groups}")
+    return groups
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, stacklevel=4)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """X in float32 if its dtype is a smaller one, else x itself."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

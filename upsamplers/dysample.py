@@ -1,0 +1,166 @@
+"""DySample: Learning to Upsample by Learning to Sample (ICCV 2023).
+
+All its variants, and the naive sampler from which section 3.1 of the paper starts, are switches of one module. Unlike
+the published module it computes positions in float32 whatever the dtype of the features: from column 128 on, bfloat16
+cannot tell neighbouring pixels apart, let alone offsets of a quarter pixel.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from upsamplers.base import (
+    Upsampler,
+    UpsamplerConfig,
+    at_least_float32,
+    default_groups,
+    require_choice,
+    require_divisor,
+    require_positive,
+    require_whole,
+)
+from upsamplers.subpixels import shuffle
+
+
+class DySample(Upsampler):
+    """Sample x bilinearly at learned positions. x [B, C, H, W] -> [B, C, sH, sW].
+
+    The first five arguments and the state dict are those of the published module.
+
+    style: "lp" predicts offsets as channels at low resolution, "pl" shuffles x first and predicts at high resolution.
+    groups: contiguous channel groups with own positions; by default 4, or the largest smaller number that divides C.
+    dyscope: also predict the range of the offsets, 0 to 2·scope instead of a fixed scope ("DySample+").
+    start: where positions start. With "bilinear" zero offsets give bilinear interpolation, with "nearest" nearest.
+    scope: the static scope factor, in low-res pixels per unit of offset (Table 2).
+    Raises ValueError for unknown styles and starts, groups that do not divide C, and "pl" where s² does not divide C.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        scale: int = 2,
+        style: str = "lp",
+        groups: int | None = None,
+        dyscope: bool = False,
+        *,
+        start: str = "bilinear",
+        scope: float = 0.25,
+    ) -> None:
+        super().__init__(in_channels, scale=scale)
+        require_choice(("lp", "pl"), style=style)
+        require_choice(("bilinear", "nearest"), start=start)
+        require_positive(scope=scope)
+        groups = default_groups("dysample", in_channels, preferred=4) if groups is None else groups
+        require_divisor(in_channels, groups=groups)
+        if style == "pl" and in_channels % scale**2:
+            raise ValueError(f"style 'pl' at scale {scale} needs channels divisible by {scale**2}, got {in_channels}")
+        self.style = style
+        self.groups = groups
+        self.start = start
+        self.factor = 2 * scope if dyscope else scope
+
+        features, outputs = in_channels, 2 * groups * scale**2
+        if style == "pl":
+            features, outputs = in_channels // scale**2, 2 * groups
+        self.offset = nn.Conv2d(features, outputs, 1)
+        nn.init.normal_(self.offset.weight, std=0.001)
+        nn.init.zeros_(self.offset.bias)  # type: ignore[arg-type]
+        # The first release and the authors' forks have a bias here; load_published adds it where a checkpoint has it.
+        self.scope = nn.Conv2d(features, outputs, 1, bias=False) if dyscope else None
+        if self.scope is not None:
+            nn.init.zeros_(self.scope.weight)
+        # Part of published state dicts. Not read: positions need float32, and this follows the dtype of the module.
+        self.register_buffer("init_pos", _published_init_pos(scale, groups, start))
+
+    def upsample(self, x: Tensor, guide: Tensor | None) -> Tensor:
+        """Upsample x [B, C, H, W] to [B, C, sH, sW]."""
+        B, C, H, W = x.shape
+        g, s = self.groups, self.scale
+        offset = self._offset(x)
+        # grid_sample takes positions in -1..1 from edge to edge. All its inputs are float32, which autocast leaves
+        # alone; on the CPU its half-precision kernel indexes with 16 bits and must never be called.
+        unit = torch.cat([offset.new_full((1,), 2 / W), offset.new_full((1,), 2 / H)])
+        grid = torch.addcmul(self._start(offset, H, W) * unit - 1, offset, self.factor * unit)
+        features = x.to(offset.dtype).reshape(B * g, C // g, H, W)
+        output = F.grid_sample(
+            features, grid.reshape(B * g, s * H, s * W, 2), "bilinear", "border", align_corners=False
+        )
+        return output.reshape(B, C, s * H, s * W).to(x.dtype)
+
+    def sampling_points(self, x: Tensor) -> Tensor:
+        """Where each output pixel reads x. x [B, C, H, W] -> [B, g, sH, sW, 2], float32, (column, row).
+
+        In low-res pixels with pixel centres at +1/2; reading clamps to the outermost centres.
+        """
+        offset = self._offset(x)
+        return self._start(offset, x.shape[2], x.shape[3]) + self.factor * offset
+
+    def _offset(self, x: Tensor) -> Tensor:
+        """Offsets before the constant factor, [B, g, sH, sW, 2] in float32 at least, (column, row)."""
+        B, C, H, W = x.shape
+        g, s = self.groups, self.scale
+        features = x
+        if self.style == "pl":
+            features = shuffle(x.reshape(B, C // s**2, s**2, H, W), s)
+        offset = at_least_float32(self.offset(features))
+        if self.scope is not None:
+            offset = offset * torch.sigmoid(at_least_float32(self.scope(features)))
+        if self.style == "lp":  # the channel index runs over axis, group, sub-row, sub-column
+            offset = offset.reshape(B, 2, g, s, s, H, W).permute(0, 2, 5, 3, 6, 4, 1)
+        else:
+            offset = offset.reshape(B, 2, g, s * H, s * W).permute(0, 2, 3, 4, 1)
+        return offset.reshape(B, g, s * H, s * W, 2)
+
+    def _start(self, offset: Tensor, H: int, W: int) -> Tensor:
+        """Positions that zero offsets read, [sH, sW, 2] in low-res pixels, in the dtype of the offset."""
+        columns, rows = (
+            torch.arange(self.scale * length, dtype=offset.dtype, device=offset.device) for length in (W, H)
+        )
+        if self.start == "bilinear":
+            columns, rows = (columns + 0.5) / self.scale, (rows + 0.5) / self.scale
+        else:
+            columns, rows = (columns / self.scale).floor() + 0.5, (rows / self.scale).floor() + 0.5
+        return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
+
+    def macs(self, height: int, width: int) -> int:
+        """The convolutions, and 11 for each number that grid_sample interpolates."""
+        pixels = height * width
+        convs = self.weight_count() * pixels * (self.scale**2 if self.style == "pl" else 1)
+        return convs + 11 * self.channels * self.scale**2 * pixels
+
+
+def _published_init_pos(scale: int, groups: int, start: str) -> Tensor:
+    """Start positions relative to the pixel centre, [1, 2gs², 1, 1], in the channel order of lp offsets."""
+    steps = (torch.arange(scale) - (scale - 1) / 2) / scale
+    if start == "nearest":
+        steps = torch.zeros(scale)
+    columns, rows = torch.meshgrid(steps, steps, indexing="xy")
+    return torch.stack([columns, rows]).unsqueeze(1).expand(2, groups, scale, scale).reshape(1, -1, 1, 1)
+
+
+@dataclass(frozen=True)
+class DySampleConfig(UpsamplerConfig):
+    """The options of DySample. groups: by default 4 for lp and 8 for pl, as in the paper."""
+
+    name: Literal["dysample"] = "dysample"
+    style: Literal["lp", "pl"] = "lp"
+    groups: int | None = None
+    dyscope: bool = False
+    start: Literal["bilinear", "nearest"] = "bilinear"
+    scope: float = 0.25
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(scope=self.scope)
+        if self.groups is not None:
+            require_whole(groups=self.groups)
+
+    def build(self, channels: int, guide_channels: int, scale: int = 2) -> DySample:
+        """The guide's channels play no part."""
+        groups = self.groups
+        if groups is None:
+            groups = default_groups("dysample", channels, preferred=4 if self.style == "lp" else 8)
+        return DySample(channels, scale, self.style, groups, self.dyscope, start=self.start, scope=self.scope)

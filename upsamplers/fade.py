@@ -1,0 +1,94 @@
+"""FADE: Fusing the Assets of Decoder and Encoder (ECCV 2022), in its later low-to-high form.
+
+The DySample paper uses it without the gate. Published for scale 2; the formula holds for every scale.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from upsamplers.base import Upsampler, UpsamplerConfig, at_least_float32, require_odd, require_whole
+from upsamplers.reassemble import reassemble
+from upsamplers.subpixels import unshuffle
+
+
+class Fade(Upsampler):
+    """Reassemble x with kernels predicted from x and guide jointly. x [B, C, H, W] -> [B, C, sH, sW].
+
+    Raises ValueError if a kernel size is even, or if the gate is asked for and guide and x differ in channels.
+    """
+
+    uses_guide = True
+
+    def __init__(
+        self,
+        channels: int,
+        guide_channels: int | None = None,
+        scale: int = 2,
+        gate: bool = False,
+        embedding: int = 64,
+        kernel: int = 5,
+        encoder_kernel: int = 3,
+    ) -> None:
+        super().__init__(channels, guide_channels, scale)
+        require_odd(kernel=kernel, encoder_kernel=encoder_kernel)
+        if gate and self.guide_channels != channels:
+            raise ValueError(
+                f"fade: gate mixes guide and x, but they have {self.guide_channels} and {channels} channels"
+            )
+        self.kernel = kernel
+        self.compressor_en = nn.Conv2d(self.guide_channels, embedding, 1)
+        self.compressor_de = nn.Conv2d(channels, embedding, 1, bias=False)
+        self.content_encoder = nn.Conv2d(embedding, kernel**2, encoder_kernel, padding=encoder_kernel // 2)
+        self.gate = nn.Conv2d(channels, 1, 1) if gate else None
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def upsample(self, x: Tensor, guide: Tensor | None) -> Tensor:
+        """Upsample x [B, C, H, W] by guide [B, G, sH, sW] to [B, C, sH, sW]."""
+        assert guide is not None
+        # The shared encoder sees either map at its own resolution, so its bias enters twice, as published.
+        fine = unshuffle(self.content_encoder(self.compressor_en(guide)), self.scale)
+        coarse = self.content_encoder(self.compressor_de(x)).unsqueeze(2)
+        logits = at_least_float32(fine) + at_least_float32(coarse)  # [B, K², s², H, W]
+        output = reassemble(x, torch.softmax(logits, dim=1).unsqueeze(1))
+        if self.gate is None:
+            return output
+        gate = torch.sigmoid(self.gate(x))
+        gate = gate.repeat_interleave(self.scale, dim=2).repeat_interleave(self.scale, dim=3)
+        return torch.lerp(output, guide.to(output.dtype), gate.to(output.dtype))
+
+    def macs(self, height: int, width: int) -> int:
+        """Convolutions of x at low, of the guide at high resolution; K², and with a gate 2, per output number."""
+        encoder = self.content_encoder.weight.numel()
+        coarse = self.compressor_de.weight.numel() + encoder
+        fine = self.compressor_en.weight.numel() + encoder + self.kernel**2 * self.channels
+        if self.gate is not None:
+            coarse += self.channels
+            fine += 2 * self.channels
+        return (coarse + self.scale**2 * fine) * height * width
+
+
+@dataclass(frozen=True)
+class FadeConfig(UpsamplerConfig):
+    """The options of FADE; the defaults are those of every host in the DySample paper."""
+
+    name: Literal["fade"] = "fade"
+    gate: bool = False
+    embedding: int = 64
+    kernel: int = 5
+    encoder_kernel: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_whole(embedding=self.embedding)
+        require_odd(kernel=self.kernel, encoder_kernel=self.encoder_kernel)
+
+    def build(self, channels: int, guide_channels: int, scale: int = 2) -> Fade:
+        """The gate needs as many guide channels as channels."""
+        return Fade(channels, guide_channels, scale, self.gate, self.embedding, self.kernel, self.encoder_kernel)

@@ -1,0 +1,85 @@
+"""Weights under the names that the authors published, old and new, into our modules."""
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from upsamplers.a2u import A2U
+from upsamplers.base import Upsampler
+from upsamplers.deconv import Deconv
+from upsamplers.dysample import DySample
+from upsamplers.fade import Fade
+from upsamplers.indexnet import IndexNet
+from upsamplers.pixel_shuffle import PixelShuffle
+
+# Published name -> ours, where they differ: patterns at the start of a name, applied in turn.
+_RENAMES: dict[type[Upsampler], list[tuple[str, str]]] = {
+    Deconv: [(r"(?=weight$|bias$)", "deconv.")],
+    PixelShuffle: [(r"0\.", "upsample_conv.")],
+    IndexNet: [(r"index_net\.", "")],
+    A2U: [(r"kernel_gen\.", "")],
+    Fade: [
+        (r"(ker|kernel)_generator\.", ""),
+        (r"gate_generator\.conv\.", "gate."),
+        (r"conv1_en\.", "compressor_en."),
+        (r"conv1_de\.", "compressor_de."),
+        (r"conv2_kernels$", "content_encoder.weight"),
+        (r"conv2_bias$", "content_encoder.bias"),
+    ],
+}
+# Published, but without influence on the result: A2U's branch for downsampling; DySample's constant start positions.
+_UNUSED: dict[type[Upsampler], str] = {A2U: r"bconv_DP\.", DySample: r"init_pos$"}
+# Ours, but not in every published form; what is missing keeps its value.
+_OPTIONAL = re.compile(r"init_pos$|.*num_batches_tracked$")
+
+
+def load_published(upsampler: Upsampler, state_dict: Mapping[str, Tensor]) -> None:
+    """Copy published weights, named as below one published upsampler module, into ours; ours are accepted too.
+
+    For DySample the checkpoint decides whether the scope convolution has a bias, so build the optimizer afterwards.
+    Raises ValueError naming every key that is unexpected, missing, given twice or of the wrong shape; the upsampler is
+    then unchanged.
+    """
+    given = _renamed(upsampler, state_dict)
+    expected = upsampler.state_dict()
+    scope = upsampler.scope if isinstance(upsampler, DySample) else None
+    if scope is not None:
+        expected.pop("scope.bias", None)
+        if "scope.bias" in given:
+            expected["scope.bias"] = scope.weight.new_zeros(scope.out_channels)
+
+    unexpected = sorted(given.keys() - expected.keys())
+    missing = sorted(key for key in expected.keys() - given.keys() if not _OPTIONAL.match(key))
+    for key in given.keys() & expected.keys():  # linear layers in place of 1 x 1 convolutions
+        if given[key].ndim == 2 and expected[key].shape[2:] == (1, 1):
+            given[key] = given[key][:, :, None, None]
+    misshapen = [
+        f"{key} is {list(given[key].shape)}, not {list(expected[key].shape)}"
+        for key in sorted(given.keys() & expected.keys())
+        if given[key].shape != expected[key].shape
+    ]
+    problems = {"unexpected": unexpected, "missing": missing, "of the wrong shape": misshapen}
+    found = [f"{problem}: {', '.join(keys)}" for problem, keys in problems.items() if keys]
+    if found:
+        raise ValueError(f"these weights do not fit {type(upsampler).__name__}; {'; '.join(found)}")
+
+    if scope is not None:
+        has_bias = "scope.bias" in given
+        scope.bias = nn.Parameter(expected["scope.bias"]) if has_bias else None
+    upsampler.load_state_dict(upsampler.state_dict() | given)
+
+
+def _renamed(upsampler: Upsampler, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    given: dict[str, Tensor] = {}
+    for key, value in state_dict.items():
+        name = key
+        for pattern, replacement in _RENAMES.get(type(upsampler), []):
+            name = re.sub(f"^{pattern}", replacement, name)
+        unused = _UNUSED.get(type(upsampler))
+        if unused is not None and re.match(unused, name):
+            continue
+        if name in given:
+            raise ValueError(f"these weights give {name} of {type(upsampler).__name__} twice, once as {key}")
+        given[name] = value
+    return given

@@ -1,0 +1,98 @@
+"""SAPA-B: Similarity-Aware Point Affiliation (NeurIPS 2022), the variant with biased projections."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from upsamplers.base import (
+    Upsampler,
+    UpsamplerConfig,
+    default_groups,
+    require_choice,
+    require_odd,
+    require_whole,
+)
+from upsamplers.reassemble import reassemble, similarity
+from upsamplers.subpixels import unshuffle
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of each pixel. [B, C, H, W] -> the same."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise with the channels moved last, where LayerNorm wants them."""
+        x = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
+        return x.permute(0, 3, 1, 2)
+
+
+class Sapa(Upsampler):
+    """Reassemble x with the softmax of guide-to-x similarities as kernels. x [B, C, H, W] -> [B, C, sH, sW].
+
+    The similarities are not scaled by 1/√D, and keys outside the map take part in the softmax with score 0.
+    `norm`: "layer" as behind the DySample paper's numbers, or "group" as in the current published code.
+    Raises ValueError for another norm or an even kernel.
+    """
+
+    uses_guide = True
+
+    def __init__(
+        self,
+        channels: int,
+        guide_channels: int | None = None,
+        scale: int = 2,
+        norm: str = "layer",
+        embedding: int = 32,
+        kernel: int = 5,
+    ) -> None:
+        super().__init__(channels, guide_channels, scale)
+        require_choice(("layer", "group"), norm=norm)
+        require_odd(kernel=kernel)
+        self.kernel = kernel
+        self.norm_y = _norm(norm, self.guide_channels)
+        self.norm_x = _norm(norm, channels)
+        self.q = nn.Conv2d(self.guide_channels, embedding, 1)
+        self.k = nn.Conv2d(channels, embedding, 1)
+        for projection in (self.q, self.k):
+            nn.init.normal_(projection.weight, std=0.02)
+            nn.init.zeros_(projection.bias)  # type: ignore[arg-type]
+
+    def upsample(self, x: Tensor, guide: Tensor | None) -> Tensor:
+        """Upsample x [B, C, H, W] by guide [B, G, sH, sW] to [B, C, sH, sW]."""
+        query = unshuffle(self.q(self.norm_y(guide)), self.scale)
+        key = self.k(self.norm_x(x))
+        kernels = torch.softmax(similarity(query, key, self.kernel), dim=1)
+        return reassemble(x, kernels.unsqueeze(1))  # the x that was not normalised
+
+    def macs(self, height: int, width: int) -> int:
+        """Projections at their own resolutions, K²·D and K²·C per output pixel."""
+        taps = self.kernel**2
+        fine = self.q.weight.numel() + taps * self.q.out_channels + taps * self.channels
+        return (self.k.weight.numel() + self.scale**2 * fine) * height * width
+
+
+def _norm(kind: str, channels: int) -> nn.Module:
+    if kind == "layer":
+        return ChannelNorm(channels)
+    return nn.GroupNorm(default_groups("sapa norm", channels, preferred=32), channels)
+
+
+@dataclass(frozen=True)
+class SapaConfig(UpsamplerConfig):
+    """The options of SAPA-B; the defaults are those behind the DySample paper's numbers."""
+
+    name: Literal["sapa"] = "sapa"
+    norm: Literal["layer", "group"] = "layer"
+    embedding: int = 32
+    kernel: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_whole(embedding=self.embedding)
+        require_odd(kernel=self.kernel)
+
+    def build(self, channels: int, guide_channels: int, scale: int = 2) -> Sapa:
+        """Guide and x may differ in channels."""
+        return Sapa(channels, guide_channels, scale, self.norm, self.embedding, self.kernel)
