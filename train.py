@@ -6,6 +6,7 @@ plan and exits.
 
 from contextlib import nullcontext
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from datasets.loading import next_batches, training_loader
 from errors import ArgumentParser, run_command
 from eval import score, validation_pictures, write_result
 from experiment import Experiment, load_experiment
+from models.base import DenseModel
 from runtime.checkpoint import Checkpoints
 from runtime.distributed import (
     Processes,
@@ -72,7 +74,7 @@ def train(experiment: Experiment, processes: Processes) -> None:
         for step in range(state.step, experiment.steps + 1):
             if experiment.evaluation_due(step) and step > state.evaluated:
                 with stop.at_once():  # all is saved: a stop signal need not wait for the end of the evaluation
-                    scored = averaged.module if averaged else model
+                    scored = cast(DenseModel, averaged.module) if averaged else model
                     result = score(scored, validation_set, experiment, processes)
                     is_best = state.scored(*experiment.best_metric(result["metrics"]))
                     log.evaluation(result["metrics"], result["seconds"])

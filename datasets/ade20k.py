@@ -4,6 +4,7 @@ That form is a folder of images and a folder of label PNGs with the same stems; 
 label values are set in the YAML.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -80,9 +81,12 @@ class ADE20KConfig(Schema):
         """Task and classes; needs no data on disk."""
         return DatasetInfo(task="semantic", name=self.name, classes=self.classes or CLASSES)
 
-    def build(self, split: Literal["train", "val"]) -> "ADE20K":
-        """One split. Raises UserError if its files are not all there."""
-        return ADE20K(self, split)
+    def build(self, split: Literal["train", "val"], annotations_only: bool = False) -> "ADE20K":
+        """One split. Raises UserError if its files are not all there.
+
+        annotations_only: for scoring, where no image needs to be on disk; `target` works, `load` does not.
+        """
+        return ADE20K(self, split, annotations_only)
 
 
 class ADE20K(DenseDataset):
@@ -91,21 +95,19 @@ class ADE20K(DenseDataset):
     Construction lists the folders; it raises UserError where one is missing or a file lacks its counterpart.
     """
 
-    def __init__(self, config: ADE20KConfig, split: Literal["train", "val"]) -> None:
+    def __init__(self, config: ADE20KConfig, split: Literal["train", "val"], annotations_only: bool = False) -> None:
         self.info = config.info
         root = _existing_root(config.root.expanduser())
         if split == "train":
             images, annotations = config.train_images, config.train_annotations
         else:
             images, annotations = config.val_images, config.val_annotations
-        self._images = _existing_folder(root, images, f"data.{split}_images")
-        self._annotations = _existing_folder(root, annotations, f"data.{split}_annotations")
-        names = list_by_stem(self._images, IMAGE_SUFFIXES)
-        if not names:
-            raise UserError(self._images, "holds no image", f"put images there or set data.{split}_images")
-        label_names = list_by_stem(self._annotations, {".png"})
-        _refuse_unpaired(self._images, names, self._annotations, label_names, "annotation")
-        _refuse_unpaired(self._annotations, label_names, self._images, names, "image")
+        self._images, self._annotations = root / images, root / annotations
+        names = label_names = _listed(self._annotations, {".png"}, "annotation", f"data.{split}_annotations")
+        if not annotations_only:
+            names = _listed(self._images, IMAGE_SUFFIXES, "image", f"data.{split}_images")
+            _refuse_unpaired(self._images, names, self._annotations, label_names, "annotation")
+            _refuse_unpaired(self._annotations, label_names, self._images, names, "image")
         self._names = Names(names[stem] for stem in sorted(names))
         self._first_label = config.first_label
         self._ignore_labels = config.ignore_labels
@@ -174,9 +176,12 @@ def _existing_root(root: Path) -> Path:
     return root
 
 
-def _existing_folder(root: Path, relative: str, key: str) -> Path:
-    folder = root / relative
+def _listed(folder: Path, suffixes: Collection[str], kind: str, key: str) -> dict[str, str]:
     if not folder.is_dir():
         what = "no such folder, which the ADE20K layout needs"
         raise UserError(folder, what, f"check data.root, or set {key} to the folder's path below it")
-    return folder
+    names = list_by_stem(folder, suffixes)
+    if not names:
+        what = f"holds no {kind} ({' '.join(sorted(suffixes))})"
+        raise UserError(folder, what, f"put the {kind}s there, or set {key} to the folder that has them")
+    return names

@@ -249,24 +249,24 @@ class _Batches(Generic[Group]):
         if self.workers and threading.current_thread() is threading.main_thread():
             # PyTorch lets a worker's death interrupt the main process anywhere; this leaves it to the next `next`.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        while True:
-            try:
-                answer = next(answers)
-            except StopIteration:
-                return
-            except (RuntimeError, OSError, EOFError) as error:
-                if self.workers == 0 or "in DataLoader worker process" in str(error):
-                    raise  # a defect in what was read, not the end of a process
-                raise _workers_failed(error) from None
-            if isinstance(answer, UserError):
-                raise answer
-            yield from answer
+        try:
+            while (answer := self._next(answers)) is not None:
+                if isinstance(answer, UserError):
+                    raise answer
+                yield from answer
+        finally:
+            del answers  # ends the workers at once, even where a traceback keeps this frame alive
 
-
-def _workers_failed(error: Exception) -> UserError:
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    do = "give the machine more memory (or shared memory, /dev/shm), or set fewer system.workers"
-    return UserError("data loading", f"a worker process died ({reason})", do)
+    def _next(self, answers: Iterator[list[Batch] | UserError]) -> list[Batch] | UserError | None:
+        """The next answer, None after the last. A worker's death is a UserError, too."""
+        try:
+            return next(answers, None)
+        except (RuntimeError, OSError, EOFError) as error:
+            if self.workers == 0 or str(error).startswith("Caught "):
+                raise  # a defect, with the trace of where it arose
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            do = "give the machine more memory (or shared memory, /dev/shm), or set fewer system.workers"
+            return UserError("data loading", f"a worker process died ({reason})", do)
 
 
 def _unchanged(answer: list[Batch] | UserError) -> list[Batch] | UserError:

@@ -19,4 +19,5 @@ BackboneConfig = Annotated[MiTConfig, BeforeValidator(expand_word)]
 if TYPE_CHECKING:
     from upsamplers import UpsamplerConfig
 else:  # its members are listed once, in `upsamplers`
-    UpsamplerConfig = Annotated[Union[CONFIGS], Field(discriminator="name"), BeforeValidator(expand_name)]
+    _Any = Union[CONFIGS]  # noqa: UP007
+    UpsamplerConfig = Annotated[_Any, Field(discriminator="name"), BeforeValidator(expand_name)]

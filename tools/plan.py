@@ -2,6 +2,8 @@
 
 import time
 
+import torch
+
 from datasets.loading import next_batches, single_batch, training_loader
 from experiment import Experiment
 from runtime.distributed import Processes
@@ -30,7 +32,7 @@ def print_plan(experiment: Experiment, processes: Processes) -> None:
         raise problem
     with experiment.autocast(processes.device):
         losses = model(micro_batches[0].to(processes.device))
-    sum(losses.values()).backward()  # type: ignore[union-attr]
+    torch.stack(list(losses.values())).sum().backward()
     trained = time.perf_counter() - start
     sample = validation_set.load(0)
     batch = single_batch(sample, experiment.data.test_transforms, model.size_divisor).to(processes.device)

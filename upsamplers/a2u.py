@@ -32,8 +32,8 @@ class A2U(Upsampler):
         super().__init__(channels, guide_channels, scale)
         G = self.guide_channels
         groups = default_groups("a2u norm", G, preferred=32)
-        self.bnu = nn.Sequential(nn.GroupNorm(groups, G), nn.LeakyReLU())
-        self.bnv = nn.Sequential(nn.GroupNorm(groups, G), nn.LeakyReLU())
+        self.bnu = nn.Sequential(nn.GroupNorm(groups, G), nn.LeakyReLU(inplace=True))
+        self.bnv = nn.Sequential(nn.GroupNorm(groups, G), nn.LeakyReLU(inplace=True))
         self.bconv_UP = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(G, KERNEL**2 * scale**2, 1))
         self.bconv_U = nn.Sequential(nn.AdaptiveAvgPool2d(ENCODING_KERNEL), nn.Conv2d(G, 1, 1))
         self.bconv_V = nn.Sequential(nn.AdaptiveAvgPool2d(ENCODING_KERNEL), nn.Conv2d(G, 1, 1))

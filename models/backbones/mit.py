@@ -83,7 +83,8 @@ class MiT(Backbone):
     def __init__(self, channels: Four, depths: Four, drop_path: float = 0.1) -> None:
         super().__init__()
         self.feature_info = tuple(map(FeatureInfo, channels, STRIDES))
-        rates = torch.linspace(0, drop_path, sum(depths)).tolist()
+        blocks = sum(depths)
+        rates = [drop_path * index / (blocks - 1) for index in range(blocks)]
         starts = [sum(depths[:index]) for index in range(4)]
         self.stages = nn.ModuleList(
             Stage(

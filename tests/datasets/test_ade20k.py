@@ -6,13 +6,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from config import validate
 from datasets.ade20k import ADE20KConfig
 from datasets.folders import Names
 from errors import UserError
-from structures import IGNORE
+from structures import IGNORE, Target
 
 MakeConfig = Callable[..., ADE20KConfig]
 OWN = {"classes": ["road", "car"], "first_label": 0, "ignore_labels": [255]}
@@ -53,6 +54,21 @@ def test_target_opens_no_image(layout: Path, make_config: MakeConfig) -> None:
     for path in (layout / "images/training").iterdir():
         path.unlink()
     assert dataset.target(0).size == (20, 30)
+
+
+def test_scoring_needs_no_image_folder(layout: Path, make_config: MakeConfig) -> None:
+    expected = make_config().build("val").target(1)
+    (layout / "images").rename(layout / "elsewhere")
+    dataset = make_config().build("val", annotations_only=True)
+    assert len(dataset) == 2
+    target = dataset.target(1)
+    assert (target.image_id, target.size) == (expected.image_id, expected.size)
+    assert torch.equal(semantic_of(target), semantic_of(expected))
+
+
+def semantic_of(target: Target) -> torch.Tensor:
+    assert target.semantic is not None
+    return target.semantic
 
 
 def test_own_classes_from_zero_with_255_ignored(layout: Path, make_config: MakeConfig) -> None:
@@ -124,6 +140,12 @@ def test_missing_folder_names_its_key(layout: Path, make_config: MakeConfig, kin
 def test_folder_without_images(layout: Path, make_config: MakeConfig) -> None:
     (layout / "empty").mkdir()
     assert "empty: holds no image" in refused(lambda: make_config(train_images="empty").build("train"))
+
+
+def test_folder_without_label_pngs(layout: Path, make_config: MakeConfig) -> None:
+    message = refused(lambda: make_config(train_annotations="images/training").build("train"))
+    assert "images/training: holds no annotation (.png)" in message
+    assert "data.train_annotations" in message
 
 
 def test_image_without_annotation(layout: Path, make_config: MakeConfig) -> None:

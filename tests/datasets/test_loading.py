@@ -1,3 +1,4 @@
+import gc
 import os
 import signal
 import time
@@ -264,6 +265,7 @@ def test_defects_keep_their_type() -> None:
 
     with pytest.raises(RuntimeError, match="a defect"):
         list(evaluation_loader(Broken(1), TEST, batch_size=1, size_divisor=8, workers=1))
+    gc.collect()  # PyTorch's trace refers to itself, and with it to the worker
 
 
 def test_stop_signals_do_not_reach_workers() -> None:
