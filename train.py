@@ -95,7 +95,7 @@ def train(experiment: Experiment, processes: Processes) -> None:
                 log.flush(learning_rate)
                 if processes.is_main:
                     checkpoints.save(state.content())
-                raise problem or stop.interruption()
+                raise problem if problem and not stop.received else stop.interruption()
             learning_rate = set_learning_rate(optimizer, experiment.schedule.factor(step, experiment.steps))
             seed_step(experiment.seed, step, processes.rank)
             totals: dict[str, Tensor] = {}

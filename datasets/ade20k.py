@@ -88,6 +88,10 @@ class ADE20KConfig(Schema):
         """
         return ADE20K(self, split, annotations_only)
 
+    def prediction_files(self, folder: Path) -> SemanticFiles:
+        """Label PNGs in `folder`; needs no data on disk."""
+        return SemanticFiles(folder, self.info.num_classes)
+
 
 class ADE20K(DenseDataset):
     """Images and label maps in two folders, paired by stem and sorted by it; the stem is the image's id.
@@ -136,10 +140,6 @@ class ADE20K(DenseDataset):
         semantic = self._read_labels(annotation)
         height, width = semantic.shape
         return Target(annotation.stem, (height, width), semantic=torch.from_numpy(semantic))
-
-    def prediction_files(self, folder: Path) -> SemanticFiles:
-        """Label PNGs in `folder`."""
-        return SemanticFiles(folder, self.info.num_classes)
 
     def _annotation(self, index: int) -> Path:
         return self._annotations / f"{Path(self._names[index]).stem}.png"

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -67,7 +66,3 @@ class DenseDataset(ABC):
     @abstractmethod
     def target(self, index: int) -> Target:
         """The annotation at original size, for scoring; decodes no image where the annotation tells the size."""
-
-    @abstractmethod
-    def prediction_files(self, folder: Path) -> PredictionFiles:
-        """Prediction files of this dataset in `folder`."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from structures import IGNORE
 
 # Numbers held at full resolution at a time. On a CPU they should stay in its cache; an accelerator wants large kernels.
-_STRIP_ON_CPU, _STRIP_ON_ACCELERATOR = 1 << 21, 1 << 26
+_STRIP_ON_CPU, _STRIP_ON_ACCELERATOR = 1 << 20, 1 << 26
 
 
 @torch.compiler.disable  # a loop over strips, which a compiler would only unroll

@@ -20,9 +20,10 @@ def resized_argmax(logits: Tensor, padded: Size, inside: Size, size: Size) -> Te
     step = max(1, _AT_ONCE // max(padded[0] * padded[1], size[0] * size[1]))
     for start in range(0, len(logits), step):
         chunk = F.interpolate(logits[None, start : start + step].float(), size=padded, mode="bilinear")
-        chunk = F.interpolate(chunk[:, :, : inside[0], : inside[1]], size=size, mode="bilinear")[0]
-        value, index = chunk.max(dim=0)
-        better = value > best
-        best = torch.where(better, value, best)
-        classes = torch.where(better, (index + start).to(torch.int16), classes)
+        chunk = chunk[:, :, : inside[0], : inside[1]]
+        if inside != size:
+            chunk = F.interpolate(chunk, size=size, mode="bilinear")
+        for label, score in enumerate(chunk[0], start):
+            classes.masked_fill_(score > best, label)
+            torch.maximum(best, score, out=best)
     return classes

@@ -134,7 +134,7 @@ class SegFormerHead(nn.Module):
         ]
         weights = self.fuse.weight.chunk(4, dim=1)
         levels = (level.contiguous(memory_format=torch.channels_last) for level in self._enlarged(*embeddings))
-        return functools.reduce(torch.add, map(F.conv2d, levels, weights))
+        return functools.reduce(Tensor.add_, map(F.conv2d, levels, weights))
 
     def _enlarged(self, e1: Tensor, e2: Tensor, e3: Tensor, e4: Tensor) -> Iterator[Tensor]:
         """Embeddings at 1/4, 1/8, 1/16, 1/32 -> all at 1/4, in the order of `fuse`: c4, c3, c2, c1."""
@@ -156,4 +156,4 @@ class SegFormerHead(nn.Module):
         )
         finest = next(levels)
         resized = (F.interpolate(level, finest.shape[-2:], mode=self.mode) for level in levels)
-        return functools.reduce(torch.add, resized, finest)
+        return functools.reduce(Tensor.add_, resized, finest)

@@ -31,7 +31,7 @@ def load_weights(module: nn.Module, path: Path, key: str, exclude: Sequence[str]
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], where: object, exclude: Sequence[str] = ()) -> None:
-    """Load all of `state` into all of `module`, but for tensors in the submodules that `exclude` names.
+    """Load all of `state` into all of `module`, but for tensors of the submodules that `exclude` names.
 
     Raises UserError, naming `where`, if a name or a shape does not fit or an exclusion matches nothing.
     """
@@ -40,8 +40,16 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], where: object, ex
         if not any(_below(name, prefix) for name in own):
             parents = sorted({name.rpartition(".")[0] for name in own})
             raise UserError("model.weights_exclude", f"the model has no {prefix}", suggest(prefix, parents))
-    wanted = {name: tensor for name, tensor in own.items() if not any(_below(name, prefix) for prefix in exclude)}
-    given = {name: tensor for name, tensor in state.items() if not any(_below(name, prefix) for prefix in exclude)}
+    wanted, given = (
+        {name: value for name, value in tensors.items() if not any(_below(name, prefix) for prefix in exclude)}
+        for tensors in (own, state)
+    )
+    check_state(wanted, given, where)
+    module.load_state_dict(own | given)
+
+
+def check_state(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], where: object) -> None:
+    """Raise UserError, naming `where`, unless both have the same names and shapes."""
     misfits = {
         "missing": [name for name in wanted if name not in given],
         "unknown": [name for name in given if name not in wanted],
@@ -53,9 +61,8 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], where: object, ex
     }
     problems = [f"{len(names)} tensors {kind} ({_first(names)})" for kind, names in misfits.items() if names]
     if problems:
-        advice = "name weights of this very network; exclude parts that differ by model.weights_exclude"
+        advice = "name weights of this very network, or leave out what differs by model.weights_exclude"
         raise UserError(where, f"does not fit the model: {', '.join(problems)}", advice)
-    module.load_state_dict(own | given)
 
 
 def read_tensor_file(path: Path, where: object) -> Any:

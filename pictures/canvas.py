@@ -15,7 +15,7 @@ SMALLEST_SIDE = 240  # smaller images are enlarged, so that titles and thin stru
 def palette(num_classes: int) -> np.ndarray:
     """A colour for each class, [K, 3] uint8; neighbours in number are far apart in hue."""
     colours = [
-        colorsys.hsv_to_rgb(index * GOLDEN_RATIO % 1, (0.85, 0.6, 0.75)[index % 3], (0.95, 0.75, 1.0)[index // 3 % 3])
+        colorsys.hsv_to_rgb((0.58 + index * GOLDEN_RATIO) % 1, (0.85, 0.6, 0.75)[index % 3], (0.95, 0.75, 1.0)[index // 3 % 3])
         for index in range(num_classes)
     ]
     return (np.array(colours).reshape(-1, 3) * 255).astype(np.uint8)

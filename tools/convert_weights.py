@@ -17,7 +17,7 @@ from torch import Tensor
 from errors import ArgumentParser, UserError, run_command
 from models.backbones.mit import SHAPES, MiT
 from models.segformer import SegFormerConfig
-from models.weights import FORMAT, load_state, read_tensor_file
+from models.weights import FORMAT, check_state, read_tensor_file
 from structures import DatasetInfo
 from upsamplers import PAPER_NAMES, Upsampler, build_upsampler, load_published
 
@@ -140,7 +140,7 @@ def convert(source: str, state: State, where: object) -> tuple[str, State, str]:
         remark = "backbone only: mmseg's head is another network"
     if not head:
         with torch.device("meta"):
-            load_state(MiT(*SHAPES[named[0]]), backbone, where)
+            check_state(MiT(*SHAPES[named[0]]).state_dict(), backbone, where)
         return named[0], backbone, remark
     model = {f"backbone.{name}": value for name, value in backbone.items()}
     model |= {f"head.{name}": value for name, value in head.items()}
@@ -217,7 +217,7 @@ def _check_model(backbone: str, model: State, upsampler: Any, where: object) -> 
         raise UserError(where, "has an incomplete head", "give the whole model, or its backbone alone")
     config = SegFormerConfig.model_validate({"backbone": backbone, "upsampler": upsampler, "channels": len(norm)})
     info = DatasetInfo("semantic", "any", tuple(map(str, range(len(classifier)))))
-    load_state(config.build(info), model, where)
+    check_state(config.build(info).state_dict(), model, where)
     return info.num_classes
 
 

@@ -26,7 +26,7 @@ def main() -> None:
     if not arguments.predictions.exists():
         raise UserError(arguments.predictions, "no such file or folder", "name what eval.py --predictions wrote")
     experiment = load_experiment(arguments.cfg, arguments.overrides)
-    dataset = experiment.data.build("val")
+    dataset = experiment.data.build("val", annotations_only=True)
     files = experiment.data.prediction_files(arguments.predictions)
     metrics = experiment.build_metrics()
     start = time.perf_counter()

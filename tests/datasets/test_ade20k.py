@@ -13,7 +13,7 @@ from config import validate
 from datasets.ade20k import ADE20KConfig
 from datasets.folders import Names
 from errors import UserError
-from structures import IGNORE, Target
+from structures import IGNORE, Prediction, Target
 
 MakeConfig = Callable[..., ADE20KConfig]
 OWN = {"classes": ["road", "car"], "first_label": 0, "ignore_labels": [255]}
@@ -27,6 +27,12 @@ def test_info_needs_no_data(make_config: MakeConfig) -> None:
     info = make_config(root="nowhere").info
     assert info.num_classes == len(set(info.classes)) == 150
     assert (info.task, info.classes[0], info.classes[12], info.classes[149]) == ("semantic", "wall", "person", "flag")
+
+
+def test_prediction_files_need_no_data(make_config: MakeConfig, tmp_path: Path) -> None:
+    files = make_config(root="nowhere").prediction_files(tmp_path)
+    files.write(Prediction(semantic=torch.full((2, 3), 149, dtype=torch.int16)), Target("a", (2, 3)))
+    assert cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED).max() == 149
 
 
 def test_images_are_sorted_by_stem_and_named_by_it(layout: Path, make_config: MakeConfig) -> None:

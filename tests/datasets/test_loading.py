@@ -4,13 +4,12 @@ import signal
 import time
 from collections import Counter
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from datasets.base import DenseDataset, PredictionFiles, Sample
+from datasets.base import DenseDataset, Sample
 from datasets.loading import (
     BatchLayout,
     SampleKey,
@@ -18,6 +17,7 @@ from datasets.loading import (
     evaluation_loader,
     micro_batches,
     next_batches,
+    single_batch,
     training_loader,
 )
 from datasets.transforms import Normalize, PhotometricDistortion, RandomCrop, RandomFlip, ResizeFit, Transform
@@ -52,9 +52,6 @@ class Images(DenseDataset):
 
     def target(self, index: int) -> Target:
         return self.load(index).target()
-
-    def prediction_files(self, folder: Path) -> PredictionFiles:
-        raise NotImplementedError
 
 
 def ids(batches: list[Batch]) -> list[str]:
@@ -212,6 +209,10 @@ def test_targets_stay_at_original_size() -> None:
         for target, size in zip(batch.targets, batch.sizes, strict=True):
             assert torch.equal(semantic(target), semantic(Images(8).target(int(target.image_id))))
             assert size != target.size
+
+
+def test_a_single_image_looks_as_in_the_loader() -> None:
+    assert_equal([single_batch(Images(1).load(0), TEST, 8)], evaluate(1)[:1])
 
 
 def test_evaluation_workers_change_nothing() -> None:

@@ -1,0 +1,129 @@
+"""Time and memory of one training step of SegFormer: ours, and the one in `transformers` if it is installed.
+
+    python benchmarks/segformer_step.py [--size 512] [--batch 2] [--rounds 3] [--steps 4]
+
+Forward, loss, backward and AdamW on CPU, float32. Every measurement is a process of its own with the same allocator
+settings; the two take turns, so that a noisy machine disturbs both alike. Prints JSON.
+"""
+
+import argparse
+import datetime
+import importlib.util
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parent.parent
+CLASSES = 150
+CHANNELS = {"mit_b0": ([32, 64, 160, 256], 256), "mit_b1": ([64, 128, 320, 512], 256)}
+
+
+def ours(backbone: str, upsampler: str, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.nn.Module, Callable]:
+    """Our model, and its loss as a function."""
+    sys.path.insert(0, str(ROOT))
+    from models.segformer import SegFormerConfig
+    from structures import Batch, DatasetInfo, Target
+
+    size = (images.shape[2], images.shape[3])
+    config = SegFormerConfig.model_validate({"backbone": backbone, "upsampler": upsampler})
+    model = config.build(DatasetInfo("semantic", "random", ("",) * CLASSES))
+    targets = [Target("", size, semantic=label.to(torch.int16)) for label in labels]
+    batch = Batch(images, [size] * len(images), targets)
+    return model, lambda: model(batch)["loss_ce"]
+
+
+def theirs(backbone: str, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.nn.Module, Callable]:
+    """The model of `transformers`, and its loss as a function."""
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    channels, head = CHANNELS[backbone]
+    config = SegformerConfig(hidden_sizes=channels, decoder_hidden_size=head, num_labels=CLASSES)
+    model = SegformerForSemanticSegmentation(config)
+    return model, lambda: model(pixel_values=images, labels=labels).loss
+
+
+def measure(which: str, arguments: argparse.Namespace) -> dict[str, object]:
+    """Seconds of each step after the first, and the peak memory of this process."""
+    keep_freed_memory()
+    torch.manual_seed(0)
+    images = torch.randn(arguments.batch, 3, arguments.size, arguments.size)
+    labels = torch.randint(CLASSES, (arguments.batch, arguments.size, arguments.size))
+    if which == "transformers":
+        model, loss_of = theirs(arguments.backbone, images, labels)
+    else:
+        model, loss_of = ours(arguments.backbone, which, images, labels)
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=6e-5, fused=True)
+    seconds = []
+    for _ in range(arguments.steps + 1):
+        start = time.perf_counter()
+        loss = loss_of()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        seconds.append(time.perf_counter() - start)
+    return {"seconds": seconds[1:], "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def keep_freed_memory() -> None:
+    """The setting of our training loop, for both."""
+    if str(ROOT) not in sys.path:
+        sys.path.append(str(ROOT))
+    from runtime.memory import keep_freed_memory as keep
+
+    keep()
+    sys.path.remove(str(ROOT))  # `transformers` looks for a package `datasets`, and must not find ours
+
+
+def processor() -> str:
+    """The name of the CPU."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3, help="processes of each kind")
+    parser.add_argument("--steps", type=int, default=4, help="measured steps a process")
+    parser.add_argument("--backbone", choices=list(CHANNELS), default="mit_b1")
+    parser.add_argument("--upsamplers", default="bilinear,dysample", help="ours to measure")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(measure(arguments.measure, arguments)))
+        return
+    kinds = arguments.upsamplers.split(",")
+    if importlib.util.find_spec("transformers"):
+        kinds.append("transformers")
+    found: dict[str, list[dict]] = {kind: [] for kind in kinds}
+    for _ in range(arguments.rounds):
+        for kind in kinds:
+            command = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], "--measure", kind]
+            output = subprocess.run(command, cwd="/", capture_output=True, text=True, check=True).stdout
+            found[kind].append(json.loads(output.splitlines()[-1]))
+    results = {
+        kind: {
+            "median_s": round(statistics.median(second for run in runs for second in run["seconds"]), 3),
+            "best_s": round(min(second for run in runs for second in run["seconds"]), 3),
+            "peak_mb": round(statistics.median(run["peak_mb"] for run in runs)),
+        }
+        for kind, runs in found.items()
+    }
+    setting = {name: value for name, value in vars(arguments).items() if name != "measure"}
+    machine = {"cpu": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    print(json.dumps({"date": str(datetime.date.today()), **machine, "setting": setting, "results": results}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

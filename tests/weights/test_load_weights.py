@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from errors import UserError
+from models.weights import load_weights
+
+
+class Network(nn.Module):
+    def __init__(self, classes: int = 5, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.body = nn.Linear(4, 4)
+        self.head = nn.ModuleDict({"classifier": nn.Linear(4, classes), "classifier2": nn.Linear(4, 3)})
+
+
+def save(path: Path, **content: object) -> Path:
+    torch.save(content, path)
+    return path
+
+
+def refusal(module: nn.Module, path: Path, exclude: tuple[str, ...] = ()) -> str:
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    with pytest.raises(UserError) as caught:
+        load_weights(module, path, "model.weights", exclude)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_converted_weights_are_loaded(tmp_path: Path) -> None:
+    source, module = Network(seed=1), Network()
+    path = save(tmp_path / "w.pt", format="denseup-weights", source="x", kind="y", model=source.state_dict())
+    load_weights(module, path, "model.weights")
+    assert equal(module.state_dict(), source.state_dict())
+
+
+@pytest.mark.parametrize("averaged", [True, False])
+def test_of_a_checkpoint_averaged_weights_come_first(averaged: bool, tmp_path: Path) -> None:
+    trained, average, module = Network(seed=1), Network(seed=2), Network()
+    ema = average.state_dict() if averaged else None
+    path = save(tmp_path / "last.pt", step=3, model=trained.state_dict(), ema=ema, optimizer={"state": {}})
+    load_weights(module, path, "model.weights")
+    assert equal(module.state_dict(), (average if averaged else trained).state_dict())
+
+
+def test_excluded_parts_keep_their_start(tmp_path: Path) -> None:
+    source, module = Network(classes=7, seed=1), Network()
+    start = module.head["classifier"].weight.clone()
+    path = save(tmp_path / "w.pt", model=source.state_dict())
+    load_weights(module, path, "model.weights", ("head.classifier",))
+    assert torch.equal(module.head["classifier"].weight, start)
+    assert torch.equal(module.body.weight, source.body.weight)
+    assert torch.equal(module.head["classifier2"].weight, source.head["classifier2"].weight)
+
+
+def test_an_exclusion_that_matches_nothing_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "w.pt", model=Network().state_dict())
+    message = refusal(Network(), path, ("head.clasifier",))
+    assert message == "model.weights_exclude: the model has no head.clasifier; did you mean head.classifier?"
+
+
+def test_wrong_shapes_and_names_are_counted_and_named(tmp_path: Path) -> None:
+    path = save(tmp_path / "w.pt", model=Network(classes=7).state_dict(), kind="other")
+    message = refusal(Network(), path)
+    assert message.startswith(f"model.weights {path} (other): does not fit the model: 2 tensors of another shape")
+    assert "head.classifier.weight [7, 4], here [5, 4]" in message
+    path = save(tmp_path / "w.pt", model={"body.weight": torch.zeros(4, 4), "more": torch.zeros(1)})
+    message = refusal(Network(), path)
+    assert "5 tensors missing (body.bias, head.classifier.weight, head.classifier.bias, ...)" in message
+    assert "1 tensors unknown (more)" in message
+
+
+def test_files_that_are_no_weights_are_refused(tmp_path: Path) -> None:
+    assert "no such file" in refusal(Network(), tmp_path / "none.pt")
+    assert "cannot be read" in refusal(Network(), tmp_path)
+    assert "neither converted weights nor a checkpoint" in refusal(Network(), save(tmp_path / "a.pt", step=1))
+    whole = save(tmp_path / "w.pt", model=Network().state_dict()).read_bytes()
+    for length in (0, 10, len(whole) // 2, len(whole) - 10):
+        (tmp_path / "w.pt").write_bytes(whole[:length])
+        assert "damaged" in refusal(Network(), tmp_path / "w.pt")
