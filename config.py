@@ -7,7 +7,7 @@ mapping with a `name` is meant is short for `{name: word}`.
 """
 
 import types
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -145,7 +145,7 @@ def read_overrides(config: dict[str, Any], overrides: Sequence[str]) -> dict[str
 def validate(schema: type[SchemaType], config: Mapping[str, Any], source: Path | str) -> SchemaType:
     """The record that `config` describes, or a `UserError` naming `source`, the dotted key and the reason."""
     try:
-        return schema.model_validate(config)
+        record = schema.model_validate(config)
     except ValidationError as error:
         # A misspelt key is also a missing one: name the misspelling first.
         problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] == "missing")
@@ -155,6 +155,23 @@ def validate(schema: type[SchemaType], config: Mapping[str, Any], source: Path |
                 f" (and {len(problems) - 1} more of {', '.join(_explain(schema, item)[0] for item in problems[1:4])})"
             )
         raise UserError(f"{source}: {key}" if key else source, what, do) from None
+    # Pydantic takes `true` for 1 where a number is meant.
+    for key, value in _booleans(config, dump(record)):
+        raise UserError(f"{source}: {key}", f"{str(value).lower()} is not possible", "give a number or a word")
+    return record
+
+
+def _booleans(given: Any, understood: Any, key: str = "") -> Iterator[tuple[str, bool]]:
+    """Dotted keys and values of what was given as true or false but understood as something else."""
+    if isinstance(given, bool) and not isinstance(understood, bool):
+        yield key, given
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(given, Mapping) and isinstance(understood, Mapping):
+        items = given.items()
+    elif isinstance(given, list) and isinstance(understood, list):
+        items, understood = enumerate(given), dict(enumerate(understood))
+    for name, value in items:
+        yield from _booleans(value, understood.get(name), f"{key}.{name}" if key else str(name))
 
 
 def dump(record: Schema) -> dict[str, Any]:

@@ -40,8 +40,9 @@ class ArgumentParser(argparse.ArgumentParser):
 
 def suggest(wrong: str, valid: list[str]) -> str:
     """Advice for a name that is not among the valid ones: the nearest one if there is one, else all."""
-    near = get_close_matches(wrong, valid, n=1, cutoff=0.6)
-    return f"did you mean {near[0]}?" if near else f"use one of {', '.join(sorted(valid))}"
+    by_lower_case = {name.lower(): name for name in valid}
+    near = get_close_matches(wrong.lower(), list(by_lower_case), n=1, cutoff=0.5)
+    return f"did you mean {by_lower_case[near[0]]}?" if near else f"use one of {', '.join(sorted(valid))}"
 
 
 def run_command(main: Callable[[], None]) -> NoReturn:

@@ -22,8 +22,9 @@ from errors import ArgumentParser, UserError, run_command
 from experiment import Experiment, load_experiment, make_experiment
 from metrics.base import Metric
 from models.base import DenseModel
+from models.weights import load_state
 from pictures import draw
-from runtime.checkpoint import load_checkpoint, load_model
+from runtime.checkpoint import load_checkpoint
 from runtime.distributed import Processes, start_processes, stop_processes
 from runtime.log import environment
 from runtime.memory import keep_freed_memory
@@ -168,7 +169,7 @@ def load_trained(path: Path, cfg: Path | None, overrides: list[str]) -> tuple[Ex
     else:
         experiment = load_experiment(cfg, overrides)
     model = experiment.build_model(pretrained=False)
-    load_model(model, state["ema"] or state["model"], path)
+    load_state(model, state["ema"] or state["model"], path)
     return experiment, model, state["step"]
 
 

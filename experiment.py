@@ -115,12 +115,18 @@ class Experiment(Schema):
         """Whether to score after `step` optimiser steps."""
         return step > 0 and (step % self.evaluation.every == 0 or step == self.steps)
 
-    def best_metric(self, numbers: dict[str, float]) -> tuple[str, float, bool]:
-        """The number by which the best checkpoint is chosen: its name, its value, whether lower is better."""
-        name = self.evaluation.best or self.build_metrics()[0].primary
-        if name not in numbers:
-            raise UserError(f"{self._source}: evaluation.best", f"no metric {name}", suggest(name, list(numbers)))
-        return name, numbers[name], any(name in metric.lower_is_better for metric in self.build_metrics())
+    def best_metric(self) -> tuple[str, bool]:
+        """What the best checkpoint is chosen by, and whether lower is better. UserError if no metric gives it."""
+        metrics = self.build_metrics()
+        name = self.evaluation.best or metrics[0].primary
+        names = [name for metric in metrics for name in metric.names]
+        if name not in names:
+            raise UserError(f"{self._source}: evaluation.best", f"no metric {name}", suggest(name, names))
+        return name, any(name in metric.lower_is_better for metric in metrics)
+
+    def weight_files(self) -> list[str]:
+        """The files of pretrained weights that the model names."""
+        return _values_of("weights", self.dump()["model"])
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """The mixed-precision context of `precision`."""
@@ -153,3 +159,11 @@ def make_experiment(config: dict[str, Any], source: str) -> Experiment:
     experiment = validate(Experiment, config, source)
     experiment._source = source
     return experiment
+
+
+def _values_of(key: str, node: Any) -> list[Any]:
+    """Every value under `key`, however deep, that is not None."""
+    if not isinstance(node, dict):
+        return []
+    below = [value for item in node.values() for value in _values_of(key, item)]
+    return below if node.get(key) is None else [node[key], *below]

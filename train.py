@@ -40,6 +40,7 @@ def train(experiment: Experiment, processes: Processes) -> None:
     """The whole run: build, resume, then step by step to the end."""
     device, layout, folder = processes.device, experiment.batch_layout(processes), experiment.run_folder
     training_set, validation_set = experiment.data.build("train"), experiment.data.build("val")
+    best_metric, lower_is_better = experiment.best_metric()
 
     memory_format = torch.channels_last if experiment.system.channels_last else torch.contiguous_format
     model = experiment.build_model().to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
@@ -71,12 +72,14 @@ def train(experiment: Experiment, processes: Processes) -> None:
 
     with RunLog(folder, state.step, experiment.steps, layout.total, processes) as log, StopSignals() as stop:
         log.say(f"{'resuming' if resumed else 'starting'} {folder} at step {state.step} of {experiment.steps}")
+        if not resumed:
+            log.say(f"pretrained weights: {', '.join(experiment.weight_files()) or 'none, all start at random'}")
         for step in range(state.step, experiment.steps + 1):
             if experiment.evaluation_due(step) and step > state.evaluated:
                 with stop.at_once():  # all is saved: a stop signal need not wait for the end of the evaluation
                     scored = cast(DenseModel, averaged.module) if averaged else model
                     result = score(scored, validation_set, experiment, processes)
-                    is_best = state.scored(*experiment.best_metric(result["metrics"]))
+                    is_best = state.scored(best_metric, result["metrics"][best_metric], lower_is_better)
                     log.evaluation(result["metrics"], result["seconds"])
                     for image_id, picture in validation_pictures(scored, validation_set, experiment, processes):
                         log.picture(image_id, picture)

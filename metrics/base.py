@@ -9,10 +9,12 @@ from structures import Prediction, Target
 class Metric(ABC):
     """Compares predictions with targets, image by image, over any number of processes.
 
-    primary: the number by which the best checkpoint is chosen. lower_is_better: names of numbers that should fall.
+    names: of the numbers that `compute` gives. primary: the one by which the best checkpoint is chosen.
+    lower_is_better: names of numbers that should fall.
     protocol: what must be said beside the numbers for them to mean something.
     """
 
+    names: tuple[str, ...]
     primary: ClassVar[str]
     lower_is_better: ClassVar[frozenset[str]] = frozenset()
     protocol: dict[str, Any]

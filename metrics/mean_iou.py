@@ -47,6 +47,7 @@ class MeanIoU(Metric):
     def __init__(self, classes: tuple[str, ...], boundary_ratio: float | None) -> None:
         self._classes = classes
         self._boundary_ratio = boundary_ratio
+        self.names = ("mIoU", "mAcc", "aAcc") if boundary_ratio is None else ("mIoU", "mAcc", "aAcc", "bIoU")
         self._areas = np.zeros((len(classes), 3), np.int64)
         self._bands = np.zeros((len(classes), 3), np.int64)
         self.protocol: dict[str, Any] = {

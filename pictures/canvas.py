@@ -14,9 +14,10 @@ SMALLEST_SIDE = 240  # smaller images are enlarged, so that titles and thin stru
 @cache
 def palette(num_classes: int) -> np.ndarray:
     """A colour for each class, [K, 3] uint8; neighbours in number are far apart in hue."""
+    hues = (0.58 + np.arange(num_classes) * GOLDEN_RATIO) % 1
+    saturations, values = (0.85, 0.6, 0.75), (0.95, 0.75, 1.0)
     colours = [
-        colorsys.hsv_to_rgb((0.58 + index * GOLDEN_RATIO) % 1, (0.85, 0.6, 0.75)[index % 3], (0.95, 0.75, 1.0)[index // 3 % 3])
-        for index in range(num_classes)
+        colorsys.hsv_to_rgb(hue, saturations[index % 3], values[index // 3 % 3]) for index, hue in enumerate(hues)
     ]
     return (np.array(colours).reshape(-1, 3) * 255).astype(np.uint8)
 

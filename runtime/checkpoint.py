@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from errors import UserError
 
@@ -85,23 +84,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             path, "is not a checkpoint of this project's train.py", "convert weights with tools.convert_weights"
         )
     return state
-
-
-def load_model(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Load a checkpoint's model state. Raises UserError if it is that of another model."""
-    own = model.state_dict()
-    wrong = [name for name, value in own.items() if name in state and state[name].shape != value.shape]
-    problems = {
-        "lacks": own.keys() - state.keys(),
-        "also holds": state.keys() - own.keys(),
-        "has other sizes of": wrong,
-    }
-    found = [f"{what} {min(names)} ({len(names)} in all)" for what, names in problems.items() if names]
-    if found:
-        raise UserError(
-            path, f"belongs to another model: it {', '.join(found)}", "use the configuration it was trained with"
-        )
-    model.load_state_dict(state)
 
 
 def _write(state: dict[str, Any], path: Path) -> None:

@@ -33,8 +33,12 @@ class RunFolder:
             raise UserError(
                 self.path, "another run is using this folder", "stop it or choose another run_name"
             ) from None
-        self._check_config()
-        (self.path / "config.yaml").write_text(yaml.safe_dump(self.config, sort_keys=False))
+        try:
+            self._check_config()
+            (self.path / "config.yaml").write_text(yaml.safe_dump(self.config, sort_keys=False))
+        except BaseException:
+            self._lock.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -9,7 +9,8 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from config import Schema, dump
-from runtime.checkpoint import Checkpoints, load_model
+from errors import UserError
+from runtime.checkpoint import Checkpoints
 
 
 class TrainingState:
@@ -38,11 +39,13 @@ class TrainingState:
         if found is None:
             return False
         saved, path = found
-        load_model(self.model, saved["model"], path)
+        if saved["config"]["model"] != self.config["model"]:
+            raise UserError(path, "is a checkpoint of another model", "choose another run_name, or remove it")
+        self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scaler.load_state_dict(saved["scaler"])
         if self.averaged is not None:
-            load_model(self.averaged.module, saved["ema"], path)
+            self.averaged.module.load_state_dict(saved["ema"])
             self.averaged.n_averaged.fill_(saved["ema_updates"])
         self.step, self.evaluated, self.best = saved["step"], saved["evaluated"], saved["best"]
         return True

@@ -118,6 +118,8 @@ def test_dump_is_read_back(tmp_path):
         ),
         ({"steps": 0}, "a.yaml: steps: 0 is not possible; input should be greater than 0"),
         ({"steps": "many"}, "a.yaml: steps: 'many' is not possible"),
+        ({"steps": True}, "a.yaml: steps: true is not possible"),
+        ({"stages": [{"name": "sampler", "groups": False}]}, "a.yaml: stages.0.groups: false is not possible"),
         ({"model": 3}, "a.yaml: model: 3 is not possible"),
     ],
 )

@@ -25,6 +25,7 @@ State = dict[str, Tensor]
 
 # What an upsampler is told by: the first of these that takes its tensors.
 UPSAMPLERS: list[Any] = [*PAPER_NAMES, {"name": "fade", "gate": True}, {"name": "sapa", "norm": "group"}]
+BIASED: list[Any] = [{"name": name, "scope_bias": True} for name in ("dysample+", "dysample-s+")]  # the early form
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ def _take_head(left: State, layout: Layout) -> tuple[State, Any]:
         for prefix in (f"decode_head.upsamplers.{index}." for index in range(6))
     ]
     if "norm.weight" in taken and all(stages):
-        for candidate in UPSAMPLERS:
+        for candidate in BIASED if "scope.bias" in stages[0] else UPSAMPLERS:
             upsamplers = torch.nn.ModuleList(build_upsampler(candidate, len(taken["norm.weight"])) for _ in stages)
             try:
                 for upsampler, weights in zip(upsamplers, stages, strict=True):

@@ -16,6 +16,7 @@ def print_plan(experiment: Experiment, processes: Processes) -> None:
     training_set, validation_set = experiment.data.build("train"), experiment.data.build("val")
     model = experiment.build_model()
     counts = complexity(model, padded_input(experiment, model))
+    experiment.best_metric()
     optimizer = experiment.optimizer.build(model, experiment.batch_size)
     model.to(processes.device).train()
 
@@ -48,6 +49,7 @@ def print_plan(experiment: Experiment, processes: Processes) -> None:
         f"data        {info.name}: {len(training_set)} training and {len(validation_set)} validation images, "
         f"{info.num_classes} classes\n"
         f"{describe(counts)}\n"
+        f"weights     {', '.join(experiment.weight_files()) or 'none, all start at random'}\n"
         f"batch       {layout.total} = {layout.per_process} images x {layout.accumulation} rounds x "
         f"{layout.processes} processes\n"
         f"steps       {experiment.steps} ({experiment.steps * layout.total / len(training_set):.1f} epochs), "

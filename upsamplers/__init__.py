@@ -26,6 +26,7 @@ from upsamplers.sapa import Sapa, SapaConfig
 __all__ = [
     "A2U",
     "CONFIGS",
+    "NAMES",
     "PAPER_NAMES",
     "PRESETS",
     "Bilinear",
@@ -67,6 +68,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "dysample-s+": {"name": "dysample", "style": "pl", "dyscope": True},
 }
 
+# All that a configuration may say, and the names of the paper's tables.
+NAMES: tuple[str, ...] = (*_RECORDS, *PRESETS)
 PAPER_NAMES: tuple[str, ...] = (
     *("nearest", "bilinear", "deconv", "pixelshuffle", "carafe", "indexnet", "a2u", "fade", "sapa"),
     *("naive", "dysample", "dysample+", "dysample-s", "dysample-s+"),
@@ -101,8 +104,8 @@ def expand_name(upsampler: str | Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(options, Mapping) or "name" not in options:
         raise ValueError(f"an upsampler is a name or a mapping with a name, got {upsampler!r}")
     name = options["name"]
-    if name not in PAPER_NAMES:
-        raise ValueError(f"unknown upsampler {_suggestion(str(name), PAPER_NAMES)}")
+    if name not in NAMES:
+        raise ValueError(f"unknown upsampler {_suggestion(str(name), NAMES)}")
     preset = PRESETS.get(name, {"name": name})
     return {**preset, **{key: value for key, value in options.items() if key != "name"}}
 

@@ -35,6 +35,7 @@ class DySample(Upsampler):
     dyscope: also predict the range of the offsets, 0 to 2·scope instead of a fixed scope ("DySample+").
     start: where positions start. With "bilinear" zero offsets give bilinear interpolation, with "nearest" nearest.
     scope: the static scope factor, in low-res pixels per unit of offset (Table 2).
+    scope_bias: with dyscope, a bias in the scope convolution, as in the first release and the authors' forks.
     Raises ValueError for unknown styles and starts, groups that do not divide C, and "pl" where s² does not divide C.
     """
 
@@ -48,6 +49,7 @@ class DySample(Upsampler):
         *,
         start: str = "bilinear",
         scope: float = 0.25,
+        scope_bias: bool = False,
     ) -> None:
         super().__init__(in_channels, scale=scale)
         require_choice(("lp", "pl"), style=style)
@@ -68,10 +70,10 @@ class DySample(Upsampler):
         self.offset = nn.Conv2d(features, outputs, 1)
         nn.init.normal_(self.offset.weight, std=0.001)
         nn.init.zeros_(self.offset.bias)  # type: ignore[arg-type]
-        # The first release and the authors' forks have a bias here; load_published adds it where a checkpoint has it.
-        self.scope = nn.Conv2d(features, outputs, 1, bias=False) if dyscope else None
+        self.scope = nn.Conv2d(features, outputs, 1, bias=scope_bias) if dyscope else None
         if self.scope is not None:
-            nn.init.zeros_(self.scope.weight)
+            for parameter in self.scope.parameters():
+                nn.init.zeros_(parameter)
         # Part of published state dicts. Not read: positions need float32, and this follows the dtype of the module.
         self.register_buffer("init_pos", _published_init_pos(scale, groups, start))
 
@@ -151,6 +153,7 @@ class DySampleConfig(UpsamplerConfig):
     dyscope: bool = False
     start: Literal["bilinear", "nearest"] = "bilinear"
     scope: float = 0.25
+    scope_bias: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -163,4 +166,13 @@ class DySampleConfig(UpsamplerConfig):
         groups = self.groups
         if groups is None:
             groups = default_groups("dysample", channels, preferred=4 if self.style == "lp" else 8)
-        return DySample(channels, scale, self.style, groups, self.dyscope, start=self.start, scope=self.scope)
+        return DySample(
+            channels,
+            scale,
+            self.style,
+            groups,
+            self.dyscope,
+            start=self.start,
+            scope=self.scope,
+            scope_bias=self.scope_bias,
+        )

@@ -37,7 +37,8 @@ _OPTIONAL = re.compile(r"init_pos$|.*num_batches_tracked$")
 def load_published(upsampler: Upsampler, state_dict: Mapping[str, Tensor]) -> None:
     """Copy published weights, named as below one published upsampler module, into ours; ours are accepted too.
 
-    For DySample the checkpoint decides whether the scope convolution has a bias, so build the optimizer afterwards.
+    A scope bias in a checkpoint of DySample is added where the module has none (build the optimizer afterwards); one
+    that the checkpoint lacks becomes zero, which is the same operator.
     Raises ValueError naming every key that is unexpected, missing, given twice or of the wrong shape; the upsampler is
     then unchanged.
     """
@@ -46,8 +47,9 @@ def load_published(upsampler: Upsampler, state_dict: Mapping[str, Tensor]) -> No
     scope = upsampler.scope if isinstance(upsampler, DySample) else None
     if scope is not None:
         expected.pop("scope.bias", None)
-        if "scope.bias" in given:
+        if "scope.bias" in given or scope.bias is not None:
             expected["scope.bias"] = scope.weight.new_zeros(scope.out_channels)
+            given = {"scope.bias": expected["scope.bias"], **given}
 
     unexpected = sorted(given.keys() - expected.keys())
     missing = sorted(key for key in expected.keys() - given.keys() if not _OPTIONAL.match(key))
@@ -64,9 +66,8 @@ def load_published(upsampler: Upsampler, state_dict: Mapping[str, Tensor]) -> No
     if found:
         raise ValueError(f"these weights do not fit {type(upsampler).__name__}; {'; '.join(found)}")
 
-    if scope is not None:
-        has_bias = "scope.bias" in given
-        scope.bias = nn.Parameter(expected["scope.bias"]) if has_bias else None
+    if scope is not None and scope.bias is None and "scope.bias" in given:
+        scope.bias = nn.Parameter(expected["scope.bias"])
     upsampler.load_state_dict(upsampler.state_dict() | given)
 
 

@@ -127,7 +127,7 @@ def test_our_own_state_dict_is_accepted(name):
     assert all(torch.equal(loaded.state_dict()[key], value) for key, value in source.state_dict().items())
 
 
-def test_scope_bias_is_added_and_removed_as_the_checkpoint_has_it():
+def test_scope_bias_is_added_and_zeroed_as_the_checkpoint_has_it():
     bias = weights(32, seed=5)[0]
     upsampler = build_upsampler("dysample+", 8)
     x = torch.randn(1, 8, 4, 5)
@@ -140,7 +140,19 @@ def test_scope_bias_is_added_and_removed_as_the_checkpoint_has_it():
     torch.testing.assert_close(moved, expected)
     load_published(upsampler, {**DYSAMPLE, "scope.bias": bias})
     load_published(upsampler, DYSAMPLE)
-    assert "scope.bias" not in upsampler.state_dict()
+    assert not upsampler.state_dict()["scope.bias"].any()
+    fresh = build_upsampler("dysample+", 8)
+    load_published(fresh, DYSAMPLE)
+    assert "scope.bias" not in fresh.state_dict()
+    torch.testing.assert_close(upsampler(x), fresh(x))
+
+
+def test_scope_bias_is_an_option():
+    upsampler = build_upsampler({"name": "dysample+", "scope_bias": True}, 8)
+    assert not upsampler.state_dict()["scope.bias"].any()
+    bias = weights(32, seed=5)[0]
+    load_published(upsampler, {**DYSAMPLE, "scope.bias": bias})
+    assert torch.equal(upsampler.state_dict()["scope.bias"], bias)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,164 @@
+"""Wrong input ends in one line on stderr that says where, what and what to do, with exit code 2."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import eval as evaluation
+import train as training
+from errors import run_command
+from tests.conftest import ROOT, train
+from tools import complexity, convert_weights, make_scenes, predict, score
+
+CFG = ["--cfg", str(ROOT / "configs/demo/seg.yaml")]
+
+
+@pytest.fixture
+def fails(monkeypatch, capsys):
+    """Run a command in this process; the one line that it prints on stderr."""
+
+    def run(main, *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            run_command(main)
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert stop.value.code == 2, lines
+        errors = [line for line in lines if line.startswith("error: ")]
+        assert len(errors) == 1, lines
+        assert not any("Traceback" in line for line in lines)
+        assert errors[0].count(": ") >= 2
+        assert "; " in errors[0]
+        return errors[0]
+
+    return run
+
+
+@pytest.fixture
+def data(scenes, tmp_path) -> Path:
+    """A copy of the scenes that a test may break."""
+    return Path(shutil.copytree(scenes / "ADEChallengeData2016", tmp_path / "data"))
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("model.upsampler.gruops=4", "model.upsampler.gruops: unknown key; did you mean groups?"),
+        ("model.upsampler=dysampel", "did you mean 'dysample'?"),
+        ("model.upsampler={name: carafe, kernel: 4}", "kernel"),
+        ("model.upsampler.groups=true", "groups"),
+        ("model.upsampler.groups=3", "3"),
+        ("stpes=1", "stpes: unknown key; did you mean steps?"),
+        ("steps=-1", "steps: -1 is not possible"),
+        ("steps=many", "steps: 'many' is not possible"),
+        ("batch_size=0", "batch_size: 0 is not possible"),
+        ("model.backbone=mit_b7", "mit_b7"),
+        ("optimizer=adma", "did you mean adamw?"),
+        ("optimizer.rules=[{match: nothing}]", "no parameter is left for match: nothing"),
+        ("metrics=[]", "metrics"),
+        ("evaluation.best=mIuO", "did you mean mIoU?"),
+        ("run_name=a/b", "run_name"),
+        ("data.root=/nowhere", "/nowhere: no such folder"),
+        ("data.train_transforms=[]", "normalize"),
+        ("model.weights=/nowhere.pt", "model.weights /nowhere.pt: no such file"),
+        ("model.backbone.weights=/nowhere.pt", "model.backbone.weights /nowhere.pt: no such file"),
+        ("system.device=cuda", "CUDA"),
+        ("nonsense", "is not KEY=VALUE"),
+    ],
+)
+def test_wrong_setting_stops_before_the_first_step(fails, tiny, tmp_path, override, expected):
+    if override == "system.device=cuda" and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    assert expected in fails(training.main, *CFG, *tiny, override)
+    assert not (tmp_path / "seg" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["--cfg"], ["--cfg", "no.yaml"], ["--confg", "a.yaml"]])
+def test_wrong_command_line(fails, arguments):
+    fails(training.main, *arguments)
+
+
+def break_image(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def write_labels(path: Path, labels: np.ndarray) -> None:
+    cv2.imwrite(str(path), labels)
+
+
+IMAGE = "images/training/ADE_train_00000003.jpg"
+LABELS = "annotations/training/ADE_train_00000003.png"
+
+
+@pytest.mark.parametrize(
+    ("relative", "damage", "expected"),
+    [
+        (IMAGE, break_image, "truncated"),
+        (IMAGE, lambda path: path.write_bytes(b""), "empty"),
+        (LABELS, break_image, "damaged or truncated"),
+        (LABELS, lambda path: write_labels(path, np.full((48, 64), 99, np.uint8)), "value 99"),
+        (LABELS, lambda path: write_labels(path, np.ones((48, 60), np.uint8)), "60 x 48 pixels"),
+        (LABELS, lambda path: write_labels(path, np.ones((48, 64, 3), np.uint8)), "RGB"),
+    ],
+)
+def test_bad_file_in_the_middle_of_a_run_loses_nothing(fails, tiny, tmp_path, data, relative, damage, expected):
+    damage(data / relative)
+    line = fails(training.main, *CFG, *tiny, f"data.root={data}", "batch_size=2")
+    assert str(data / relative) in line
+    assert expected in line
+    saved = torch.load(tmp_path / "seg/checkpoints/last.pt", weights_only=True)
+    assert saved["step"] < 6
+
+
+def test_label_beyond_the_class_list(fails, tiny):
+    assert "is no class (classes: 1 to 2" in fails(training.main, *CFG, *tiny, "data.classes=[a, b]")
+
+
+def test_image_without_annotation_is_found_at_the_start(fails, tiny, tmp_path, data):
+    (data / "annotations/validation/ADE_val_00000002.png").unlink()
+    line = fails(training.main, *CFG, *tiny, f"data.root={data}")
+    assert "ADE_val_00000002.jpg: no annotation" in line
+    assert not (tmp_path / "seg" / "checkpoints").exists()
+
+
+def test_run_folder_of_another_configuration(fails, tiny):
+    train(*tiny, "steps=2")
+    assert "was started with" in fails(training.main, *CFG, *tiny, "steps=2", "model.upsampler=carafe")
+    assert "optimizer.lr" in fails(training.main, *CFG, *tiny, "steps=2", "optimizer.lr=1")
+
+
+def test_run_folder_in_use_or_unwritable(fails, tiny, tmp_path):
+    from experiment import load_experiment
+    from runtime.run_folder import RunFolder
+
+    experiment = load_experiment(CFG[1], tiny)
+    with RunFolder(experiment.run_folder, experiment.dump()):
+        assert "another run is using" in fails(training.main, *CFG, *tiny)
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in fails(training.main, *CFG, *tiny, f"output_dir={tmp_path}/file")
+
+
+def test_checkpoints_that_do_not_fit(fails, tiny, tmp_path):
+    train(*tiny, "steps=2")
+    last = tmp_path / "seg/checkpoints/last.pt"
+    assert "does not fit" in fails(evaluation.main, "--checkpoint", last, *CFG, *tiny, "model.upsampler=carafe")
+    assert "no such checkpoint" in fails(evaluation.main, "--checkpoint", tmp_path / "none.pt")
+    assert "holds no checkpoint" in fails(evaluation.main, "--checkpoint", tmp_path)
+    torch.save({"state_dict": {}}, tmp_path / "other.pt")
+    assert "checksum" in fails(evaluation.main, "--checkpoint", tmp_path / "other.pt")
+    assert "cannot be written" in fails(evaluation.main, "--checkpoint", last, "--json", tmp_path)
+    assert "no such image" in fails(predict.main, "--checkpoint", last, "none.jpg", "--out", tmp_path / "out")
+
+
+def test_tools_refuse_what_is_not_there(fails, tiny, tmp_path):
+    assert "no such file or folder" in fails(score.main, *CFG, *tiny, "--predictions", tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    assert "ADE_val_00000001.png" in fails(score.main, *CFG, *tiny, "--predictions", tmp_path / "empty")
+    assert "no such file" in fails(complexity.main, "--cfg", tmp_path / "none.yaml")
+    assert "not positive" in fails(complexity.main, *CFG, "--size", 0, 10)
+    assert "no such file" in fails(convert_weights.main, "--from", "segformer", tmp_path / "a.pth", tmp_path / "b.pt")
+    fails(make_scenes.main, "--train", "-1")
