@@ -162,3 +162,13 @@ def test_tools_refuse_what_is_not_there(fails, tiny, tmp_path):
     assert "not positive" in fails(complexity.main, *CFG, "--size", 0, 10)
     assert "no such file" in fails(convert_weights.main, "--from", "segformer", tmp_path / "a.pth", tmp_path / "b.pt")
     fails(make_scenes.main, "--train", "-1")
+
+
+def test_loss_that_is_not_finite_stops_the_run(fails, tiny, tmp_path):
+    line = fails(
+        training.main, *CFG, *tiny, "optimizer.lr=1e18", "schedule.warmup_steps=0", "logging.checkpoint_every=1"
+    )
+    assert "the loss is not finite (loss_ce " in line
+    assert "ADE_train_" in line
+    saved = torch.load(tmp_path / "seg/checkpoints/last.pt", weights_only=True)
+    assert f"step {saved['step'] + 1}:" in line

@@ -86,10 +86,12 @@ class DySample(Upsampler):
         # alone; on the CPU its half-precision kernel indexes with 16 bits and must never be called.
         unit = torch.cat([offset.new_full((1,), 2 / W), offset.new_full((1,), 2 / H)])
         grid = torch.addcmul(self._start(offset, H, W) * unit - 1, offset, self.factor * unit)
-        features = x.to(offset.dtype).reshape(B * g, C // g, H, W)
-        output = F.grid_sample(
-            features, grid.reshape(B * g, s * H, s * W, 2), "bilinear", "border", align_corners=False
-        )
+        # At positions that are no numbers the CPU kernel reads and writes foreign memory. Give it others, and let the
+        # features carry the NaN on, so that the loss shows it.
+        poison = (grid.detach() * 0).sum()
+        features = (x.to(offset.dtype) + poison).reshape(B * g, C // g, H, W)
+        grid = grid.nan_to_num().reshape(B * g, s * H, s * W, 2)
+        output = F.grid_sample(features, grid, "bilinear", "border", align_corners=False)
         return output.reshape(B, C, s * H, s * W).to(x.dtype)
 
     def sampling_points(self, x: Tensor) -> Tensor:

@@ -200,3 +200,15 @@ def test_published_positional_arguments():
     module = DySample(64, 4, "pl", 8, True)
     assert (module.channels, module.scale, module.style, module.groups) == (64, 4, "pl", 8)
     assert module(torch.randn(1, 64, 2, 3)).shape == (1, 64, 8, 12)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["dysample", "dysample-s+"])
+def test_positions_that_are_no_numbers_show_in_the_result_and_crash_nothing(name, value):
+    upsampler = build_upsampler(name, 16)
+    with torch.no_grad():
+        upsampler.offset.bias[0] = value
+    x = torch.randn(2, 16, 24, 32, requires_grad=True)
+    output = upsampler(x)
+    assert output.isnan().all()
+    output.sum().backward()

@@ -1,0 +1,68 @@
+"""Parameters and MACs against the paper's Table 4 (SegFormer-B1, 150 classes, 512 x 512)."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiment import load_experiment
+from tests.conftest import run
+from tools.complexity import complexity, padded_input
+
+CFG = Path(__file__).parent.parent / "configs/seg_dysample.yaml"
+BASELINE = 13_715_798
+
+# Increment in parameters, all and conv weights only, and the paper's figures: parameters as printed, GFLOPs added.
+TABLE_4 = {
+    "nearest": (0, 0, "0.0M", None),
+    "deconv": (3_540_480, 3_538_944, "3.5M", 34.4),
+    "pixelshuffle": (14_161_920, 14_155_776, "14.2M", 34.4),
+    "carafe": (444_888, 443_904, "0.4M", 1.5),
+    "indexnet": (12_601_344, 12_595_200, "12.6M", 30.7),
+    "a2u": (64_740, 58_368, "0.1M", 0.4),
+    "sapa": (104_832, 98_304, "0.1M", 1.0),
+    "dysample-s": (6_240, 6_144, "6.1K", 0.2),
+    "dysample-s+": (12_384, 12_288, "12.3K", 0.3),
+    "dysample": (49_344, 49_152, "49.2K", 0.3),
+    "dysample+": (98_496, 98_304, "0.1M", 0.4),
+    "fade": (283_542, 283_008, "0.3M", None),  # the printed 2.7 G are those of the gated operator
+}
+
+
+def counts(upsampler: str) -> dict:
+    experiment = load_experiment(CFG, [f"model.upsampler={upsampler}"])
+    model = experiment.build_model()
+    return complexity(model, padded_input(experiment, model))
+
+
+def test_bilinear_baseline():
+    found = counts("bilinear")
+    assert found["params"] == found["params_trainable"] == BASELINE
+    assert round(found["macs"] / 1e9, 1) == 15.9
+    assert found["input"] == [3, 512, 512]
+
+
+@pytest.mark.parametrize("name", TABLE_4)
+def test_increments_of_table_4(name):
+    everything, weights, printed, gflops = TABLE_4[name]
+    found = counts(name)
+    assert found["params"] == BASELINE + everything
+    assert found["upsamplers"]["params"] == everything
+    assert found["upsamplers"]["weights"] == weights
+    assert found["upsamplers"]["count"] == 6
+    unit = 1e3 if printed.endswith("K") else 1e6
+    assert f"{weights / unit:.1f}" == printed[:-1]
+    if gflops is not None:
+        assert round(found["upsamplers"]["macs"] / 1e9, 1) == gflops
+
+
+def test_gated_fade_has_the_printed_flops():
+    assert round(counts("{name: fade, gate: true}")["upsamplers"]["macs"] / 1e9, 1) == 2.7
+
+
+def test_command_prints_json():
+    done = run("-m", "tools.complexity", "--cfg", CFG, "--json")
+    found = json.loads(done.stdout)
+    assert found["params"] == BASELINE + 12_384
+    assert set(found) == {"params", "params_trainable", "macs", "input", "upsamplers"}
+    assert set(found["upsamplers"]) == {"count", "params", "weights", "macs"}
