@@ -132,7 +132,7 @@ class SegFormerHead(nn.Module):
             embed(level.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
             for embed, level in zip(self.embeds, features, strict=True)
         ]
-        weights = self.fuse.weight.chunk(4, dim=1)
+        weights = [part[..., None, None] for part in self.fuse.weight.flatten(1).chunk(4, dim=1)]
         levels = (level.contiguous(memory_format=torch.channels_last) for level in self._enlarged(*embeddings))
         return functools.reduce(Tensor.add_, map(F.conv2d, levels, weights))
 

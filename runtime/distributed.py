@@ -1,6 +1,7 @@
 """Processes of one run, as started by torchrun, and batch normalisation across them."""
 
 import os
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -9,7 +10,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
 from errors import UserError
@@ -77,7 +77,10 @@ def start_processes(device: str) -> Processes:
         torch.cuda.set_device(own)
     if count > 1:
         backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(minutes=30))
+        # torchrun may keep its store over restarts, and in it the addresses of processes that are gone.
+        store, _, _ = next(dist.rendezvous("env://"))
+        store = dist.PrefixStore(f"start_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        dist.init_process_group(backend, timeout=timedelta(minutes=30), store=store, rank=rank, world_size=count)
     return Processes(rank, count, own)
 
 
@@ -85,6 +88,8 @@ def parallelize(model: nn.Module, processes: Processes) -> nn.Module:
     """The model as DistributedDataParallel, which averages gradients over processes; itself for a single process."""
     if processes.count == 1:
         return model
+    # A hint about the strides of axes of length 1, which cost nothing.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     return DistributedDataParallel(model, [processes.device.index] if processes.device.type == "cuda" else None)
 
 
@@ -113,6 +118,22 @@ def synchronize_batch_norm(model: nn.Module, processes: Processes) -> nn.Module:
     return model
 
 
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over all processes; so is the gradient, since every process uses the sum."""
+
+    @staticmethod
+    def forward(context: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
 class GlooBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation over the images of all processes for CPU tensors, which nn.SyncBatchNorm does not take."""
 
@@ -123,9 +144,9 @@ class GlooBatchNorm2d(nn.BatchNorm2d):
         values = x.float()
         count = torch.tensor(float(values.numel() // values.shape[1]))
         dist.all_reduce(count)
-        mean = all_reduce(values.sum(dim=(0, 2, 3))) / count
+        mean = _Sum.apply(values.sum(dim=(0, 2, 3))) / count
         centred = values - mean[:, None, None]
-        variance = all_reduce(centred.square().sum(dim=(0, 2, 3))) / count
+        variance = _Sum.apply(centred.square().sum(dim=(0, 2, 3))) / count
         if self.track_running_stats:
             self._track(mean.detach(), variance.detach() * count / (count - 1))
         y = centred * (variance + self.eps).rsqrt()[:, None, None]

@@ -128,3 +128,26 @@ def test_every_upsampler_trains_and_evaluates(tiny, tmp_path, name):
     training(experiment, start_processes("cpu"))
     result = json.loads((tmp_path / "seg/results.json").read_text())
     assert 0 <= result["metrics"]["mIoU"] <= 100
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["precision=bf16", "ema_decay=0.9", "gradient_clip=1.0"],
+        ["precision=fp16", "system.channels_last=true", "optimizer={name: sgd, lr: 0.01}", "schedule=cosine"],
+        pytest.param(["system.compile=true"], marks=pytest.mark.slow),
+    ],
+)
+def test_options_train_resume_and_evaluate(tiny, tmp_path, options):
+    options = [*tiny, *options, "optimizer.rules=[]"]
+    train(*options, "run_name=whole")
+    process = start("train.py", "--cfg", "configs/demo/seg.yaml", *options)
+    wait_for(lambda: (tmp_path / "seg/checkpoints/previous.pt").exists(), process)
+    process.kill()
+    process.communicate()
+    train(*options)
+    assert_same(weights(tmp_path / "seg"), weights(tmp_path / "whole"))
+    path = tmp_path / "eval.json"
+    assert run("eval.py", "--checkpoint", tmp_path / "seg", "--json", path).returncode == 0
+    trained = json.loads((tmp_path / "seg/results.json").read_text())
+    assert json.loads(path.read_text())["metrics"] == trained["metrics"]
