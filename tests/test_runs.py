@@ -151,3 +151,14 @@ def test_options_train_resume_and_evaluate(tiny, tmp_path, options):
     assert run("eval.py", "--checkpoint", tmp_path / "seg", "--json", path).returncode == 0
     trained = json.loads((tmp_path / "seg/results.json").read_text())
     assert json.loads(path.read_text())["metrics"] == trained["metrics"]
+
+
+def test_check_prints_the_plan_and_leaves_nothing(tiny, tmp_path):
+    done = train("--check", *tiny, "system.max_per_process=2")
+    for expected in (
+        "10 training and 5 validation images, 15 classes",
+        "4 = 2 images x 2 rounds x 1 processes",
+        "loss_ce",
+    ):
+        assert expected in done.stdout
+    assert not (tmp_path / "seg").exists()
