@@ -28,8 +28,8 @@ demo: scenes ## train, score and draw a small SegFormer with DySample on the emb
 	$(PY) eval.py --checkpoint runs/demo_seg --json runs/demo_seg/eval.json
 	$(PY) -m tools.demo_summary runs/demo_seg
 
-test: dev ## the test suite
-	$(PY) -m pytest
+test: dev ## the test suite, one process a core
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 test-slow: dev ## the tests marked slow
 	$(PY) -m pytest -m "slow and not gpu"
