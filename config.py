@@ -3,7 +3,7 @@
 A file may name another by `base: PATH` (relative to itself). Order: record defaults, base, file, `KEY=VALUE` arguments.
 Mappings merge key by key; lists are replaced, or changed in one item by its number (`transforms.0.size=[64, 64]`).
 A changed `name` starts its mapping afresh, so that the options of one component never leak into another. A word where a
-mapping with a `name` is meant is short for `{name: word}`.
+mapping with a `name` is meant is short for `{name: word}`, and always starts afresh.
 """
 
 import types
@@ -22,7 +22,7 @@ from errors import UserError, suggest
 class Schema(BaseModel):
     """Base of every config record: unknown keys are errors, records do not change, defaults are checked too."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 SchemaType = TypeVar("SchemaType", bound=Schema)
@@ -97,7 +97,7 @@ def merge(old: Any, new: Any) -> Any:
     if isinstance(old, list) and isinstance(new, dict) and all(str(key).isdigit() for key in new):
         return _merge_items(old, new)
     if isinstance(old, dict) and isinstance(new, str):
-        new = {"name": new}
+        return {"name": new}
     if isinstance(old, str) and isinstance(new, dict):
         old = {"name": old}
     if not isinstance(old, dict) or not isinstance(new, dict):

@@ -126,10 +126,16 @@ def result_record(experiment: Experiment, metrics: list[Metric], num_images: int
 
 def write_result(path: Path, result: dict[str, Any]) -> None:
     """Write a result record as JSON; a number without a value (no such class or pixel) is null."""
-    text = json.dumps(_without_nan(result), indent=2, allow_nan=False)
+    check_writable(path)
+    path.write_text(json.dumps(_without_nan(result), indent=2, allow_nan=False) + "\n")
+
+
+def check_writable(path: Path) -> None:
+    """Raise UserError unless a file can be written at `path`: to know before the work, not after it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
+        with path.open("a"):
+            pass
     except OSError as error:
         raise UserError(path, f"cannot be written ({error})", "name a file in a folder that you may write") from None
 
@@ -183,8 +189,13 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     arguments = parser.parse_intermixed_args()
 
+    if arguments.json:
+        check_writable(arguments.json)
     path = find_checkpoint(arguments.checkpoint)
     experiment, model, step = load_trained(path, arguments.cfg, arguments.overrides)
+    if arguments.predictions and arguments.predictions.resolve().is_relative_to(experiment.data.root.resolve()):
+        what = f"lies in data.root ({experiment.data.root}), where predictions could overwrite annotations"
+        raise UserError(f"--predictions {arguments.predictions}", what, "choose a folder outside")
     if experiment.system.reuse_memory:
         keep_freed_memory()
     dataset = experiment.data.build("val")

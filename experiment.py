@@ -66,9 +66,9 @@ class Experiment(Schema):
     weights. sync_batch_norm: batch statistics over all processes.
     """
 
-    run_name: Annotated[str, Field(pattern=r"^[\w.+-]+$")]
+    run_name: Annotated[str, Field(pattern=r"^\w[\w.+-]*$")]
     output_dir: Path = Path("runs")
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     steps: PositiveInt
     batch_size: PositiveInt
     model: ModelConfig

@@ -79,16 +79,16 @@ def train(experiment: Experiment, processes: Processes) -> None:
                 with stop.at_once():  # all is saved: a stop signal need not wait for the end of the evaluation
                     scored = cast(DenseModel, averaged.module) if averaged else model
                     result = score(scored, validation_set, experiment, processes)
-                    is_best = state.scored(best_metric, result["metrics"][best_metric], lower_is_better)
-                    log.evaluation(result["metrics"], result["seconds"])
-                    for image_id, picture in validation_pictures(scored, validation_set, experiment, processes):
-                        log.picture(image_id, picture)
+                is_best = state.scored(best_metric, result["metrics"][best_metric], lower_is_better)
                 if processes.is_main:
                     checkpoints.save(state.content(), is_best)
                     if is_best:
-                        write_result(
-                            folder / "results.json", {**result, "checkpoint": str(checkpoints.best), "step": step}
-                        )
+                        result |= {"checkpoint": str(checkpoints.best), "step": step}
+                        write_result(folder / "results.json", result)
+                # Only now, so that a run killed before reports this evaluation once.
+                log.evaluation(result["metrics"], result["seconds"])
+                for image_id, picture in validation_pictures(scored, validation_set, experiment, processes):
+                    log.picture(image_id, picture)
             if step == experiment.steps:
                 break
 

@@ -8,6 +8,7 @@ Files are written beside their place, flushed to the disk and renamed into it; t
 import hashlib
 import os
 import pickle
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.last, self.previous, self.best = (folder / f"{name}.pt" for name in ("last", "previous", "best"))
+        self._last_is_sound = True
 
     def save(self, state: dict[str, Any], is_best: bool = False) -> None:
         """Make `state` the last checkpoint, and the best one if `is_best`.
@@ -42,9 +44,10 @@ class Checkpoints:
             _write(state, part)
             if is_best:
                 _replace_by_link(part, self.best)
-            if self.last.exists():
+            if self.last.exists() and self._last_is_sound:
                 _replace_by_link(self.last, self.previous)
             part.replace(self.last)
+            self._last_is_sound = True
             _flush_folder(self.folder)
         except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
             part.unlink(missing_ok=True)
@@ -58,11 +61,12 @@ class Checkpoints:
 
         Raises UserError if there are checkpoints and none is sound.
         """
-        present = [path for path in (self.last, self.previous) if path.exists()]
+        present = [path for path in (self.last, self.previous, self.best) if path.exists()]
         for path in present:
             try:
                 return _read(path), path
             except DamagedCheckpointError as error:
+                self._last_is_sound = self._last_is_sound and path != self.last
                 print(f"warning: {path} {error}; trying the checkpoint before", flush=True)
         if present:
             raise UserError(
@@ -79,7 +83,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state = _read(path)
     except DamagedCheckpointError as error:
         raise UserError(path, str(error), "use another checkpoint, for example previous.pt beside it") from None
-    if not {"config", "model", "step"} <= state.keys():
+    if not {"config", "model", "ema", "step"} <= state.keys() or not isinstance(state["model"], dict):
         raise UserError(
             path, "is not a checkpoint of this project's train.py", "convert weights with tools.convert_weights"
         )
@@ -104,6 +108,8 @@ def _read(path: Path) -> dict[str, Any]:
             stored = file.read()
         else:
             digest = stored = b""
+    if stored[2 : 2 + len(LABEL)] != LABEL:
+        raise DamagedCheckpointError("is cut short, or no checkpoint that train.py wrote: it has no checksum")
     if stored != struct.pack("<H", COMMENT_LENGTH) + LABEL + digest:
         raise DamagedCheckpointError("is damaged or incomplete: its checksum does not match")
     try:
@@ -130,7 +136,10 @@ def _replace_by_link(source: Path, place: Path) -> None:
     """Let `place` name the file `source` too, atomically. Files never change in place, so sharing one is safe."""
     part = place.with_suffix(".link")
     part.unlink(missing_ok=True)
-    os.link(source, part)
+    try:
+        os.link(source, part)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, part)
     part.replace(place)
 
 

@@ -108,17 +108,23 @@ class RunLog:
         if reports:
             what, step = min(reports, key=lambda item: item[1])
             raise UserError(
-                f"step {step}", what, "lower optimizer.lr, set gradient_clip or precision=fp32, and run again to resume"
+                f"step {step}",
+                what,
+                "start another run_name with a lower optimizer.lr, a gradient_clip, or precision=fp32",
             )
 
     def _write(self, section: str, record: dict[str, float]) -> None:
         if not self.processes.is_main:
             return
-        with self._lines.open("a") as file:
-            file.write(json.dumps({"step": self.step, "section": section, **record}) + "\n")
-        for name, value in record.items():
-            self._board.add_scalar(f"{section}/{name}", value, self.step)
-        self._board.flush()
+        try:
+            with self._lines.open("a") as file:
+                file.write(json.dumps({"step": self.step, "section": section, **record}) + "\n")
+            for name, value in record.items():
+                self._board.add_scalar(f"{section}/{name}", value, self.step)
+            self._board.flush()
+        except OSError as error:
+            advice = "free space or fix the permissions, then run the same command again"
+            raise UserError(self._folder, f"cannot be written ({error})", advice) from None
 
     def _show(self, record: dict[str, float]) -> None:
         text = (

@@ -10,6 +10,8 @@ from torch.optim import Optimizer
 from config import Schema
 from errors import UserError
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
 
 class ParameterRule(Schema):
     """A setting for all parameters whose dotted name contains `match`. The first rule that matches counts."""
@@ -56,7 +58,7 @@ class AdamWConfig(_OptimizerConfig):
     """AdamW (Loshchilov & Hutter, ICLR 2019)."""
 
     name: Literal["adamw"] = "adamw"
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
 
     def build(self, model: nn.Module, batch_size: int) -> Optimizer:
         """The optimiser of all trainable parameters of `model`."""

@@ -9,7 +9,7 @@ import yaml
 from errors import UserError
 
 # Settings that may change between two starts of a run: they do not change what is learnt.
-FREE_TO_CHANGE = frozenset({"system", "logging", "output_dir"})
+FREE_TO_CHANGE = frozenset({"system", "logging", "output_dir", "data.root"})
 
 
 class RunFolder:
@@ -48,7 +48,11 @@ class RunFolder:
         stored = self.path / "config.yaml"
         if not (self.path / "checkpoints").exists() or not stored.exists():
             return
-        differences = _differences(yaml.safe_load(stored.read_text()) or {}, self.config)
+        try:
+            before = yaml.safe_load(stored.read_text())
+        except (yaml.YAMLError, OSError, UnicodeDecodeError):
+            raise UserError(stored, "is damaged", "restore it, or remove it if you know the settings") from None
+        differences = _differences(before or {}, self.config)
         if differences:
             key, old, new = differences[0]
             more = f" (and {len(differences) - 1} more keys)" if len(differences) > 1 else ""

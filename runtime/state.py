@@ -1,5 +1,6 @@
 """Everything that a run must remember to go on as if it had never stopped."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -65,9 +66,13 @@ class TrainingState:
         }
 
     def scored(self, metric: str, value: float, lower_is_better: bool) -> bool:
-        """Note the score of the current step; whether it is the best so far. NaN never is, unless it is the first."""
+        """Note the score of the current step; whether it is the best so far. NaN only until there is a number."""
         self.evaluated = self.step
-        better = not self.best or (value < self.best["value"] if lower_is_better else value > self.best["value"])
+        better = (
+            not self.best
+            or math.isnan(self.best["value"])
+            or (value < self.best["value"] if lower_is_better else value > self.best["value"])
+        )
         if better:
             self.best = {"metric": metric, "value": value, "step": self.step}
         return better

@@ -68,6 +68,7 @@ def test_changed_name_starts_its_mapping_afresh():
     old = {"upsampler": {"name": "sampler", "groups": 8}}
     assert merge(old, {"upsampler": {"name": "kernel"}}) == {"upsampler": {"name": "kernel"}}
     assert merge(old, {"upsampler": "kernel"}) == {"upsampler": {"name": "kernel"}}
+    assert merge(old, {"upsampler": "sampler"}) == {"upsampler": {"name": "sampler"}}
     assert merge(old, {"upsampler": {"groups": 2}}) == {"upsampler": {"name": "sampler", "groups": 2}}
     assert old == {"upsampler": {"name": "sampler", "groups": 8}}
 

@@ -62,6 +62,10 @@ def data(scenes, tmp_path) -> Path:
         ("metrics=[]", "metrics"),
         ("evaluation.best=mIuO", "did you mean mIoU?"),
         ("run_name=a/b", "run_name"),
+        ("run_name=..", "run_name"),
+        ("seed=99999999999999999999999", "seed"),
+        ("optimizer.lr=inf", "optimizer.lr"),
+        ("optimizer.betas=[2, 3]", "optimizer.betas.0"),
         ("data.root=/nowhere", "/nowhere: no such folder"),
         ("data.train_transforms=[]", "normalize"),
         ("model.weights=/nowhere.pt", "model.weights /nowhere.pt: no such file"),
@@ -151,6 +155,13 @@ def test_checkpoints_that_do_not_fit(fails, tiny, tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "other.pt")
     assert "checksum" in fails(evaluation.main, "--checkpoint", tmp_path / "other.pt")
     assert "cannot be written" in fails(evaluation.main, "--checkpoint", last, "--json", tmp_path)
+    image = tmp_path / "image.png"
+    shutil.copy(ROOT / "docs/images/demo.jpg", image)
+    before = image.read_bytes()
+    assert "would overwrite" in fails(predict.main, "--checkpoint", last, tmp_path, "--out", tmp_path)
+    assert image.read_bytes() == before
+    root = next(option for option in tiny if option.startswith("data.root="))[len("data.root=") :]
+    assert "lies in data.root" in fails(evaluation.main, "--checkpoint", last, "--predictions", f"{root}/annotations")
     assert "no such image" in fails(predict.main, "--checkpoint", last, "none.jpg", "--out", tmp_path / "out")
 
 

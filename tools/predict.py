@@ -52,6 +52,11 @@ def main() -> None:
     overrides = [item for item in arguments.images if "=" in item and not Path(item).exists()]
     images = find_images([Path(item) for item in arguments.images if item not in overrides])
 
+    written = {folder / f"{path.stem}.png" for path in images for folder in (arguments.out, arguments.out / "pictures")}
+    overwritten = {path.resolve() for path in images} & {path.resolve() for path in written}
+    if overwritten:
+        raise UserError(f"--out {arguments.out}", f"would overwrite {min(overwritten)}", "choose another folder")
+
     experiment, model, _ = load_trained(find_checkpoint(arguments.checkpoint), None, overrides)
     if experiment.system.reuse_memory:
         keep_freed_memory()

@@ -8,11 +8,14 @@ PATH is what `eval.py --predictions` or `tools.predict` wrote, or any files of t
 import time
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from errors import ArgumentParser, UserError, run_command
 from eval import describe, result_record, write_result
 from experiment import load_experiment
+from runtime.distributed import Processes
+from runtime.log import environment
 
 
 def main() -> None:
@@ -35,7 +38,10 @@ def main() -> None:
         prediction = files.read(target)
         for metric in metrics:
             metric.update([prediction], [target])
-    result = result_record(experiment, metrics, len(dataset)) | {"seconds": round(time.perf_counter() - start, 3)}
+    result = result_record(experiment, metrics, len(dataset)) | {
+        "seconds": round(time.perf_counter() - start, 3),
+        "environment": environment(Processes(0, 1, torch.device("cpu"))),
+    }
     print(f"{arguments.predictions}: {len(dataset)} images of {result['dataset']}")
     print(describe(result))
     if arguments.json:

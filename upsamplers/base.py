@@ -78,7 +78,7 @@ class Upsampler(nn.Module, ABC):
         self._check_input("guide", guide, self.guide_channels)
         if guide.shape[0] != x.shape[0]:
             raise ValueError(f"{type(self).__name__}: {x.shape[0]} images in x, but {guide.shape[0]} in the guide")
-        return guide
+        return guide.to(x.dtype)
 
     def _target_size(self, x: Tensor, guide: Tensor | None, size: Sequence[int] | None) -> tuple[int, int] | None:
         if guide is not None and guide.ndim != 4:
@@ -88,7 +88,7 @@ class Upsampler(nn.Module, ABC):
         if size is None and guide is None:
             return None
         chosen = tuple(guide.shape[2:] if guide is not None else ()) if size is None else tuple(size)
-        if guide is not None and chosen != tuple(guide.shape[2:]):
+        if guide is not None and self.uses_guide and chosen != tuple(guide.shape[2:]):
             raise ValueError(f"{type(self).__name__}: size {chosen} is not the guide's {tuple(guide.shape[2:])}")
         s, (H, W) = self.scale, x.shape[2:]
         if not (s * (H - 1) < chosen[0] <= s * H and s * (W - 1) < chosen[1] <= s * W):
