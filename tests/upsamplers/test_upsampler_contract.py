@@ -6,12 +6,12 @@ import sys
 import pytest
 import torch
 
-from upsamplers import PAPER_NAMES, build_upsampler
+from upsamplers import NAMES, build_upsampler
 
 GUIDED = {"indexnet", "a2u", "fade", "sapa"}
 SCALE_TWO = {"deconv", "indexnet", "a2u"}
 
-all_names = pytest.mark.parametrize("name", PAPER_NAMES)
+all_names = pytest.mark.parametrize("name", NAMES)
 
 
 def build(name, channels=16, guide_channels=8, scale=2):
