@@ -2,7 +2,8 @@
 
 `python eval.py --checkpoint PATH [--cfg FILE] [--json FILE] [--predictions DIR] [KEY=VALUE ...]`
 
-PATH is a checkpoint or a run folder (its best checkpoint). Without --cfg the checkpoint's own configuration serves.
+PATH is a checkpoint, a run folder (its best checkpoint) or, with --cfg, converted weights. Without --cfg the
+checkpoint's own configuration serves.
 Under torchrun the images are shared out among the processes; the numbers are those of one process.
 """
 
@@ -22,9 +23,9 @@ from errors import ArgumentParser, UserError, run_command
 from experiment import Experiment, load_experiment, make_experiment
 from metrics.base import Metric
 from models.base import DenseModel
-from models.weights import load_state
+from models.weights import load_state, load_weights
 from pictures import draw
-from runtime.checkpoint import load_checkpoint
+from runtime.checkpoint import is_checkpoint, load_checkpoint
 from runtime.distributed import Processes, start_processes, stop_processes
 from runtime.log import environment
 from runtime.memory import keep_freed_memory
@@ -167,8 +168,14 @@ def find_checkpoint(path: Path) -> Path:
 def load_trained(path: Path, cfg: Path | None, overrides: list[str]) -> tuple[Experiment, DenseModel, int]:
     """The experiment of a checkpoint (or of `cfg`), the model with its trained weights, and its step.
 
-    Where an average of the weights was kept, it is the average that is loaded.
+    Where an average of the weights was kept, it is the average that is loaded. With `cfg`, `path` may also be a file of
+    tools.convert_weights, whose step is 0.
     """
+    if cfg is not None and path.is_file() and not is_checkpoint(path):
+        experiment = load_experiment(cfg, overrides)
+        model = experiment.build_model(pretrained=False)
+        load_weights(model, path, "--checkpoint")
+        return experiment, model, 0
     state = load_checkpoint(path)
     if cfg is None:
         experiment = make_experiment(read_overrides(state["config"], overrides), str(path))

@@ -90,6 +90,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether `path` ends as our checkpoints do; converted weights, for one, do not."""
+    if not path.is_file() or path.stat().st_size < COMMENT_LENGTH:
+        return False
+    with path.open("rb") as file:
+        file.seek(-COMMENT_LENGTH, os.SEEK_END)
+        return file.read(len(LABEL)) == LABEL
+
+
 def _write(state: dict[str, Any], path: Path) -> None:
     torch.save(state, path)
     with path.open("r+b") as file:

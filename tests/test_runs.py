@@ -7,6 +7,7 @@ import subprocess
 import time
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.conftest import ROOT, assert_same, command, logged, run, train, weights
@@ -33,6 +34,12 @@ def test_train_evaluate_predict_score(tiny, tmp_path, scenes):
     assert {"config", "checkpoint", "dataset", "split", "protocol", "environment"} <= result.keys()
 
     cfg = ["--cfg", "configs/demo/seg.yaml", *tiny]
+    best = torch.load(folder / "checkpoints/best.pt", weights_only=True)
+    torch.save({"format": "denseup-weights", "model": best["model"]}, tmp_path / "weights.pt")
+    done = run("eval.py", "--checkpoint", tmp_path / "weights.pt", *cfg, "--json", tmp_path / "weights.json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "weights.json").read_text())["metrics"] == result["metrics"]
+
     done = run("-m", "tools.score", *cfg, "--predictions", tmp_path / "png", "--json", tmp_path / "score.json")
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "score.json").read_text())["metrics"] == result["metrics"]
