@@ -167,13 +167,18 @@ def test_state_dict_restores_the_result(name):
         ("nearest", {"size": (8, 14)}, "10 x 14 .* cropped to 9 x 13 at least; the target is 8 x 14"),
         ("nearest", {"size": (10, 15)}, "target is 10 x 15"),
         ("nearest", {"size": (10,)}, "size must be"),
-        ("nearest", {"guide": torch.zeros(2, 8, 10, 14), "size": (9, 14)}, "not the guide's"),
+        ("sapa", {"guide": torch.zeros(2, 8, 10, 14), "size": (9, 14)}, "not the guide's"),
         ("nearest", {"guide": torch.zeros(8, 10, 14)}, "guide must be"),
     ],
 )
 def test_unfit_input_is_refused(name, arguments, message):
     with pytest.raises(ValueError, match=message):
         build(name)(**{"x": inputs()[0], **arguments})
+
+
+def test_size_wins_where_the_guide_is_not_read():
+    x, guide = inputs()
+    assert build("nearest")(x, guide=guide, size=(9, 14)).shape[2:] == (9, 14)
 
 
 @pytest.mark.parametrize("scale", [0, -2, 2.0, True, "2"])
