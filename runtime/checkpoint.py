@@ -36,7 +36,7 @@ class Checkpoints:
     def save(self, state: dict[str, Any], is_best: bool = False) -> None:
         """Make `state` the last checkpoint, and the best one if `is_best`.
 
-        Raises UserError if it cannot be written; then the files are what they were.
+        Raises UserError if it cannot be written; then the last sound checkpoint is still there.
         """
         part = self.folder / "last.pt.part"
         try:
