@@ -82,7 +82,7 @@ def score(
     start = time.perf_counter()
     with experiment.autocast(processes.device):
         evaluate(model, loader, metrics, processes.device, files)
-    return result_record(experiment, metrics, len(dataset)) | {
+    return result_record(experiment, metrics, dataset) | {
         "seconds": round(time.perf_counter() - start, 3),
         "environment": environment(processes),
     }
@@ -105,7 +105,7 @@ def validation_pictures(
     model.train(was_training)
 
 
-def result_record(experiment: Experiment, metrics: list[Metric], num_images: int) -> dict[str, Any]:
+def result_record(experiment: Experiment, metrics: list[Metric], dataset: DenseDataset) -> dict[str, Any]:
     """The numbers of gathered metrics and what they mean."""
     info = experiment.data.info
     return {
@@ -115,7 +115,8 @@ def result_record(experiment: Experiment, metrics: list[Metric], num_images: int
         "step": None,
         "dataset": info.name,
         "split": "val",
-        "num_images": num_images,
+        "num_images": len(dataset),
+        "skipped": {"count": len(dataset.skipped), "items": list(dataset.skipped)},
         "protocol": {
             "test_transforms": experiment.dump()["data"]["test_transforms"],
             **{name: value for metric in metrics for name, value in metric.protocol.items()},

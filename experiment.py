@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, PrivateA
 from config import Schema, dump, read_config, validate
 from datasets import DataConfig
 from datasets.loading import BatchLayout
-from datasets.transforms import Pad, RandomCrop
+from datasets.transforms import Pad, RandomCrop, ResizeFit
 from errors import UserError, suggest
 from metrics import MetricConfig
 from metrics.base import Metric
@@ -109,6 +109,8 @@ class Experiment(Schema):
         for transform in reversed(self.data.train_transforms):
             if isinstance(transform, Pad | RandomCrop):
                 return transform.size
+            if isinstance(transform, ResizeFit):
+                return transform.short, transform.long
         return 512, 512
 
     def evaluation_due(self, step: int) -> bool:

@@ -66,13 +66,21 @@ def _applied(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
 
 @dataclass
 class Instances(Record):
-    """Objects of one image: boxes [N, 4], labels [N], masks [N, H, W] bool, scores [N], crowd [N] bool."""
+    """Objects of one image: boxes [N, 4], labels [N] int64, scores [N], crowd [N] bool.
+
+    Masks have two forms. masks: [N, H, W] bool, for training. rles: COCO's compressed run lengths, the `counts` of each
+    object at the image's original size: for evaluation, where the bitmaps of a large image would not fit into memory.
+    xywh: [N, 4] and areas: [N], float64, as they stand in a COCO file: what AP is computed from.
+    """
 
     boxes: Tensor
     labels: Tensor
     masks: Tensor | None = None
+    rles: list[bytes] | None = None
     scores: Tensor | None = None
     crowd: Tensor | None = None
+    xywh: Tensor | None = None
+    areas: Tensor | None = None
 
 
 @dataclass
@@ -90,6 +98,7 @@ class Target(Record):
 
     image_id: names the image in files and errors. size: original (height, width).
     semantic: [H, W] int16, class labels or IGNORE. depth: [H, W] float32 metres, 0 = not measured.
+    seed: in training, the start of whatever a model draws at random for this image, as the boxes that it learns from.
     """
 
     image_id: str
@@ -98,6 +107,7 @@ class Target(Record):
     instances: Instances | None = None
     panoptic: Panoptic | None = None
     depth: Tensor | None = None
+    seed: int = 0
 
 
 @dataclass

@@ -73,6 +73,8 @@ def train(experiment: Experiment, processes: Processes) -> None:
     with RunLog(folder, state.step, experiment.steps, layout.total, processes) as log, StopSignals() as stop:
         log.say(f"{'resuming' if resumed else 'starting'} {folder} at step {state.step} of {experiment.steps}")
         if not resumed:
+            for line in [*training_set.skipped, *validation_set.skipped]:
+                log.say(f"skipped: {line}")
             log.say(f"pretrained weights: {', '.join(experiment.weight_files()) or 'none, all start at random'}")
         for step in range(state.step, experiment.steps + 1):
             if experiment.evaluation_due(step) and step > state.evaluated:

@@ -1,7 +1,8 @@
 """The only place where a sample changes its geometry: each function treats the image and every map that is present.
 
 Images are interpolated; maps of labels and of depth take the nearest pixel, by the rule of OpenCV: source = floor(scale
-* target). What lies outside the image has no label and no depth.
+* target). What lies outside the image has no label, no depth and no object. Boxes are continuous: a pixel is the square
+from its index to the next.
 """
 
 from dataclasses import replace
@@ -10,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from datasets.base import Sample
+from datasets.base import Objects, Sample
 from structures import IGNORE, Size
 
 
@@ -41,7 +42,19 @@ def resized(sample: Sample, size: Size, antialias: bool = False) -> Sample:
         image=image,
         semantic=None if sample.semantic is None else nearest(sample.semantic),
         depth=None if sample.depth is None else nearest(sample.depth),
+        objects=None if sample.objects is None else _resized_objects(sample.objects, sample.image.shape[:2], size),
     )
+
+
+def _resized_objects(objects: Objects, old: Size, new: Size) -> Objects:
+    factors = np.array([new[1] / old[1], new[0] / old[0]] * 2, np.float32)
+    masks = objects.masks
+    if masks is not None:
+        resized_masks = np.empty((len(masks), *new), np.uint8)
+        for mask, result in zip(masks, resized_masks, strict=True):
+            cv2.resize(mask.view(np.uint8), new[::-1], dst=result, interpolation=cv2.INTER_NEAREST)
+        masks = resized_masks.view(bool)
+    return replace(objects, boxes=objects.boxes * factors, masks=masks)
 
 
 def cropped(sample: Sample, top: int, left: int, size: Size) -> Sample:
@@ -52,6 +65,24 @@ def cropped(sample: Sample, top: int, left: int, size: Size) -> Sample:
         image=sample.image[window],
         semantic=None if sample.semantic is None else sample.semantic[window],
         depth=None if sample.depth is None else sample.depth[window],
+        objects=None if sample.objects is None else _cropped_objects(sample.objects, top, left, size, window),
+    )
+
+
+def _cropped_objects(objects: Objects, top: int, left: int, size: Size, window: tuple[slice, slice]) -> Objects:
+    """Boxes are cut to the window; objects of which nothing is left are dropped."""
+    boxes = objects.boxes - np.array([left, top] * 2, np.float32)
+    np.clip(boxes, 0, np.array([size[1], size[0]] * 2, np.float32), out=boxes)
+    masks = None if objects.masks is None else objects.masks[:, *window]
+    kept = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    if masks is not None:
+        kept &= masks.any(axis=(1, 2))
+    return replace(
+        objects,
+        boxes=boxes[kept],
+        labels=objects.labels[kept],
+        crowd=objects.crowd[kept],
+        masks=None if masks is None else masks[kept],
     )
 
 
@@ -62,7 +93,14 @@ def flipped(sample: Sample) -> Sample:
         image=sample.image[:, ::-1],
         semantic=None if sample.semantic is None else sample.semantic[:, ::-1],
         depth=None if sample.depth is None else sample.depth[:, ::-1],
+        objects=None if sample.objects is None else _flipped_objects(sample.objects, sample.image.shape[1]),
     )
+
+
+def _flipped_objects(objects: Objects, width: int) -> Objects:
+    boxes = objects.boxes.copy()
+    boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
+    return replace(objects, boxes=boxes, masks=None if objects.masks is None else objects.masks[:, :, ::-1])
 
 
 def padded(sample: Sample, size: Size, fill: float = 0) -> Sample:
@@ -81,4 +119,11 @@ def padded(sample: Sample, size: Size, fill: float = 0) -> Sample:
         image=extended(sample.image, fill),
         semantic=None if sample.semantic is None else extended(sample.semantic, IGNORE),
         depth=None if sample.depth is None else extended(sample.depth, 0),
+        objects=None if sample.objects is None else _padded_objects(sample.objects, bottom, right),
     )
+
+
+def _padded_objects(objects: Objects, bottom: int, right: int) -> Objects:
+    if objects.masks is None:
+        return objects
+    return replace(objects, masks=np.pad(objects.masks, [(0, 0), (0, bottom), (0, right)]))

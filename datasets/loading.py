@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import cv2
@@ -60,11 +60,17 @@ class BatchLayout:
 
 
 class TrainingOrder:
-    """The endless stream of samples: epoch after epoch, each a permutation that depends on (seed, epoch) alone."""
+    """The endless stream of samples: epoch after epoch, each a permutation that depends on (seed, epoch) alone.
 
-    def __init__(self, length: int, seed: int) -> None:
+    groups: [length] ints. Wherever a position of the stream divides by `group_size`, as many samples of one group
+    follow, but for the few that are left over in an epoch.
+    """
+
+    def __init__(self, length: int, seed: int, groups: np.ndarray | None = None, group_size: int = 1) -> None:
         self._length = length
         self._seed = seed
+        self._groups = groups
+        self._group_size = group_size
         self._epoch = -1
         self._permutation = np.empty(0, np.int64)
 
@@ -72,8 +78,23 @@ class TrainingOrder:
         epoch, place = divmod(position, self._length)
         if epoch != self._epoch:
             self._epoch = epoch
-            self._permutation = np.random.default_rng([_ORDER, self._seed, epoch]).permutation(self._length)
+            self._permutation = self._permuted(np.random.default_rng([_ORDER, self._seed, epoch]))
         return SampleKey(epoch, int(self._permutation[place]))
+
+    def _permuted(self, rng: np.random.Generator) -> np.ndarray:
+        order, size = rng.permutation(self._length), self._group_size
+        if self._groups is None or size == 1:
+            return order
+        of_sample = self._groups[order]
+        members = [order[of_sample == group] for group in np.unique(of_sample)]
+        blocks = np.concatenate([some[: len(some) // size * size] for some in members]).reshape(-1, size)
+        loose = np.concatenate([some[len(some) // size * size :] for some in members])
+        blocks = blocks[rng.permutation(len(blocks))]
+        # The last epoch may have ended within a block: as many loose samples come first, so that blocks start evenly.
+        head = -self._epoch * self._length % size
+        while len(loose) < head and len(blocks):
+            loose, blocks = np.concatenate([loose, blocks[-1]]), blocks[:-1]
+        return np.concatenate([loose[:head], blocks.ravel(), loose[head:]])
 
 
 def micro_batches(order: TrainingOrder, layout: BatchLayout, first_step: int) -> Iterator[list[SampleKey]]:
@@ -106,11 +127,12 @@ def training_loader(
     """Micro-batches without end: `layout.accumulation` of them make the optimiser step `first_step`, then the next.
 
     Images are padded at the bottom and the right with 0 to the largest of their batch, rounded up to `size_divisor`;
-    semantic targets with IGNORE. workers: processes that load; 0: load in this one.
+    semantic targets with IGNORE, masks with False. workers: processes that load; 0: load in this one.
     Raises UserError, from `next`, if a file is unusable or a worker dies.
     """
     read = _TrainingReader(dataset, tuple(transforms), seed, size_divisor)
-    keys = micro_batches(TrainingOrder(len(dataset), seed), layout, first_step)
+    order = TrainingOrder(len(dataset), seed, dataset.groups, dataset.group_size)
+    keys = micro_batches(order, layout, first_step)
     return iter(_Batches(read, keys, workers, pin_memory))
 
 
@@ -172,7 +194,8 @@ class _TrainingReader:
 
     def _sample(self, key: SampleKey) -> Sample:
         rng = np.random.default_rng([_SAMPLE, self.seed, key.epoch, key.index])
-        return applied(self.transforms, self.dataset.load(key.index), rng)
+        sample = applied(self.transforms, self.dataset.load(key.index), rng)
+        return replace(sample, seed=int(rng.integers(2**63)))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What every model and backbone offers: the interfaces that the training and evaluation loops rely on."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -28,10 +28,10 @@ class Backbone(nn.Module, ABC):
 class DenseModel(nn.Module, ABC):
     """A model of any task. Images reach it normalised and padded to multiples of `size_divisor`."""
 
-    size_divisor: ClassVar[int] = 32
+    size_divisor: int = 32
 
     @abstractmethod
-    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+    def outputs(self, images: Tensor) -> dict[str, Any]:
         """Raw outputs of images [B, 3, H, W], before losses and post-processing; each model lists its keys."""
 
     @abstractmethod

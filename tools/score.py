@@ -38,7 +38,10 @@ def main() -> None:
         prediction = files.read(target)
         for metric in metrics:
             metric.update([prediction], [target])
-    result = result_record(experiment, metrics, len(dataset)) | {
+    if unread := files.unread():
+        what = f"has predictions for {len(unread)} images that the validation set lacks ({', '.join(unread[:3])}, ..)"
+        raise UserError(arguments.predictions, what, "score them against the data set that they were made for")
+    result = result_record(experiment, metrics, dataset) | {
         "seconds": round(time.perf_counter() - start, 3),
         "environment": environment(Processes(0, 1, torch.device("cpu"))),
     }
