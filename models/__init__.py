@@ -2,12 +2,14 @@
 
 from typing import Annotated
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from models.components import expand_word
+from models.detection.rcnn import FasterRCNNConfig, MaskRCNNConfig
 from models.segformer import SegFormerConfig
 
 __all__ = ["ModelConfig"]
 
-# A second model turns this into `Annotated[SegFormerConfig | OtherConfig, Field(discriminator="name"), ...]`.
-ModelConfig = Annotated[SegFormerConfig, BeforeValidator(expand_word)]
+ModelConfig = Annotated[
+    SegFormerConfig | FasterRCNNConfig | MaskRCNNConfig, Field(discriminator="name"), BeforeValidator(expand_word)
+]

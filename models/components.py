@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 from pydantic import BeforeValidator, Field
 
 from models.backbones.mit import MiTConfig
+from models.backbones.resnet import ResNetConfig
 from upsamplers import CONFIGS, expand_name
 
 
@@ -13,8 +14,7 @@ def expand_word(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-# A second kind of backbone turns this into `Annotated[MiTConfig | OtherConfig, Field(discriminator="name"), ...]`.
-BackboneConfig = Annotated[MiTConfig, BeforeValidator(expand_word)]
+BackboneConfig = Annotated[MiTConfig | ResNetConfig, Field(discriminator="name"), BeforeValidator(expand_word)]
 
 if TYPE_CHECKING:
     from upsamplers import UpsamplerConfig

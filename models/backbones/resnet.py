@@ -1,0 +1,97 @@
+"""ResNet-50 and ResNet-101 as encoders of detectors. He et al., CVPR 2016; the stride sits in the 3x3 convolutions, as
+in torchvision, whose modules hold the weights.
+
+Detectors fine-tune it with the normalisation's statistics fixed. A fixed normalisation is a factor and a shift for each
+channel, so it is folded into the weights of the convolution before it: same function, same gradients, and two passes
+over every activation less.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from pydantic import Field
+from torch import Tensor, nn
+
+from config import Schema
+from models.base import Backbone, FeatureInfo
+from models.weights import load_weights
+
+CHANNELS, STRIDES = (256, 512, 1024, 2048), (4, 8, 16, 32)
+
+
+class ResNetConfig(Schema):
+    """A ResNet. weights: converted ImageNet weights (torchvision's IMAGENET1K_V1), without which training is hopeless.
+
+    frozen: so many of the parts (stem, layer1, layer2, layer3, layer4) keep their weights.
+    """
+
+    name: Literal["resnet50", "resnet101"]
+    weights: Path | None = None
+    frozen: int = Field(2, ge=0, le=5)
+
+    def build(self, pretrained: bool = True) -> "ResNet":
+        """The backbone; `pretrained`: with the weights that this record names."""
+        backbone = ResNet(self.name, self.frozen)
+        if self.weights and pretrained:
+            load_weights(backbone, self.weights, "model.backbone.weights")
+        return backbone
+
+
+class FixedBatchNorm2d(nn.Module):
+    """Batch normalisation whose statistics stay as they were loaded; weight and bias are learnt."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def after(self, conv: nn.Conv2d, x: Tensor) -> Tensor:
+        """The normalised convolution (which has no bias) of x."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        weight, bias = conv.weight * scale[:, None, None, None], self.bias - self.running_mean * scale
+        return F.conv2d(x, weight, bias, conv.stride, conv.padding)
+
+
+class ResNet(Backbone):
+    """Images [B, 3, H, W] -> C2..C5 at strides 4, 8, 16, 32 with 256, 512, 1024, 2048 channels."""
+
+    def __init__(self, name: str, frozen: int) -> None:
+        super().__init__()
+        net = torchvision.models.get_model(name, weights=None, norm_layer=FixedBatchNorm2d)
+        self.conv1, self.bn1 = net.conv1, net.bn1
+        self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
+        self.feature_info = tuple(map(FeatureInfo, CHANNELS, STRIDES))
+        parts = [nn.ModuleList([self.conv1, self.bn1]), self.layer1, self.layer2, self.layer3, self.layer4]
+        for part in parts[:frozen]:
+            part.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """See the class."""
+        x = F.max_pool2d(self.bn1.after(self.conv1, images).relu_(), kernel_size=3, stride=2, padding=1)
+        levels = []
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            for block in layer.children():
+                x = _bottleneck(block, x)
+            levels.append(x)
+        return levels
+
+
+def _bottleneck(block: Any, x: Tensor) -> Tensor:
+    y = block.bn1.after(block.conv1, x).relu_()
+    y = block.bn2.after(block.conv2, y).relu_()
+    y = block.bn3.after(block.conv3, y)
+    if block.downsample is not None:
+        conv, norm = block.downsample
+        x = norm.after(conv, x)
+    y += x
+    result: Tensor = y.relu_()
+    return result

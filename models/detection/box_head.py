@@ -1,0 +1,135 @@
+"""The second stage: a class and a better box for every proposal. Ren et al., NeurIPS 2015; Lin et al., CVPR 2017."""
+
+from collections.abc import Sequence
+from typing import Annotated, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torchvision.ops import batched_nms
+
+from config import Schema
+from models.detection.boxes import decode, encode
+from models.detection.matching import assign, mean_count, objects_and_crowds, sample
+from models.detection.regions import RegionConfig, pool_regions
+from structures import Instances, Size, Target
+
+Share = Annotated[float, Field(ge=0, le=1)]
+POOLED = 7  # side of a region's features
+
+
+class BoxHeadConfig(Schema):
+    """Defaults: mmdetection's 1x recipe.
+
+    channels: of the two hidden layers. positive_iou: see `matching.assign`; best_match also turns on its `best_match`,
+    at the same IoU: off in Faster R-CNN, on in Mask R-CNN. crowd_share: likewise. samples, positive_share: proposals an
+    image that the losses see. stds: scales of the four deltas. min_score, nms_iou, detections: what is reported.
+    """
+
+    channels: PositiveInt = 1024
+    positive_iou: Share = 0.5
+    best_match: bool = False
+    crowd_share: Share | None = 0.5
+    samples: PositiveInt = 512
+    positive_share: Share = 0.25
+    stds: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat] = (0.1, 0.1, 0.2, 0.2)
+    min_score: Share = 0.05
+    nms_iou: Share = 0.5
+    detections: PositiveInt = 100
+
+
+class Samples(NamedTuple):
+    """The boxes of one image that the losses see: boxes [N, 4], positives first; labels [N], K for background.
+
+    objects: [P], for each positive the index of its object in the target.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    objects: Tensor
+
+
+class BoxHead(nn.Module):
+    """Two hidden layers on the 7 x 7 features of a region, then K + 1 classes (background last) and K boxes."""
+
+    def __init__(self, channels: int, num_classes: int, config: BoxHeadConfig, regions: RegionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.regions = regions
+        self.num_classes = num_classes
+        self.fc1 = nn.Linear(channels * POOLED**2, config.channels)
+        self.fc2 = nn.Linear(config.channels, config.channels)
+        self.classifier = nn.Linear(config.channels, num_classes + 1)
+        self.deltas = nn.Linear(config.channels, 4 * num_classes)
+        nn.init.xavier_uniform_(self.fc1.weight)
+        nn.init.xavier_uniform_(self.fc2.weight)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.normal_(self.deltas.weight, std=0.001)
+        for layer in (self.fc1, self.fc2, self.classifier, self.deltas):
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, pyramid: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Boxes [N_i, 4] of every image -> class logits [R, K + 1] and deltas [R, K, 4], in float32."""
+        x = pool_regions(pyramid, boxes, POOLED, self.regions).flatten(1)
+        x = F.relu(self.fc2(F.relu(self.fc1(x), inplace=True)), inplace=True)
+        return self.classifier(x).float(), self.deltas(x).float().unflatten(1, (self.num_classes, 4))
+
+    @torch.no_grad()
+    def sample(self, proposals: Tensor, target: Target) -> Samples:
+        """Some of the proposals [N, 4], and of the objects' own boxes, to learn from."""
+        instances, config = target.instances, self.config
+        assert instances is not None
+        indices, crowds = objects_and_crowds(target)
+        objects = instances.boxes[indices]
+        matched = assign(
+            proposals,
+            objects,
+            crowds,
+            positive=config.positive_iou,
+            negative=config.positive_iou,
+            best_match=config.positive_iou if config.best_match else None,
+            crowd_share=config.crowd_share,
+        )
+        boxes = torch.cat([objects, proposals])
+        matched = torch.cat([torch.arange(len(objects), device=matched.device), matched])
+        positives, negatives = sample(matched, config.samples, config.positive_share, target.seed)
+        own = indices[matched[positives]]
+        labels = torch.cat([instances.labels[own], torch.full_like(negatives, self.num_classes)])
+        return Samples(boxes[torch.cat([positives, negatives])], labels, own)
+
+    def losses(
+        self, pyramid: Sequence[Tensor], samples: Sequence[Samples], targets: Sequence[Target]
+    ) -> dict[str, Tensor]:
+        """Cross-entropy over all samples, and L1 of the deltas of the positives' own class; divided by all samples."""
+        logits, deltas = self(pyramid, [some.boxes for some in samples])
+        labels = torch.cat([some.labels for some in samples])
+        boxes = torch.cat([some.boxes[: len(some.objects)] for some in samples])
+        objects = torch.cat(
+            [target.instances.boxes[some.objects] for some, target in zip(samples, targets, strict=True)]  # type: ignore[union-attr]
+        )
+        positives = torch.nonzero(labels < self.num_classes).flatten()
+        wanted = encode(boxes, objects, self.config.stds)
+        number = mean_count(len(labels), logits)
+        return {
+            "loss_cls": F.cross_entropy(logits, labels, reduction="sum") / number,
+            "loss_box": F.l1_loss(deltas[positives, labels[positives]], wanted, reduction="sum") / number,
+        }
+
+    @torch.no_grad()
+    def detect(self, pyramid: Sequence[Tensor], proposals: Sequence[Tensor], sizes: Sequence[Size]) -> list[Instances]:
+        """Boxes, labels and scores of each image of (height, width) `sizes`, by falling score, in input pixels."""
+        logits, deltas = self(pyramid, proposals)
+        counts = [len(boxes) for boxes in proposals]
+        scores = logits.softmax(dim=1)[:, :-1]
+        parts = zip(proposals, scores.split(counts), deltas.split(counts), sizes, strict=True)
+        return [self._detect(*part) for part in parts]
+
+    def _detect(self, proposals: Tensor, scores: Tensor, deltas: Tensor, size: Size) -> Instances:
+        rows, labels = torch.nonzero(scores > self.config.min_score, as_tuple=True)
+        boxes = decode(proposals[rows], deltas[rows, labels], self.config.stds, size)
+        values = scores[rows, labels]
+        whole = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+        boxes, labels, values = boxes[whole], labels[whole], values[whole]
+        kept = batched_nms(boxes, values, labels, self.config.nms_iou)[: self.config.detections]
+        return Instances(boxes=boxes[kept], labels=labels[kept], scores=values[kept])

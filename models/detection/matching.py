@@ -1,0 +1,86 @@
+"""Which box learns from which object: assignment by overlap, and a random choice of limited size.
+
+The rules are mmdetection's MaxIoUAssigner and RandomSampler, with one departure that has a switch: boxes that lie in
+crowd regions are left out instead of being background.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from models.detection.boxes import covered_share
+from structures import Target
+
+NEGATIVE, IGNORED = -1, -2  # what is assigned to a box besides the index of an object
+
+
+def objects_and_crowds(target: Target) -> tuple[Tensor, Tensor]:
+    """Indices of the target's single objects, and boxes [M, 4] of its crowd regions."""
+    instances = target.instances
+    assert instances is not None
+    crowd = instances.crowd
+    if crowd is None:
+        crowd = torch.zeros(len(instances.labels), dtype=torch.bool, device=instances.boxes.device)
+    return torch.nonzero(~crowd).flatten(), instances.boxes[crowd]
+
+
+def assign(
+    boxes: Tensor,
+    objects: Tensor,
+    crowds: Tensor,
+    *,
+    positive: float,
+    negative: float,
+    best_match: float | None,
+    crowd_share: float | None,
+) -> Tensor:
+    """For each box [N, 4] the index of its object [G, 4], or NEGATIVE, or IGNORED. [N] int64.
+
+    A box belongs to the object that it overlaps most if their IoU is `positive` or more; it is background below
+    `negative`, and ignored in between. best_match: further, the boxes that overlap an object more than all others do
+    belong to that object, provided their IoU is at least this; of several such objects the last one counts.
+    crowd_share: background boxes of which a crowd region [M, 4] covers this share are ignored; None: they are not.
+    """
+    matched = torch.full((len(boxes),), NEGATIVE, device=boxes.device)
+    if len(objects):
+        iou = box_iou(objects, boxes)
+        best, index = iou.max(dim=0)
+        matched = matched.masked_fill(best >= negative, IGNORED)
+        matched = torch.where(best >= positive, index, matched)
+        if best_match is not None:
+            highest = iou.amax(dim=1, keepdim=True)
+            is_best = (iou == highest) & (highest >= best_match)
+            numbers = torch.arange(1, len(objects) + 1, device=boxes.device)
+            last = (is_best * numbers[:, None]).amax(dim=0)
+            matched = torch.where(last > 0, last - 1, matched)
+    if crowd_share is not None and len(crowds):
+        covered = covered_share(boxes, crowds) >= crowd_share
+        matched = matched.masked_fill(covered & (matched == NEGATIVE), IGNORED)
+    return matched
+
+
+def sample(matched: Tensor, count: int, positive_share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of at most `count` boxes, drawn from `seed`: positives, at most this share of `count`, and negatives."""
+    generator = torch.Generator(matched.device).manual_seed(seed)
+    positives = _some(torch.nonzero(matched >= 0).flatten(), int(count * positive_share), generator)
+    negatives = _some(torch.nonzero(matched == NEGATIVE).flatten(), count - len(positives), generator)
+    return positives, negatives
+
+
+def _some(indices: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    if len(indices) <= count:
+        return indices
+    return indices[torch.randperm(len(indices), generator=generator, device=indices.device)[:count]]
+
+
+def mean_count(count: int, like: Tensor) -> Tensor:
+    """What a loss over `count` boxes divides by: the mean count over processes, whose gradients are then averaged.
+
+    So several processes give the gradient of one. A total of none counts as one.
+    """
+    total = torch.tensor(float(count), device=like.device)
+    if not dist.is_initialized():
+        return total.clamp(min=1)
+    dist.all_reduce(total)
+    return total.clamp(min=1) / dist.get_world_size()
