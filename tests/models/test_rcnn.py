@@ -127,7 +127,11 @@ def test_data_without_masks_or_boxes_are_refused():
 
 
 def _gradients(data: Batch) -> list[torch.Tensor]:
-    model = build()
+    # Every proposal is sampled: at the start their scores are equal but for rounding, which would choose among them.
+    model = build(
+        rpn={"nms_iou": 1.0, "proposals": 100_000, "before_nms_train": 100_000},
+        box_head={"channels": 32, "samples": 100_000, "positive_share": 1.0},
+    )
     backward(model, data)
     return [parameter.grad for parameter in model.parameters()]
 
@@ -150,4 +154,4 @@ def test_two_processes_give_the_gradient_of_one(tmp_path):
         port = probe.getsockname()[1]
     mp.spawn(_one_of_two, (port, str(tmp_path / "gradients.pt")), nprocs=2)
     for left, right in zip(torch.load(tmp_path / "gradients.pt"), _gradients(batch(BOXES)), strict=True):
-        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)
+        assert (left - right).norm() <= 1e-4 * right.norm() + 1e-7
