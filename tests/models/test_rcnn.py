@@ -153,5 +153,8 @@ def test_two_processes_give_the_gradient_of_one(tmp_path):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     mp.spawn(_one_of_two, (port, str(tmp_path / "gradients.pt")), nprocs=2)
-    for left, right in zip(torch.load(tmp_path / "gradients.pt"), _gradients(batch(BOXES)), strict=True):
-        assert (left - right).norm() <= 1e-4 * right.norm() + 1e-7
+    one, two = (
+        torch.cat([gradient.flatten() for gradient in gradients])
+        for gradients in (_gradients(batch(BOXES)), torch.load(tmp_path / "gradients.pt"))
+    )
+    assert (two - one).norm() <= 1e-5 * one.norm()
