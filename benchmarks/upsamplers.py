@@ -1,7 +1,8 @@
 """Time every upsampler: `python -m benchmarks.upsamplers [--device cuda] [--dtype bf16] [--repeats N]`. Prints JSON.
 
 The shape is that of the paper's section 3.4: 256 x 120 x 120, the guide 256 x 240 x 240, one image. Medians over
-`repeats` after a warm-up, the upsamplers interleaved so that a busy moment of the machine hits all of them.
+`repeats` after a warm-up, the upsamplers interleaved so that a busy moment of the machine hits all of them. On CUDA
+"dysample (plain)" is DySample without its Triton kernels.
 """
 
 import json
@@ -17,10 +18,19 @@ from torch import Tensor
 
 from errors import ArgumentParser, UserError, run_command
 from runtime.memory import keep_freed_memory
-from upsamplers import PAPER_NAMES, build_upsampler
+from upsamplers import PAPER_NAMES, DySample, build_upsampler
+from upsamplers.dysample import plain_sample
 
 CHANNELS, HEIGHT, WIDTH = 256, 120, 120
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class PlainDySample(DySample):
+    """DySample that samples by PyTorch's grid_sample everywhere."""
+
+    def sampler(self, x: Tensor, offset: Tensor, scope: Tensor | None) -> Callable[..., Tensor]:
+        """Always `plain_sample`."""
+        return plain_sample
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -51,7 +61,10 @@ def measure(device: str, dtype: torch.dtype, repeats: int) -> dict[str, dict[str
     torch.manual_seed(0)
     x = torch.randn(1, CHANNELS, HEIGHT, WIDTH, device=device, dtype=dtype, requires_grad=True)
     guide = torch.randn(1, CHANNELS, 2 * HEIGHT, 2 * WIDTH, device=device, dtype=dtype, requires_grad=True)
-    modules = {name: build_upsampler(name, CHANNELS).to(device, dtype) for name in PAPER_NAMES}
+    modules: dict[str, torch.nn.Module] = {name: build_upsampler(name, CHANNELS) for name in PAPER_NAMES}
+    if device == "cuda":
+        modules["dysample (plain)"] = PlainDySample(CHANNELS)
+    modules = {name: module.to(device, dtype) for name, module in modules.items()}
     times: dict[str, dict[str, list[float]]] = {name: {"forward": [], "forward_backward": []} for name in modules}
 
     def forward(module: torch.nn.Module) -> Tensor:

@@ -1,0 +1,312 @@
+"""The Triton kernels against plain_sample. Every test of them is written once and runs twice.
+
+On CUDA, marked `gpu`; and on the CPU by Triton's interpreter, in a process of its own, since the interpreter must be
+chosen before Triton is imported. Positions are kept off whole numbers, where bilinear sampling has two slopes.
+"""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from upsamplers import DySample
+from upsamplers.dysample import plain_sample
+
+sampling = pytest.importorskip("upsamplers.sampling_triton", exc_type=ImportError)
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
+
+
+def kernels(test):
+    """Mark a test that runs the kernels on DEVICE."""
+    for mark in [] if INTERPRETED else CUDA:
+        test = mark(test)
+    return test
+
+
+def cuda_only(test):
+    """Mark a test that needs CUDA itself."""
+    for mark in CUDA:
+        test = mark(test)
+    return test
+
+
+@pytest.fixture(autouse=True)
+def _full_precision(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+def tensors(style, scale, groups, shape, dynamic, reach=1.5, dtype=torch.float32, predicted=None):
+    """x, offset and scope (None unless dynamic), and a gradient of the output."""
+    B, C, H, W = shape
+    s, generator = scale, torch.Generator().manual_seed(0)
+    outputs = (B, 2 * groups * s**2, H, W) if style == "lp" else (B, 2 * groups, s * H, s * W)
+    x, grad = torch.randn(shape, generator=generator), torch.randn(B, C, s * H, s * W, generator=generator)
+    offset, scope = reach * torch.randn(outputs, generator=generator), torch.randn(outputs, generator=generator)
+    predicted = dtype if predicted is None else predicted
+    x, grad, offset = x.to(DEVICE, dtype), grad.to(DEVICE, dtype), offset.to(DEVICE, predicted)
+    return x, offset, scope.to(DEVICE, predicted) if dynamic else None, grad
+
+
+def results(sample, x, offset, scope, grad, *options):
+    """The output, and the gradients of x, offset and scope."""
+    leaves = [tensor.detach().requires_grad_() for tensor in (x, offset, scope) if tensor is not None]
+    output = sample(*leaves, *([None] if scope is None else []), *options)
+    return [output.detach(), *torch.autograd.grad(output, leaves, grad)]
+
+
+def agree(x, offset, scope, grad, *options):
+    fused, plain = (
+        results(sample, x, offset, scope, grad, *options) for sample in (sampling.fused_sample, plain_sample)
+    )
+    atol = 1e-5 if x.dtype == torch.float32 else 2e-3
+    for ours, expected in zip(fused, plain, strict=True):
+        rtol = {torch.float32: 1e-4, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}[ours.dtype]
+        torch.testing.assert_close(ours, expected, rtol=rtol, atol=atol)
+    return fused
+
+
+@pytest.mark.skipif(INTERPRETED, reason="starts the interpreter")
+def test_everything_below_holds_in_tritons_interpreter():
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--noconftest", "-p", "no:cacheprovider", "-p", "no:xdist", __file__],
+        cwd=root,
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@kernels
+@pytest.mark.parametrize(
+    ("style", "dynamic", "scale", "start", "groups", "shape"),
+    [
+        ("lp", False, 2, "bilinear", 2, (2, 4, 1, 2)),
+        ("lp", True, 3, "nearest", 1, (1, 2, 2, 2)),
+        ("pl", True, 2, "nearest", 2, (1, 4, 2, 1)),
+        ("pl", False, 4, "bilinear", 1, (1, 1, 1, 2)),
+    ],
+)
+def test_result_and_gradients_are_those_of_the_plain_path(style, dynamic, scale, start, groups, shape):
+    agree(*tensors(style, scale, groups, shape, dynamic), style, scale, groups, start, 0.23)
+
+
+@kernels
+@pytest.mark.parametrize("shape", [(1, 2, 1, 1), (1, 2, 1, 5)])
+def test_single_rows_and_columns(shape):
+    agree(*tensors("lp", 2, 1, shape, True), "lp", 2, 1, "bilinear", 0.23)
+
+
+@kernels
+def test_positions_far_outside():
+    agree(*tensors("lp", 2, 1, (1, 2, 2, 2), True, reach=40), "lp", 2, 1, "bilinear", 1.0)
+
+
+@kernels
+@pytest.mark.parametrize("last", [False, True])
+def test_several_tiles_of_pixels_and_channels(last):
+    channels, pixels = sampling.TILE_CHANNELS_LAST if last else sampling.TILE_CHANNELS_FIRST
+    x, offset, scope, grad = tensors("lp", 2, 1, (1, channels + 1, 1, pixels + 1), False)
+    if last:
+        x = x.to(memory_format=torch.channels_last)
+    agree(x, offset, scope, grad, "lp", 2, 1, "bilinear", 0.23)
+
+
+@kernels
+def test_channels_last_stays_channels_last():
+    drawn = [tensor.to(memory_format=torch.channels_last) for tensor in tensors("lp", 2, 1, (1, 3, 1, 2), True)]
+    output, grad_x, *_ = agree(*drawn, "lp", 2, 1, "bilinear", 0.23)
+    for tensor in (output, grad_x):
+        assert tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+@kernels
+def test_any_strides():
+    x, offset, scope, grad = tensors("lp", 2, 1, (3, 4, 1, 2), True)
+    views = [x.transpose(2, 3)[::2, ::2], offset.transpose(2, 3)[::2], scope.transpose(2, 3)[::2]]
+    agree(*views, grad[:1, :1, :1, :1].expand(2, 2, 4, 2), "lp", 2, 1, "bilinear", 0.23)
+
+
+@kernels
+@pytest.mark.parametrize(("dtype", "predicted"), [(torch.bfloat16, None), (torch.float16, torch.float32)])
+def test_half_precision(dtype, predicted):
+    drawn = tensors("lp", 2, 1, (1, 2, 2, 1), True, dtype=dtype, predicted=predicted)
+    agree(*drawn, "lp", 2, 1, "bilinear", 0.23)
+
+
+@kernels
+def test_float32_features_with_bfloat16_offsets():  # as under autocast
+    agree(*tensors("pl", 2, 1, (1, 2, 1, 2), True, predicted=torch.bfloat16), "pl", 2, 1, "bilinear", 0.23)
+
+
+@kernels
+def test_bfloat16_positions_beyond_column_128():
+    x = torch.arange(300, device=DEVICE).remainder(2).expand(1, 1, 1, 300).bfloat16()
+    offset = torch.zeros(1, 8, 1, 300, device=DEVICE, dtype=torch.bfloat16)
+    output = sampling.fused_sample(x, offset, None, "lp", 2, 1, "bilinear", 0.25)
+    assert output[0, 0, 0, 1:-1].tolist() == [0.25, 0.75, 0.75, 0.25] * 149 + [0.25, 0.75]
+
+
+@kernels
+@pytest.mark.parametrize(("value", "axis"), [(math.nan, 0), (-math.inf, 1)])
+def test_positions_that_are_no_numbers_show_in_their_own_pixels(value, axis):
+    x, offset, _, grad = tensors("pl", 2, 1, (1, 2, 1, 3), False)
+    bad = torch.zeros(2, 6, dtype=torch.bool, device=DEVICE)
+    bad[0, 0] = bad[1, 3] = bad[1, 5] = True
+    clean = results(plain_sample, x, offset.masked_fill(bad, 0), None, grad, "pl", 2, 1, "bilinear", 0.25)
+    offset[0, axis][bad] = value
+    offset[0, 1 - axis][bad] = 0
+    output, grad_x, grad_offset = results(sampling.fused_sample, x, offset, None, grad, "pl", 2, 1, "bilinear", 0.25)
+    assert torch.equal(output.isnan(), bad.expand_as(output))
+    assert torch.equal(grad_offset.isnan(), bad.expand_as(grad_offset))
+    torch.testing.assert_close(output[..., ~bad], clean[0][..., ~bad], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(grad_offset[..., ~bad], clean[2][..., ~bad], rtol=1e-4, atol=1e-5)
+    assert grad_x.isfinite().all()
+
+
+@kernels
+@pytest.mark.parametrize("far", [-50.0, 3e38])
+def test_clamped_positions_have_no_slope(far):
+    x, offset, scope, grad = tensors("lp", 2, 1, (1, 2, 1, 2), True)
+    drawn = x, torch.full_like(offset, far), torch.zeros_like(scope), grad
+    output, grad_x, *others = results(sampling.fused_sample, *drawn, "lp", 2, 1, "bilinear", 0.25)
+    corner = (0, 0) if far < 0 else (0, 1)
+    assert torch.equal(output, x[..., corner[0], corner[1]][..., None, None].expand_as(output))
+    torch.testing.assert_close(grad_x[..., corner[0], corner[1]], grad.sum((2, 3)))
+    assert grad_x.count_nonzero() == 2
+    assert not any(gradient.any() for gradient in others)
+
+
+@kernels
+def test_keeps_nothing_but_its_inputs_for_the_backward_pass():
+    x, offset, scope, _ = tensors("lp", 2, 2, (1, 4, 2, 3), True)
+    output = sampling.fused_sample(x.requires_grad_(), offset, scope, "lp", 2, 2, "bilinear", 0.25)
+    assert [kept.data_ptr() for kept in output.grad_fn.saved_tensors] == [t.data_ptr() for t in (x, offset, scope)]
+
+
+@kernels
+def test_only_asked_for_gradients():
+    x, offset, scope, grad = tensors("lp", 2, 1, (1, 2, 1, 2), True)
+    expected = results(plain_sample, x, offset, scope, grad, "lp", 2, 1, "bilinear", 0.23)[1:]
+    for index, leaf in enumerate((x, offset, scope)):
+        leaf.requires_grad_()
+        output = sampling.fused_sample(x, offset, scope, "lp", 2, 1, "bilinear", 0.23)
+        (gradient,) = torch.autograd.grad(output, leaf, grad)
+        torch.testing.assert_close(gradient, expected[index], rtol=1e-4, atol=1e-5)
+        leaf.requires_grad_(False)
+
+
+@kernels
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_gradients_of_gradients_with_offsets_that_depend_on_x(dynamic):
+    x, _, _, grad = tensors("lp", 2, 1, (1, 8, 2, 3), dynamic)
+    penalties = []
+    for sample in (sampling.fused_sample, plain_sample):
+        leaf = x.detach().requires_grad_()
+        scope = leaf.sin() if dynamic else None
+        output = sample(leaf, 1.7 * leaf.square(), scope, "lp", 2, 1, "bilinear", 0.23)
+        (gradient,) = torch.autograd.grad((output.square() * grad).sum(), leaf, create_graph=True)
+        penalties.append([gradient.detach(), *torch.autograd.grad(gradient.square().sum(), leaf)])
+    torch.testing.assert_close(*penalties, rtol=1e-4, atol=1e-4)
+
+
+@kernels
+def test_float64_and_empty_maps_and_subclasses_are_not_covered():
+    x, offset, scope, _ = tensors("lp", 2, 2, (1, 4, 2, 3), True)
+    assert sampling.covers(x, offset, scope, 2)
+    assert not sampling.covers(x.double(), offset, scope, 2)
+    assert not sampling.covers(x, offset.double(), scope, 2)
+    assert not sampling.covers(x[:0], offset[:0], scope[:0], 2)
+    assert not sampling.covers(torch.nn.Parameter(x), offset, scope, 2)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="runs no kernel")
+def test_the_cpu_and_fake_tensors_take_the_plain_path():
+    module, x = DySample(4), torch.randn(1, 4, 2, 3)
+    assert module.sampler(x, *module._predict(x)) is plain_sample
+    with FakeTensorMode():
+        x, offset = (torch.empty(1, channels, 2, 3, device="cuda") for channels in (4, 32))
+    assert x.is_cuda
+    assert module.sampler(x, offset, None) is plain_sample
+
+
+def module_results(module, x, sampler=None):
+    """The output of a module and all gradients, sampling by the given function instead of its own choice."""
+    if sampler is not None:
+        module.sampler = lambda *tensors: sampler
+    x = x.detach().requires_grad_()
+    output = module(x)
+    grad = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).to(output)
+    return [output.detach(), *torch.autograd.grad(output, [x, *module.parameters()], grad)]
+
+
+def build(style, dyscope, groups=4, channels=64):
+    torch.manual_seed(0)
+    module = DySample(channels, 2, style, groups, dyscope).cuda()
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return module
+
+
+@cuda_only
+@pytest.mark.parametrize("style", ["lp", "pl"])
+@pytest.mark.parametrize("dyscope", [False, True])
+@pytest.mark.parametrize("last", [False, True])
+def test_modules_agree_on_cuda(style, dyscope, last):
+    layout = torch.channels_last if last else torch.contiguous_format
+    x = torch.randn(3, 64, 37, 150, generator=torch.Generator().manual_seed(1)).cuda().to(memory_format=layout)
+    fused, plain = module_results(build(style, dyscope), x), module_results(build(style, dyscope), x, plain_sample)
+    torch.testing.assert_close(fused[0], plain[0], rtol=1e-3, atol=1e-3)
+    for ours, expected in zip(fused[1:], plain[1:], strict=True):  # some positions round to either side of a centre
+        assert (ours - expected).norm() <= 0.02 * expected.norm()
+
+
+@cuda_only
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("given", [torch.float32, None])
+def test_autocast_changes_no_dtypes(dtype, given):
+    x = torch.randn(2, 64, 19, 150, generator=torch.Generator().manual_seed(1)).cuda().to(given or dtype)
+    with torch.autocast("cuda", dtype):
+        fused, plain = module_results(build("lp", True), x), module_results(build("lp", True), x, plain_sample)
+    for ours, expected in zip(fused, plain, strict=True):
+        assert ours.dtype == expected.dtype
+        assert (ours.float() - expected.float()).norm() <= 0.02 * expected.float().norm()
+
+
+@cuda_only
+@pytest.mark.parametrize("reach", [1.5, 1000.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_repeated_gradients_are_the_same_bit_for_bit(reach, dtype):
+    drawn = tensors("lp", 2, 4, (2, 64, 50, 60), True, reach, dtype)
+    torch.use_deterministic_algorithms(True)
+    try:
+        first = results(sampling.fused_sample, *drawn, "lp", 2, 4, "bilinear", 0.25)
+        for _ in range(5):
+            again = results(sampling.fused_sample, *drawn, "lp", 2, 4, "bilinear", 0.25)
+            assert all(map(torch.equal, again, first))
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@cuda_only
+def test_choice_of_path_on_cuda():
+    module, x = build("lp", False), torch.randn(1, 64, 4, 5).cuda()
+    assert module.sampler(x, *module._predict(x)) is sampling.fused_sample
+    expected = module(x)
+    vmapped = torch.func.vmap(lambda image: module(image[None])[0])(x)
+    torch.testing.assert_close(vmapped, expected, rtol=1e-3, atol=1e-3)
+    compiled = torch.compile(module, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), expected, rtol=1e-3, atol=1e-3)
+    module, x = module.double(), x.double()
+    assert module.sampler(x, *module._predict(x)) is plain_sample
