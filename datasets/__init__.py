@@ -1,6 +1,11 @@
 """Datasets, the transforms of their samples, and the loaders that feed the loops."""
 
-from datasets.ade20k import ADE20KConfig
+from typing import Annotated
 
-# The datasets of `data.name`. From the second on: Annotated[ADE20KConfig | OtherConfig, Field(discriminator="name")].
-DataConfig = ADE20KConfig
+from pydantic import Field
+
+from datasets.ade20k import ADE20KConfig
+from datasets.coco import COCOConfig
+
+# The datasets of `data.name`.
+DataConfig = Annotated[ADE20KConfig | COCOConfig, Field(discriminator="name")]

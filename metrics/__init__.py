@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
+from metrics.coco_ap import CocoAPConfig
 from metrics.mean_iou import MeanIoUConfig
 
 
@@ -11,6 +12,5 @@ def _by_name(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-# The entries of `metrics`; a word is short for {name: word}. From the second metric on:
-# Annotated[MeanIoUConfig | OtherConfig, Field(discriminator="name"), BeforeValidator(_by_name)].
-MetricConfig = Annotated[MeanIoUConfig, BeforeValidator(_by_name)]
+# The entries of `metrics`; a word is short for {name: word}.
+MetricConfig = Annotated[MeanIoUConfig | CocoAPConfig, Field(discriminator="name"), BeforeValidator(_by_name)]

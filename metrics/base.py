@@ -15,7 +15,7 @@ class Metric(ABC):
     """
 
     names: tuple[str, ...]
-    primary: ClassVar[str]
+    primary: str
     lower_is_better: ClassVar[frozenset[str]] = frozenset()
     protocol: dict[str, Any]
 

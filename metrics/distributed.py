@@ -1,8 +1,12 @@
-"""Add up what all processes have counted."""
+"""Bring together what all processes have counted."""
+
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
+
+Value = TypeVar("Value")
 
 
 def sum_over_processes(counts: np.ndarray) -> np.ndarray:
@@ -14,3 +18,16 @@ def sum_over_processes(counts: np.ndarray) -> np.ndarray:
         total = total.cuda()
     dist.all_reduce(total)
     return total.cpu().numpy()
+
+
+def gather_objects(value: Value) -> list[Value]:
+    """`value` of every process, in order of rank. All must call it.
+
+    It travels pickled and needs room for (number of processes) x (size of the largest) meanwhile: in main memory, or on
+    the current CUDA device where NCCL is the only backend.
+    """
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values

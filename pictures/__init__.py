@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from pictures.canvas import enlarge, tile
+from pictures import instances
+from pictures.canvas import SMALLEST_SIDE, enlarge, tile
+from pictures.instances import instance_panels
 from pictures.semantic import semantic_panels
 from structures import DatasetInfo, Prediction, Target
 
@@ -11,8 +13,16 @@ def draw(image: np.ndarray, prediction: Prediction, target: Target | None, info:
     """An RGB picture, uint8, of an image [H, W, 3] uint8, its prediction and, if known, the truth."""
     panels = {"image": image}
     legend: dict[str, tuple[int, int, int]] = {}
+    smallest_side = SMALLEST_SIDE
     if prediction.semantic is not None:
         truth = None if target is None or target.semantic is None else target.semantic.cpu().numpy()
-        more, legend = semantic_panels(image, truth, prediction.semantic.cpu().numpy(), info)
+        more, colours = semantic_panels(image, truth, prediction.semantic.cpu().numpy(), info)
         panels |= more
-    return tile({name: enlarge(panel) for name, panel in panels.items()}, legend)
+        legend |= colours
+    if prediction.instances is not None:
+        objects = None if target is None else target.instances
+        more, colours = instance_panels(image, objects, prediction.instances, info)
+        panels |= more
+        legend |= colours
+        smallest_side = instances.SMALLEST_SIDE
+    return tile({name: enlarge(panel, smallest_side) for name, panel in panels.items()}, legend)

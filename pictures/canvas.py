@@ -27,9 +27,9 @@ def blend(image: np.ndarray, colours: np.ndarray, opacity: float = 0.6) -> np.nd
     return (image * (1 - opacity) + colours * opacity).astype(np.uint8)
 
 
-def enlarge(image: np.ndarray) -> np.ndarray:
+def enlarge(image: np.ndarray, smallest_side: int = SMALLEST_SIDE) -> np.ndarray:
     """The picture [H, W, 3] repeated up to a legible size; pixels stay sharp."""
-    factor = max(1, -(-SMALLEST_SIDE // min(image.shape[:2])))
+    factor = max(1, -(-smallest_side // min(image.shape[:2])))
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 

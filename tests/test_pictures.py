@@ -1,12 +1,15 @@
 """Pictures show what they claim."""
 
 import numpy as np
+import pytest
 import torch
+from pycocotools import mask as coco_mask
 
 from pictures import draw
 from pictures.canvas import RED, palette
+from pictures.instances import GREY, MOST, instance_panels
 from pictures.semantic import semantic_panels
-from structures import IGNORE, DatasetInfo, Prediction, Target
+from structures import IGNORE, DatasetInfo, Instances, Prediction, Target
 
 INFO = DatasetInfo("semantic", "test", ("sky", "tree", "road"))
 
@@ -47,3 +50,100 @@ def test_picture_has_a_panel_each_and_a_legible_size():
     assert with_truth.dtype == np.uint8
     assert with_truth.shape[1] > 1.9 * alone.shape[1]
     assert alone.shape[0] > 240
+
+
+# --- objects ---------------------------------------------------------------------------------------------------------
+
+OBJECTS = DatasetInfo("instance", "test", ("ant", "bee", "cow"))
+BLANK = np.full((60, 80, 3), 10, np.uint8)
+NONE = Instances(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), rles=[], scores=torch.zeros(0))
+SCALE = 8  # of the panels of so small an image
+
+
+def objects(boxes: list[list[float]], labels: list[int], masks: bool = False, **fields: torch.Tensor) -> Instances:
+    rles = []
+    for x1, y1, x2, y2 in boxes if masks else ():
+        mask = np.zeros(BLANK.shape[:2], np.uint8, order="F")
+        mask[int(y1) : int(y2), int(x1) : int(x2)] = 1
+        rles.append(coco_mask.encode(mask)["counts"])
+    return Instances(torch.tensor(boxes), torch.tensor(labels), rles=rles if masks else None, **fields)
+
+
+def detections(scores: list[float], masks: bool = False) -> Instances:
+    boxes = [[10.0 + 25 * number, 20, 30 + 25 * number, 50] for number in range(len(scores))]
+    return objects(boxes, list(range(len(scores))), masks, scores=torch.tensor(scores))
+
+
+def panel(prediction: Instances, truth: Instances | None = None, title: str = "detections") -> np.ndarray:
+    panels, _ = instance_panels(BLANK, truth, prediction, OBJECTS)
+    return next(picture for name, picture in panels.items() if name.startswith(title))
+
+
+def pixel(picture: np.ndarray, x: float, y: float) -> list[int]:
+    return picture[round(y * SCALE), round(x * SCALE)].tolist()
+
+
+def test_boxes_have_the_colour_of_their_class_and_masks_lie_within():
+    picture = panel(detections([0.9, 0.8], masks=True))
+    assert picture.shape == (60 * SCALE, 80 * SCALE, 3)
+    for number in range(2):
+        colour = palette(3)[number]
+        assert pixel(picture, 10 + 25 * number, 40) == colour.tolist()
+        assert pixel(picture, 20 + 25 * number, 40) == ((BLANK[0, 0] + colour.astype(float)) / 2).astype(int).tolist()
+        assert pixel(picture, 20 + 25 * number, 55) == [10, 10, 10]
+    assert pixel(panel(detections([0.9])), 20, 40) == [10, 10, 10]  # without masks only the outline
+
+
+def test_masks_of_one_class_have_different_shades():
+    twins = objects([[5.0, 5, 25, 50], [40, 5, 75, 50]], [1, 1], masks=True, scores=torch.ones(2))
+    assert pixel(panel(twins), 15, 30) != pixel(panel(twins), 55, 30)
+
+
+def test_unlikely_detections_are_not_drawn():
+    panels, legend = instance_panels(BLANK, None, detections([0.29, 0.31]), OBJECTS)
+    assert list(panels) == ["detections, score >= 0.3"]
+    assert list(legend) == ["bee"]
+    assert pixel(panels["detections, score >= 0.3"], 10, 40) == [10, 10, 10]
+
+
+def test_title_tells_how_many_are_left_out():
+    many = objects([[1.0, 1, 9, 9]] * (MOST + 5), [0] * (MOST + 5), scores=torch.linspace(0.5, 0.9, MOST + 5))
+    panels, _ = instance_panels(BLANK, many, many, OBJECTS)
+    assert list(panels) == [
+        f"true objects ({MOST} largest of {MOST + 5})",
+        f"detections, score >= 0.3 ({MOST} best of {MOST + 5})",
+    ]
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_crowds_are_hatched_in_grey(masks):
+    truth = objects([[10.0, 10, 70, 50]], [0], masks, crowd=torch.tensor([True]))
+    panels, legend = instance_panels(BLANK, truth, NONE, OBJECTS)
+    inside = panels["true objects"][30 * SCALE : 48 * SCALE, 15 * SCALE : 65 * SCALE]
+    values = {tuple(value) for value in np.unique(inside.reshape(-1, 3), axis=0).tolist()}
+    assert values == {(10, 10, 10), GREY}
+    assert legend == {}
+
+
+def test_labels_do_not_hide_each_other():
+    alone = panel(objects([[20.0, 30, 60, 55]], [0], scores=torch.tensor([0.9])))
+    both = panel(objects([[20.0, 30, 60, 55]] * 2, [0, 1], scores=torch.tensor([0.9, 0.8])))
+    label = (slice(26 * SCALE, 30 * SCALE - 4), slice(20 * SCALE + 4, 24 * SCALE))
+    assert (alone[label] != 10).any()
+    assert np.array_equal(alone[label], both[label])
+    assert (both == palette(3)[1]).all(2).sum() > 300
+
+
+@pytest.mark.parametrize("size", [(60, 80), (700, 500)])
+def test_objects_without_truth_or_detections_make_a_picture(size):
+    image = np.zeros((*size, 3), np.uint8)
+    alone = draw(image, Prediction(instances=NONE), None, OBJECTS)
+    truth = Target("a", size, instances=objects([[0.0, 0, 40, 30]], [2], crowd=torch.tensor([False])))
+    both = draw(image, Prediction(instances=NONE), truth, OBJECTS)
+    assert alone.shape[0] >= 480
+    assert both.shape[1] > 1.4 * alone.shape[1]
+
+
+def test_detections_of_a_diverged_model_are_drawn_without_failing():
+    wild = objects([[float("nan"), -50, float("inf"), 1e30]] * 2, [0, 1], scores=torch.tensor([0.9, float("nan")]))
+    draw(BLANK, Prediction(instances=wild), None, OBJECTS)

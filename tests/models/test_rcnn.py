@@ -157,4 +157,4 @@ def test_two_processes_give_the_gradient_of_one(tmp_path):
         torch.cat([gradient.flatten() for gradient in gradients])
         for gradients in (_gradients(batch(BOXES)), torch.load(tmp_path / "gradients.pt"))
     )
-    assert (two - one).norm() <= 1e-5 * one.norm()
+    assert (two - one).norm() <= 1e-3 * one.norm()

@@ -1,0 +1,300 @@
+"""Detections on disk: one file of COCO results, as COCO's own tools and its evaluation server take them."""
+
+import json
+import os
+import reprlib
+from contextlib import ExitStack
+from dataclasses import dataclass
+from io import BufferedWriter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from pycocotools import mask as coco_mask
+
+from datasets.base import PredictionFiles
+from datasets.coco_masks import encode
+from errors import UserError
+from structures import Instances, Prediction, Size, Target
+
+FILE_NAME = "predictions.json"
+KEYS = ("image_id", "category_id", "score")
+
+ImageId = int | str
+
+
+@dataclass(frozen=True)
+class Results:
+    """The M records of a file. by_image: row numbers, in the order of the file.
+
+    labels: [M] int64. scores: [M] float64. xywh: [M, 4] float64; None if the file has no boxes.
+    segmentations: M of them, as in the file; None if they are not needed.
+    """
+
+    by_image: dict[ImageId, list[int]]
+    labels: torch.Tensor
+    scores: torch.Tensor
+    xywh: torch.Tensor | None
+    segmentations: list[Any] | None
+
+
+class CocoFiles(PredictionFiles):
+    """A JSON array of {"image_id", "category_id", "bbox": [x, y, w, h], "score"}, and "segmentation" with masks.
+
+    path: a .json file, or the folder of predictions.json. category_ids: of each label. An image id of decimal digits
+    is written as a number. Numbers are written with all their digits, so that scoring the file gives the very numbers
+    of scoring the predictions.
+
+    Records are kept in a file per process until `finish` puts them together by ascending image id; all processes must
+    see one file system.
+    """
+
+    def __init__(self, path: Path, category_ids: tuple[int, ...], masks: bool) -> None:
+        self._path = path
+        self._category_ids = category_ids
+        self._labels = {category_id: label for label, category_id in enumerate(category_ids)}
+        self._masks = masks
+        self._part: BufferedWriter | None = None
+        self._written: dict[ImageId, tuple[int, int]] = {}  # where an image's records are in this process's part
+        self._results: Results | None = None
+        self._asked: set[ImageId] = set()
+
+    @property
+    def _file(self) -> Path:
+        is_file = self._path.is_file() or (self._path.suffix == ".json" and not self._path.is_dir())
+        return self._path if is_file else self._path / FILE_NAME
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    def write(self, prediction: Prediction, target: Target) -> None:
+        """Store `prediction.instances`: boxes, labels, scores and, with masks, rles.
+
+        Raises UserError if the folder does not take the file, if a number is not finite, or if two images have one id.
+        """
+        assert prediction.instances is not None
+        image_id = _image_id(target.image_id)
+        if image_id in self._written:
+            raise UserError(self._file, f"two images have the id {image_id}", "rename one, or predict them apart")
+        try:
+            records = [json.dumps(item, allow_nan=False) for item in self._records(prediction.instances, target)]
+        except ValueError:
+            what = f"image {image_id} has a predicted box or score that is not finite"
+            raise UserError(self._file, what, "use other weights: these have diverged") from None
+        text = ",\n".join(records).encode()
+        try:
+            if self._part is None:
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                self._part = self._part_file(_rank()).open("wb")
+            self._written[image_id] = self._part.tell(), len(text)
+            self._part.write(text)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def finish(self) -> None:
+        """Put the records of all processes into one file. Raises UserError, in all of them, if it cannot be written."""
+        own = self._written, self._close()
+        processes: list[Any] = [own]
+        if dist.is_initialized():
+            processes = [None] * dist.get_world_size()
+            dist.gather_object(own, processes if _rank() == 0 else None)
+        outcome: list[UserError | None] = [None]
+        if _rank() == 0:
+            problems = [problem for _, problem in processes if problem is not None]
+            outcome = [problems[0] if problems else self._merge([written for written, _ in processes])]
+        if dist.is_initialized():
+            dist.broadcast_object_list(outcome)
+        self._part, self._written, self._results = None, {}, None
+        if outcome[0] is not None:
+            raise outcome[0]
+
+    def _records(self, instances: Instances, target: Target) -> list[dict[str, Any]]:
+        assert instances.scores is not None
+        columns = {
+            "category_id": [self._category_ids[label] for label in instances.labels.tolist()],
+            "bbox": _xywh(instances).tolist(),
+            "score": instances.scores.tolist(),
+        }
+        if self._masks:
+            assert instances.rles is not None
+            size = list(target.size)
+            columns["segmentation"] = [{"size": size, "counts": counts.decode()} for counts in instances.rles]
+        image_id = _image_id(target.image_id)
+        return [
+            {"image_id": image_id, **dict(zip(columns, values, strict=True))}
+            for values in zip(*columns.values(), strict=True)
+        ]
+
+    def _close(self) -> UserError | None:
+        try:
+            if self._part is not None:
+                self._part.close()
+        except OSError as error:
+            return self._unwritable(error)
+        return None
+
+    def _merge(self, written: list[dict[ImageId, tuple[int, int]]]) -> UserError | None:
+        pieces = sorted(
+            (_order(image_id), rank, *place)
+            for rank, places in enumerate(written)
+            for image_id, place in places.items()
+        )
+        file = self._file
+        new = file.with_name(f"{file.name}.new")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with ExitStack() as stack:
+                merged = stack.enter_context(new.open("wb"))
+                ranks = [rank for rank, places in enumerate(written) if places]
+                parts = {rank: stack.enter_context(self._part_file(rank).open("rb")) for rank in ranks}
+                separator = b"[\n"
+                for _, rank, start, length in pieces:
+                    if length > 0:
+                        parts[rank].seek(start)
+                        merged.write(separator + parts[rank].read(length))
+                        separator = b",\n"
+                merged.write(b"\n]\n" if separator == b",\n" else b"[]\n")
+            os.replace(new, file)
+            for rank in ranks:
+                self._part_file(rank).unlink()
+        except OSError as error:
+            return self._unwritable(error)
+        return None
+
+    def _part_file(self, rank: int) -> Path:
+        return self._file.with_name(f"{self._file.name}.part{rank}")
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(self._file, f"cannot be written ({error.strerror})", "make room or name another folder")
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def read(self, target: Target) -> Prediction:
+        """An image's detections: boxes, labels, scores and xywh float64 as in the file, rles with masks; may be none.
+
+        A file without boxes is taken as by pycocotools: each box encloses its mask, and areas are those of the masks.
+        The first call reads the whole file. Raises UserError if it is missing or any record malformed.
+        """
+        results = self._load()
+        image_id = _image_id(target.image_id)
+        self._asked.add(image_id)
+        rows = results.by_image.get(image_id, [])
+        xywh, areas, rles = None, None, None
+        if results.segmentations is not None:
+            rles = [self._counts(results.segmentations[row], row, target.size) for row in rows]
+        if results.xywh is not None:
+            xywh = results.xywh[rows]
+        else:
+            masks = [{"size": list(target.size), "counts": counts} for counts in rles or ()]
+            xywh = torch.from_numpy(coco_mask.toBbox(masks)) if masks else torch.zeros(0, 4, dtype=torch.float64)
+            areas = torch.tensor(coco_mask.area(masks).tolist() if masks else [], dtype=torch.float64)
+        boxes = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1).float()
+        return Prediction(
+            instances=Instances(
+                boxes=boxes,
+                labels=results.labels[rows],
+                scores=results.scores[rows],
+                xywh=xywh,
+                areas=areas,
+                rles=rles if self._masks else None,
+            )
+        )
+
+    def unread(self) -> list[str]:
+        """Ids of images in the file that no `read` has asked for."""
+        return [str(image_id) for image_id in sorted(self._load().by_image.keys() - self._asked, key=_order)]
+
+    def _load(self) -> Results:
+        if self._results is None:
+            records = _read_list(self._file)
+            has_boxes = not records or (isinstance(records[0], dict) and records[0].get("bbox", []) != [])
+            by_image: dict[ImageId, list[int]] = {}
+            for row, record in enumerate(records):
+                self._check(record, row, has_boxes)
+                by_image.setdefault(_image_id(record["image_id"]), []).append(row)
+            xywh = np.array([record["bbox"] for record in records] if has_boxes else [], np.float64).reshape(-1, 4)
+            self._results = Results(
+                by_image,
+                torch.tensor([self._labels[record["category_id"]] for record in records], dtype=torch.int64),
+                torch.tensor([record["score"] for record in records], dtype=torch.float64),
+                torch.from_numpy(xywh) if has_boxes else None,
+                [record["segmentation"] for record in records] if self._masks or not has_boxes else None,
+            )
+        return self._results
+
+    def _check(self, record: Any, row: int, has_boxes: bool) -> None:
+        if not isinstance(record, dict):
+            raise self._malformed(row, f"{reprlib.repr(record)} is not a mapping with image_id, category_id, ..")
+        needed = [*KEYS, *(["bbox"] if has_boxes else []), *(["segmentation"] if self._masks or not has_boxes else [])]
+        for key in needed:
+            if record.get(key) in (None, []):
+                raise self._malformed(row, f"has no {key}")
+        image_id, category_id, score = (record[key] for key in KEYS)
+        if type(image_id) not in (int, str):
+            raise self._malformed(row, f"image_id {reprlib.repr(image_id)} is neither an integer nor a text")
+        if type(category_id) is not int or category_id not in self._labels:
+            what = f"category_id {reprlib.repr(category_id)} is none of {reprlib.repr(self._category_ids)}"
+            raise self._malformed(row, what)
+        if not _is_finite(score):
+            raise self._malformed(row, f"score {reprlib.repr(score)} is not a finite number")
+        if not has_boxes:
+            return
+        box = record["bbox"]
+        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
+            raise self._malformed(row, f"bbox {reprlib.repr(box)} is not [x, y, width, height] in finite numbers")
+        if box[2] < 0 or box[3] < 0:
+            raise self._malformed(row, f"bbox {reprlib.repr(box)} has a negative width or height")
+
+    def _counts(self, segmentation: Any, row: int, size: Size) -> bytes:
+        try:
+            return encode(segmentation, size)
+        except ValueError as error:
+            raise self._malformed(row, str(error)) from None
+
+    def _malformed(self, row: int, what: str) -> UserError:
+        return UserError(
+            f"{self._file}: record {row + 1}", what, "write COCO results, with the category ids of the data"
+        )
+
+
+def _read_list(file: Path) -> list[Any]:
+    try:
+        content = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        what = "no such file"
+        raise UserError(file, what, f"name a file of COCO results, or the folder of {FILE_NAME}") from None
+    except OSError as error:
+        raise UserError(file, f"cannot be read ({error.strerror})", "check the disk and the permissions") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(file, f"is not JSON, or not all of it ({error})", "write the predictions again") from None
+    if not isinstance(content, list):
+        raise UserError(file, "is not a list of results", "name a file of COCO results, not one of annotations")
+    return content
+
+
+def _image_id(text: ImageId) -> ImageId:
+    """A number where it is one: COCO's images are named by their ids with leading zeros."""
+    return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 20 else text
+
+
+def _order(image_id: ImageId) -> tuple[bool, int, str]:
+    """By number; ids that are none come last."""
+    return (False, image_id, "") if isinstance(image_id, int) else (True, 0, image_id)
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether it is a number to calculate with; Python's parser takes NaN, Infinity and endless integers."""
+    return type(value) in (int, float) and -1e15 < value < 1e15
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def _xywh(instances: Instances) -> torch.Tensor:
+    """Boxes as in COCO files, [N, 4] float64: those given, else derived."""
+    if instances.xywh is not None:
+        return instances.xywh.double()
+    boxes = instances.boxes.double()
+    return torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1)

@@ -1,0 +1,158 @@
+"""Objects: boxes with class and score, and masks as colours over the image."""
+
+from collections import Counter
+
+import cv2
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+
+from pictures.canvas import BLACK, WHITE, blend, enlarge, palette
+from structures import DatasetInfo, Instances
+
+Colour = tuple[int, int, int]
+Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2
+
+LOWEST_SCORE = 0.3
+MOST = 40  # objects in a panel; more hide each other
+SMALLEST_SIDE = 480  # of a panel: labels need room
+GREY = (128, 128, 128)
+# How far each further mask of a class is mixed with white (above 0) or black, so that neighbours can be told apart.
+SHADES = (0.0, 0.45, -0.4, 0.25, -0.2, 0.65, -0.55)
+
+
+def instance_panels(
+    image: np.ndarray, truth: Instances | None, prediction: Instances, info: DatasetInfo
+) -> tuple[dict[str, np.ndarray], dict[str, Colour]]:
+    """Panels, enlarged already, and legend for an image [H, W, 3] and objects of its size.
+
+    Detections below LOWEST_SCORE are left out; crowd regions are hatched in grey.
+    """
+    panels: dict[str, np.ndarray] = {}
+    shown: set[int] = set()
+    if truth is not None:
+        order = _areas(truth).argsort(stable=True, descending=True)[:MOST].tolist()
+        panels["true objects" + _left_out(order, len(truth.labels), "largest")] = drawn(image, truth, order, info)
+        shown |= {int(truth.labels[index]) for index in order if not _is_crowd(truth, index)}
+    assert prediction.scores is not None
+    likely = int((prediction.scores >= LOWEST_SCORE).sum())
+    order = prediction.scores.nan_to_num(-1).argsort(stable=True, descending=True)[: min(likely, MOST)].tolist()
+    title = f"detections, score >= {LOWEST_SCORE}" + _left_out(order, likely, "best")
+    panels[title] = drawn(image, prediction, order[::-1], info)
+    shown |= set(prediction.labels[order].tolist())
+    colours = palette(info.num_classes)
+    return panels, {info.classes[label]: _colour(colours[label]) for label in sorted(shown)}
+
+
+def drawn(image: np.ndarray, instances: Instances, order: list[int], info: DatasetInfo) -> np.ndarray:
+    """The image under the masks, boxes and labels of some objects, drawn in the given order; enlarged."""
+    colours = palette(info.num_classes)
+    picture = enlarge(_with_masks(image, instances, order, colours), SMALLEST_SIDE)
+    height, width = picture.shape[:2]
+    scale = min(height, width) / SMALLEST_SIDE
+    thickness = max(1, round(1.5 * scale))
+    boxes = instances.boxes.double().nan_to_num() * (height // image.shape[0])
+    limits = torch.tensor([width - 1, height - 1] * 2)
+    corners = torch.minimum(boxes.round().clamp(min=0), limits).int().tolist()
+    for index in order:
+        x1, y1, x2, y2 = corners[index]
+        colour = GREY if _is_crowd(instances, index) else _colour(colours[instances.labels[index]])
+        cv2.rectangle(picture, (x1, y1), (x2, y2), colour, thickness, cv2.LINE_AA)
+    taken: list[Rectangle] = []
+    for index in reversed(order):  # what is drawn on top chooses its place first
+        text = info.classes[int(instances.labels[index])]
+        if instances.scores is not None:
+            text += f" {float(instances.scores[index]):.2f}"
+        colour = _colour(colours[instances.labels[index]])
+        if _is_crowd(instances, index):
+            text, colour = f"{text}, crowd", GREY
+        _write(picture, text, corners[index], colour, 0.4 * scale, taken)
+    return picture
+
+
+def _with_masks(image: np.ndarray, instances: Instances, order: list[int], colours: np.ndarray) -> np.ndarray:
+    """The image under its masks, smaller ones over larger ones; masks are decoded one at a time."""
+    picture = image.copy()
+    areas = _areas(instances)
+    used: Counter[int] = Counter()
+    for index in sorted(order, key=lambda index: -float(areas[index])):
+        label = int(instances.labels[index])
+        region = _mask(instances, index, image.shape)
+        if _is_crowd(instances, index):
+            region = _box_mask(instances, index, image.shape) if region is None else region
+            picture[region & _stripes(image.shape)] = GREY
+        elif region is not None:
+            shade = SHADES[used[label] % len(SHADES)]
+            used[label] += 1
+            colour = colours[label] * (1 - abs(shade)) + (255 * shade if shade > 0 else 0)
+            picture[region] = blend(picture[region], colour, 0.5)
+    return picture
+
+
+def _write(picture: np.ndarray, text: str, box: Rectangle, colour: Colour, size: float, taken: list[Rectangle]) -> None:
+    """Write a label on, under or inside the edges of its box: at the first place where it hides no other label."""
+    (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
+    width, height = width + 4, height + below + 2
+    x1, y1, x2, y2 = box
+    tops = [y1 - height, y1, y2, y2 - height, *range(y1 + height, max(y2 - height, y1 + height), height)]
+    places = [(left, top) for top in tops for left in (x1, x2 - width, (x1 + x2 - width) // 2)]
+    places = [_inside(place, (width, height), picture.shape) for place in places]
+    free = (place for place in places if not any(_overlap((*place, width, height), other) for other in taken))
+    left, top = next(free, places[0])
+    taken.append((left, top, width, height))
+    cv2.rectangle(picture, (left, top), (left + width - 1, top + height - 1), colour, cv2.FILLED)
+    ink = BLACK if np.dot(colour, (0.299, 0.587, 0.114)) > 140 else WHITE
+    origin = left + 2, top + height - below
+    cv2.putText(picture, text, origin, cv2.FONT_HERSHEY_SIMPLEX, size, ink, 1, cv2.LINE_AA)
+
+
+def _inside(place: tuple[int, int], size: tuple[int, int], shape: tuple[int, ...]) -> tuple[int, int]:
+    return max(0, min(place[0], shape[1] - size[0])), max(0, min(place[1], shape[0] - size[1]))
+
+
+def _overlap(first: tuple[int, int, int, int], second: tuple[int, int, int, int]) -> bool:
+    """Of two rectangles given as left, top, width, height."""
+    return all(
+        first[axis] < second[axis] + second[axis + 2] and second[axis] < first[axis] + first[axis + 2]
+        for axis in (0, 1)
+    )
+
+
+def _left_out(order: list[int], possible: int, kind: str) -> str:
+    return f" ({len(order)} {kind} of {possible})" if len(order) < possible else ""
+
+
+def _is_crowd(instances: Instances, index: int) -> bool:
+    return instances.crowd is not None and bool(instances.crowd[index])
+
+
+def _areas(instances: Instances) -> torch.Tensor:
+    """[N], of the boxes in pixels."""
+    sides = instances.boxes[:, 2:] - instances.boxes[:, :2]
+    return sides[:, 0] * sides[:, 1]
+
+
+def _mask(instances: Instances, index: int, shape: tuple[int, ...]) -> np.ndarray | None:
+    """[H, W] bool, if the object has a mask."""
+    if instances.rles is not None:
+        return coco_mask.decode({"size": list(shape[:2]), "counts": instances.rles[index]}).astype(bool)
+    return None if instances.masks is None else instances.masks[index].cpu().numpy()
+
+
+def _box_mask(instances: Instances, index: int, shape: tuple[int, ...]) -> np.ndarray:
+    mask = np.zeros(shape[:2], bool)
+    x1, y1, x2, y2 = instances.boxes[index].clamp(min=0).round().int().tolist()
+    mask[y1:y2, x1:x2] = True
+    return mask
+
+
+def _stripes(shape: tuple[int, ...]) -> np.ndarray:
+    """[H, W] bool: a diagonal hatching."""
+    period = max(4, min(shape[:2]) // 40)
+    rows, columns = np.indices(shape[:2], sparse=True)
+    return (rows + columns) % period < period / 2
+
+
+def _colour(colour: np.ndarray) -> Colour:
+    red, green, blue = (int(value) for value in colour)
+    return red, green, blue

@@ -1,0 +1,19 @@
+"""Published weights into ours, one module for each family of networks."""
+
+from collections.abc import Callable
+from functools import partial
+
+from tools.published import detectors, segformer
+from tools.published.tensors import Converted, State
+
+# What --from may say. Each raises UserError, naming the second argument, if these are not weights of that source.
+SOURCES: dict[str, Callable[[State, object], Converted]] = {
+    **{name: partial(segformer.convert, name) for name in ("segformer", "mmseg", "huggingface")},
+    "torchvision": detectors.convert_torchvision,
+    "mmdet": detectors.convert_mmdet,
+}
+
+
+def convert(source: str, state: State, where: object) -> Converted:
+    """Convert tensors that `source` published. Raises UserError, naming `where`, if they are no weights of it."""
+    return SOURCES[source](state, where)
