@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 DEMO := data/scenes/scenes.json
 
-.PHONY: help install dev scenes demo test test-slow check format gpu clean
+.PHONY: help install dev scenes demo demo-all test test-slow check format gpu clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
@@ -23,10 +23,13 @@ dev: .venv/installed-dev ## ... and all that development needs
 scenes: install ## write the embedded scenes to data/scenes in the layouts of ADE20K, COCO and NYU
 	$(PY) -m tools.make_scenes --root data/scenes
 
-demo: scenes ## train, score and draw a small SegFormer with DySample on the embedded scenes
-	$(PY) train.py --cfg configs/demo/seg.yaml run_name=demo_seg
-	$(PY) eval.py --checkpoint runs/demo_seg --json runs/demo_seg/eval.json
-	$(PY) -m tools.demo_summary runs/demo_seg
+demo: demo-seg ## train, score and draw a small SegFormer with DySample on the embedded scenes
+demo-all: demo-seg demo-det demo-inst ## the same for boxes and masks, too; one alone: make demo-det, make demo-inst
+
+demo-%: scenes
+	$(PY) train.py --cfg configs/demo/$*.yaml run_name=demo_$*
+	$(PY) eval.py --checkpoint runs/demo_$* --json runs/demo_$*/eval.json
+	$(PY) -m tools.demo_summary runs/demo_$*
 
 test: dev ## the test suite, one process a core
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal

@@ -1,6 +1,6 @@
-"""All that needs a GPU, by one command (`make gpu`): tests marked gpu, a short bf16 training, timings.
+"""All that needs a GPU, by one command (`make gpu`): tests marked gpu, short bf16 trainings, timings.
 
-Writes benchmarks/results/gpu_DEVICE_DATE.json. Exit code 1 if a test or the training fails; the file is written anyway.
+Writes benchmarks/results/gpu_DEVICE_DATE.json, anew after every part. Exit code 1 if a test or a training fails.
 """
 
 import json
@@ -8,6 +8,8 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from errors import UserError, run_command
 from eval import write_result
 
 RESULTS = Path("benchmarks/results")
+TASKS = ("seg", "det", "inst")
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
@@ -33,11 +36,11 @@ def tests() -> dict[str, Any]:
     return {"exit_code": done.returncode, "summary": done.stdout.strip().splitlines()[-1]}
 
 
-def training() -> dict[str, Any]:
-    """A short bf16 training on the embedded scenes: its last losses, speed and scores."""
+def training(task: str) -> dict[str, Any]:
+    """A short bf16 training of a demo on the embedded scenes: its last losses, speed and scores."""
     with tempfile.TemporaryDirectory() as folder:
         options = ["precision=bf16", "steps=200", "evaluation.every=200", f"output_dir={folder}", "run_name=gpu"]
-        done = run("train.py", "--cfg", "configs/demo/seg.yaml", "system.device=cuda", *options)
+        done = run("train.py", "--cfg", f"configs/demo/{task}.yaml", "system.device=cuda", *options)
         if done.returncode:
             return {"exit_code": done.returncode}
         lines = [json.loads(line) for line in (Path(folder) / "gpu/log.jsonl").read_text().splitlines()]
@@ -45,26 +48,33 @@ def training() -> dict[str, Any]:
     return {"exit_code": 0, "options": options, "last_step": lines[-2], "metrics": result["metrics"]}
 
 
-def timings() -> dict[str, Any]:
-    """Upsamplers in float32 and bfloat16, and a SegFormer-B1 training step."""
-    upsamplers = {
-        dtype: json.loads(run("-m", "benchmarks.upsamplers", "--dtype", dtype, "--repeats", "50").stdout)
-        for dtype in ("fp32", "bf16")
-    }
-    return {"upsamplers": upsamplers, "segformer_step": json.loads(run("-m", "benchmarks.segformer_step").stdout)}
+def timing(module: str, *options: str) -> Any:
+    """What a benchmark prints."""
+    return json.loads(run("-m", module, *options).stdout)
 
 
 def main() -> None:
     """The command."""
     if not torch.cuda.is_available():
         raise UserError("make gpu", "PyTorch sees no CUDA device", "run it on a machine with an NVIDIA GPU")
-    about = machine("cuda")
-    record = {**about, "tests": tests(), "training": training(), "timings": timings()}
-    name = re.sub(r"\W+", "_", about["device"]).strip("_").lower()
-    path = RESULTS / f"gpu_{name}_{about['date']}.json"
-    write_result(path, record)
+    record = machine("cuda")
+    name = re.sub(r"\W+", "_", record["device"]).strip("_").lower()
+    path = RESULTS / f"gpu_{name}_{record['date']}.json"
+    parts: dict[str, Callable[[], Any]] = {
+        "upsamplers_fp32": partial(timing, "benchmarks.upsamplers", "--dtype", "fp32", "--repeats", "50"),
+        "upsamplers_bf16": partial(timing, "benchmarks.upsamplers", "--dtype", "bf16", "--repeats", "50"),
+        "segformer_step": partial(timing, "benchmarks.segformer_step", "--rounds", "1"),
+        "detector_step": partial(
+            timing, "benchmarks.detector_step", "--rounds", "1", "--height", "800", "--width", "1344"
+        ),
+        **{f"training_{task}": partial(training, task) for task in TASKS},
+        "tests": tests,
+    }
+    for part, measure in parts.items():
+        record[part] = measure()
+        write_result(path, record)
     print(f"written to {path}")
-    if record["tests"]["exit_code"] or record["training"]["exit_code"]:
+    if any(isinstance(part, dict) and part.get("exit_code") for part in record.values()):
         sys.exit(1)
 
 

@@ -24,9 +24,8 @@ def main() -> None:
     if not results.is_file():
         raise UserError(results, "no such file", "name the folder of a run that has been scored")
     result = json.loads(results.read_text())
-    print(
-        "\n" + "  ".join(f"{name} {value:.1f}" for name, value in result["metrics"].items()), "at step", result["step"]
-    )
+    numbers = (f"{name} {'-' if value is None else f'{value:.1f}'}" for name, value in result["metrics"].items())
+    print("\n" + "  ".join(numbers), "at step", result["step"])
     if result["task"] == "semantic":
         name, baseline = commonest_class(result["per_class"])
         print(f'for comparison, "{name}" everywhere would give mIoU {baseline:.1f}')
