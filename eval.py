@@ -142,6 +142,13 @@ def check_writable(path: Path) -> None:
         raise UserError(path, f"cannot be written ({error})", "name a file in a folder that you may write") from None
 
 
+def check_outside_data(folder: Path, option: str, experiment: Experiment) -> None:
+    """Raise UserError, naming the option, if predictions in `folder` could overwrite annotations."""
+    if folder.resolve().is_relative_to(experiment.data.root.expanduser().resolve()):
+        what = f"lies in data.root ({experiment.data.root}), where predictions could overwrite annotations"
+        raise UserError(f"{option} {folder}", what, "choose a folder outside")
+
+
 def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
@@ -201,9 +208,8 @@ def main() -> None:
         check_writable(arguments.json)
     path = find_checkpoint(arguments.checkpoint)
     experiment, model, step = load_trained(path, arguments.cfg, arguments.overrides)
-    if arguments.predictions and arguments.predictions.resolve().is_relative_to(experiment.data.root.resolve()):
-        what = f"lies in data.root ({experiment.data.root}), where predictions could overwrite annotations"
-        raise UserError(f"--predictions {arguments.predictions}", what, "choose a folder outside")
+    if arguments.predictions:
+        check_outside_data(arguments.predictions, "--predictions", experiment)
     if experiment.system.reuse_memory:
         keep_freed_memory()
     dataset = experiment.data.build("val")

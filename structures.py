@@ -82,6 +82,13 @@ class Instances(Record):
     xywh: Tensor | None = None
     areas: Tensor | None = None
 
+    def coco_boxes(self) -> Tensor:
+        """Boxes as COCO files have them, [N, 4] float64 (x, y, width, height): `xywh`, else derived from `boxes`."""
+        if self.xywh is not None:
+            return self.xywh.double()
+        boxes = self.boxes.double()
+        return torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1)
+
 
 @dataclass
 class Panoptic(Record):

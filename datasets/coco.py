@@ -3,6 +3,8 @@
 That form is a folder of images and a JSON file per split; classes and paths are set in the YAML.
 """
 
+import os
+import stat
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -80,8 +82,8 @@ class COCOConfig(Schema):
         if not isinstance(root, str | Path) or not isinstance(file, str) or file == TRAIN_ANNOTATIONS:
             return values
         path = _below(Path(root), file)
-        if not path.is_file():
-            what = "no such file; the classes would be read from it"
+        if problem := _problem(path, "file"):
+            what = f"{problem}; the classes would be read from it"
             raise UserError(path, what, "correct data.train_annotations (or data.root), or list data.classes")
         return {**values, "classes": read_classes(path)}
 
@@ -141,7 +143,7 @@ class COCO(DenseDataset):
         self.info = config.info
         self._training = split == "train"
         self._masks = config.masks
-        root = config.root.expanduser()
+        root = _below(config.root, "")
         if self._training:
             images, file = config.train_images, config.train_annotations
         else:
@@ -220,19 +222,35 @@ class COCO(DenseDataset):
 
 
 def _below(root: Path, path: str) -> Path:
-    return root.expanduser() / Path(path).expanduser()
+    try:
+        return root.expanduser() / Path(path).expanduser()
+    except RuntimeError as error:  # ~ or ~user without a home
+        raise UserError(root / path, str(error), "write the whole path") from None
 
 
 def _check_paths(root: Path, images: Path | None, file: Path, split: str) -> None:
-    if not root.is_dir():
-        what = f"unpack {DOWNLOAD} into one folder and set data.root to it"
-        raise UserError(root, "no such folder", what)
-    if not file.is_file():
-        what = "no such file, which the COCO layout needs"
-        raise UserError(file, what, f"check data.root, or set data.{split}_annotations to the file's path below it")
-    if images is not None and not images.is_dir():
-        what = "no such folder, which the COCO layout needs"
-        raise UserError(images, what, f"check data.root, or set data.{split}_images to the folder's path below it")
+    if problem := _problem(root, "folder"):
+        do = f"unpack {DOWNLOAD} into one folder and set data.root to it"
+        raise UserError(root, problem, do)
+    if problem := _problem(file, "file"):
+        do = f"check data.root, or set data.{split}_annotations to the file's path below it"
+        raise UserError(file, f"{problem}, which the COCO layout needs", do)
+    if images is not None and (problem := _problem(images, "folder")):
+        do = f"check data.root, or set data.{split}_images to the folder's path below it"
+        raise UserError(images, f"{problem}, which the COCO layout needs", do)
+
+
+def _problem(path: Path, kind: Literal["file", "folder"]) -> str | None:
+    """Why `path` is no file or folder to read; None if it is one."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null byte
+        return f"no such {kind}"
+    except OSError as error:
+        return f"no {kind} that can be read ({error.strerror})"
+    if not (stat.S_ISREG if kind == "file" else stat.S_ISDIR)(mode):
+        return f"no such {kind}"
+    return None if os.access(path, os.R_OK) else f"no {kind} that may be read (check its permissions)"
 
 
 def _trainable(annotations: Annotations, config: COCOConfig) -> np.ndarray:

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal
 
 import numpy as np
 import yaml
 
 from datasets.coco_masks import area_of, encode
+from datasets.coco_values import box_of, is_id, is_number, is_text
 from datasets.folders import Names
 from datasets.images import MAX_PIXELS
 from errors import UserError
@@ -150,7 +151,7 @@ def _categories(path: Path, content: dict[str, Any]) -> dict[int, str]:
     categories: dict[int, str] = {}
     for number, record in enumerate(_list_of(path, content, "categories")):
         key, name = (record.get("id"), record.get("name")) if isinstance(record, dict) else (None, None)
-        if not _is_id(key) or not isinstance(name, str) or not name:
+        if not is_id(key) or not is_text(name):
             raise UserError(f"{path}: categories[{number}]", "lacks an integer id or a name", CORRECT)
         if key in categories:
             raise UserError(f"{path}: category {key}", "appears twice", CORRECT)
@@ -189,11 +190,7 @@ class _Faults:
 def _entry(kind: str, record: Any, number: int) -> str:
     """How errors name an entry: by its id, or by its place in the list."""
     key = record.get("id") if isinstance(record, dict) else None
-    return f"{kind} {key}" if _is_id(key) else f"{kind}s[{number}]"
-
-
-def _is_id(value: Any) -> TypeGuard[int]:
-    return type(value) is int and 0 <= value < 2**63
+    return f"{kind} {key}" if is_id(key) else f"{kind}s[{number}]"
 
 
 # --- images ----------------------------------------------------------------------------------------------------------
@@ -222,7 +219,7 @@ def _read_images(records: list[Any], folder: Path | None, faults: _Faults) -> tu
 
 def _id_of(record: Any) -> int:
     key = record.get("id") if isinstance(record, dict) else None
-    if not _is_id(key):
+    if not is_id(key):
         raise ValueError("has no integer id")
     return key
 
@@ -255,9 +252,8 @@ class _Files:
 
 def _name_of(record: dict[str, Any], files: _Files | None) -> str:
     name = record.get("file_name")
-    if not isinstance(name, str) or not name or "\0" in name:
+    if not is_text(name):
         raise ValueError(f"file_name {reprlib.repr(name)} is no file name")
-    os.fsencode(name)  # raises ValueError for what no file can be called
     if name.startswith("/") or ".." in name.split("/"):
         raise ValueError(f"file_name {name} leads out of the images' folder")
     if files is not None and name not in files:
@@ -285,20 +281,20 @@ class _AnnotationReader:
         if key in self._seen:
             raise ValueError("its id appears twice")
         image_id, category = record.get("image_id"), record.get("category_id")
-        if not _is_id(image_id) or image_id not in self._image_rows:
-            if _is_id(image_id) and image_id in self._lost:
+        if not is_id(image_id) or image_id not in self._image_rows:
+            if is_id(image_id) and image_id in self._lost:
                 return
             raise ValueError(f"image_id {reprlib.repr(image_id)} is none of the images")
-        if not _is_id(category) or category not in self._labels:
+        if not is_id(category) or category not in self._labels:
             raise ValueError(f"category_id {reprlib.repr(category)} is none of the categories")
-        row, crowd, box = self._image_rows[image_id], record.get("iscrowd", 0), _box_of(record)
+        row, crowd, box = self._image_rows[image_id], record.get("iscrowd", 0), box_of(record)
         if crowd not in (0, 1):
             raise ValueError(f"iscrowd is {reprlib.repr(crowd)}, neither 0 nor 1")
         rle = None if self._rles is None else encode(record.get("segmentation"), self._sizes[row])
         area = record.get("area")
         if area is None:
             area = box[2] * box[3] if rle is None else area_of(rle, self._sizes[row])
-        elif not _is_finite(area):
+        elif not is_number(area):
             raise ValueError(f"area {reprlib.repr(area)} is no finite number")
         self._seen.add(key)
         self._integers.extend((row, key, self._labels[category], int(crowd)))
@@ -333,17 +329,3 @@ class _AnnotationReader:
 
 def _offsets(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-
-
-def _box_of(record: dict[str, Any]) -> list[float]:
-    box = record.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
-        raise ValueError(f"bbox {reprlib.repr(box)} is not [x, y, width, height] in finite numbers")
-    if box[2] < 0 or box[3] < 0:
-        raise ValueError(f"bbox {reprlib.repr(box)} is inverted: its width or height is negative")
-    return box
-
-
-def _is_finite(value: Any) -> bool:
-    """Whether it is a number with which one can calculate; Python's parser takes NaN, Infinity and endless integers."""
-    return type(value) in (int, float) and -1e15 < value < 1e15

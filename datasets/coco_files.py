@@ -15,12 +15,15 @@ import torch.distributed as dist
 from pycocotools import mask as coco_mask
 
 from datasets.base import PredictionFiles
-from datasets.coco_masks import encode
+from datasets.coco_masks import area_of, encode
+from datasets.coco_values import box_of, is_number
 from errors import UserError
 from structures import Instances, Prediction, Size, Target
 
 FILE_NAME = "predictions.json"
 KEYS = ("image_id", "category_id", "score")
+COMPLETE = "write COCO results, with the category ids of the data and a bbox or a segmentation each"
+BOXES_ALONE = "write masks too, or score the boxes alone: data.masks=false"
 
 ImageId = int | str
 
@@ -113,7 +116,7 @@ class CocoFiles(PredictionFiles):
         assert instances.scores is not None
         columns = {
             "category_id": [self._category_ids[label] for label in instances.labels.tolist()],
-            "bbox": _xywh(instances).tolist(),
+            "bbox": instances.coco_boxes().tolist(),
             "score": instances.scores.tolist(),
         }
         if self._masks:
@@ -188,7 +191,7 @@ class CocoFiles(PredictionFiles):
         else:
             masks = [{"size": list(target.size), "counts": counts} for counts in rles or ()]
             xywh = torch.from_numpy(coco_mask.toBbox(masks)) if masks else torch.zeros(0, 4, dtype=torch.float64)
-            areas = torch.tensor(coco_mask.area(masks).tolist() if masks else [], dtype=torch.float64)
+            areas = torch.tensor([area_of(counts, target.size) for counts in rles or ()], dtype=torch.float64)
         boxes = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1).float()
         return Prediction(
             instances=Instances(
@@ -229,22 +232,21 @@ class CocoFiles(PredictionFiles):
         needed = [*KEYS, *(["bbox"] if has_boxes else []), *(["segmentation"] if self._masks or not has_boxes else [])]
         for key in needed:
             if record.get(key) in (None, []):
-                raise self._malformed(row, f"has no {key}")
+                boxes_alone = key == "segmentation" and has_boxes
+                raise self._malformed(row, f"has no {key}", BOXES_ALONE if boxes_alone else COMPLETE)
         image_id, category_id, score = (record[key] for key in KEYS)
         if type(image_id) not in (int, str):
             raise self._malformed(row, f"image_id {reprlib.repr(image_id)} is neither an integer nor a text")
         if type(category_id) is not int or category_id not in self._labels:
             what = f"category_id {reprlib.repr(category_id)} is none of {reprlib.repr(self._category_ids)}"
             raise self._malformed(row, what)
-        if not _is_finite(score):
+        if not is_number(score):
             raise self._malformed(row, f"score {reprlib.repr(score)} is not a finite number")
-        if not has_boxes:
-            return
-        box = record["bbox"]
-        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
-            raise self._malformed(row, f"bbox {reprlib.repr(box)} is not [x, y, width, height] in finite numbers")
-        if box[2] < 0 or box[3] < 0:
-            raise self._malformed(row, f"bbox {reprlib.repr(box)} has a negative width or height")
+        if has_boxes:
+            try:
+                box_of(record)
+            except ValueError as error:
+                raise self._malformed(row, str(error)) from None
 
     def _counts(self, segmentation: Any, row: int, size: Size) -> bytes:
         try:
@@ -252,10 +254,8 @@ class CocoFiles(PredictionFiles):
         except ValueError as error:
             raise self._malformed(row, str(error)) from None
 
-    def _malformed(self, row: int, what: str) -> UserError:
-        return UserError(
-            f"{self._file}: record {row + 1}", what, "write COCO results, with the category ids of the data"
-        )
+    def _malformed(self, row: int, what: str, do: str = COMPLETE) -> UserError:
+        return UserError(f"{self._file}: record {row + 1}", what, do)
 
 
 def _read_list(file: Path) -> list[Any]:
@@ -283,18 +283,5 @@ def _order(image_id: ImageId) -> tuple[bool, int, str]:
     return (False, image_id, "") if isinstance(image_id, int) else (True, 0, image_id)
 
 
-def _is_finite(value: Any) -> bool:
-    """Whether it is a number to calculate with; Python's parser takes NaN, Infinity and endless integers."""
-    return type(value) in (int, float) and -1e15 < value < 1e15
-
-
 def _rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
-
-
-def _xywh(instances: Instances) -> torch.Tensor:
-    """Boxes as in COCO files, [N, 4] float64: those given, else derived."""
-    if instances.xywh is not None:
-        return instances.xywh.double()
-    boxes = instances.boxes.double()
-    return torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1)

@@ -13,11 +13,9 @@ from itertools import pairwise
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 from pycocotools import mask as coco_mask
 from pycocotools.cocoeval import COCOeval
 from pydantic import Field
-from torch import Tensor
 
 from config import Schema
 from errors import UserError
@@ -231,7 +229,7 @@ def _annotations(instances: Instances, kind: Kind, size: Size) -> Annotations:
     """
     shapes: Sequence[Any]
     if kind == "bbox":
-        shapes = _xywh(instances).tolist()
+        shapes = instances.coco_boxes().tolist()
     else:
         assert instances.rles is not None
         shapes = [{"size": list(size), "counts": counts} for counts in instances.rles]
@@ -240,7 +238,7 @@ def _annotations(instances: Instances, kind: Kind, size: Size) -> Annotations:
     elif kind == "bbox":
         areas = [w * h for _, _, w, h in shapes]
     else:
-        areas = coco_mask.area(shapes).tolist() if shapes else []
+        areas = [int(coco_mask.area(shape)) for shape in shapes]  # pycocotools 2.0.11 fails on lists of more than 255
     scores = [0.0] * len(shapes) if instances.scores is None else instances.scores.tolist()
     key = {"bbox": "bbox", "segm": "segmentation"}[kind]
     annotations: Annotations = defaultdict(list)
@@ -262,14 +260,6 @@ def _labels_and_crowd(instances: Instances) -> list[tuple[int, bool]]:
     labels = instances.labels.tolist()
     crowd = [False] * len(labels) if instances.crowd is None else instances.crowd.tolist()
     return list(zip(labels, crowd, strict=True))
-
-
-def _xywh(instances: Instances) -> Tensor:
-    """Boxes as in COCO files, [N, 4] float64: those given, else derived."""
-    if instances.xywh is not None:
-        return instances.xywh.double()
-    boxes = instances.boxes.double()
-    return torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1)
 
 
 def _no_matches() -> Matches:

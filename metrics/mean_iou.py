@@ -30,9 +30,10 @@ class MeanIoUConfig(Schema):
     boundary_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.02
 
     def build(self, info: DatasetInfo) -> "MeanIoU":
-        """The metric for the classes of `info`."""
-        if not info.classes:
-            raise UserError("metrics.mean_iou", f"{info.name} has no classes", "choose a metric of its task")
+        """The metric for the classes of `info`. Raises UserError if its task is another."""
+        if info.task != "semantic":
+            what = f"{info.name} is {info.task} data, which has no class for every pixel"
+            raise UserError("metrics.mean_iou", what, "choose a metric of its task")
         return MeanIoU(info.classes, self.boundary_ratio if self.boundary else None)
 
 

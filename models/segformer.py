@@ -111,6 +111,7 @@ class SegFormerHead(nn.Module):
         super().__init__()
         self.mode = mode
         self.embeds = nn.ModuleList(nn.Linear(width, channels) for width in in_channels)
+        self.one_step = len(upsamplers) == 0
         self.upsamplers = nn.ModuleList(upsamplers)
         self.fuse = nn.Conv2d(4 * channels, channels, 1, bias=False)
         self.norm = nn.BatchNorm2d(channels)
@@ -121,7 +122,7 @@ class SegFormerHead(nn.Module):
     def forward(self, features: list[Tensor]) -> Tensor:
         """Levels [B, C_i, H_i, W_i] from fine to coarse -> logits [B, K, H_1, W_1]."""
         # Evaluation keeps the published order of operations, so that counted MACs are those of the paper.
-        folded = self.training and not self.upsamplers
+        folded = self.training and self.one_step
         fused = self._fused_by_folded_weights(features) if folded else self._fused(features)
         logits: Tensor = self.classifier(self.dropout(F.relu(self.norm(fused), inplace=True)))
         return logits
@@ -138,13 +139,13 @@ class SegFormerHead(nn.Module):
 
     def _enlarged(self, e1: Tensor, e2: Tensor, e3: Tensor, e4: Tensor) -> Iterator[Tensor]:
         """Embeddings at 1/4, 1/8, 1/16, 1/32 -> all at 1/4, in the order of `fuse`: c4, c3, c2, c1."""
-        if self.upsamplers:
+        if self.one_step:
+            yield from (F.interpolate(embedding, e1.shape[-2:], mode=self.mode) for embedding in (e4, e3, e2))
+        else:
             up = self.upsamplers
             yield up[2](up[1](up[0](e4, guide=e3), guide=e2), guide=e1)
             yield up[4](up[3](e3, guide=e2), guide=e1)
             yield up[5](e2, guide=e1)
-        else:
-            yield from (F.interpolate(embedding, e1.shape[-2:], mode=self.mode) for embedding in (e4, e3, e2))
         yield e1
 
     def _fused_by_folded_weights(self, features: list[Tensor]) -> Tensor:

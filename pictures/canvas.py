@@ -8,7 +8,8 @@ import numpy as np
 
 WHITE, BLACK, RED = (255, 255, 255), (0, 0, 0), (230, 30, 30)
 GOLDEN_RATIO = 0.618034
-SMALLEST_SIDE = 240  # smaller images are enlarged, so that titles and thin structures stay legible
+SMALLEST_SIDE = 240  # much smaller images are enlarged, so that titles and thin structures stay legible
+LONGEST_SIDE = 4096  # no strip is enlarged beyond
 
 
 @cache
@@ -28,8 +29,12 @@ def blend(image: np.ndarray, colours: np.ndarray, opacity: float = 0.6) -> np.nd
 
 
 def enlarge(image: np.ndarray, smallest_side: int = SMALLEST_SIDE) -> np.ndarray:
-    """The picture [H, W, 3] repeated up to a legible size; pixels stay sharp."""
-    factor = max(1, -(-smallest_side // min(image.shape[:2])))
+    """The picture [H, W, 3] repeated a whole number of times to about a legible size; pixels stay sharp.
+
+    The shorter side becomes 2/3 of `smallest_side` or more, but the longer one at most LONGEST_SIDE by it.
+    """
+    short, long = sorted(image.shape[:2])
+    factor = max(1, min(int(smallest_side / short + 0.5), LONGEST_SIDE // long))
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 

@@ -15,7 +15,7 @@ Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2
 
 LOWEST_SCORE = 0.3
 MOST = 40  # objects in a panel; more hide each other
-SMALLEST_SIDE = 480  # of a panel: labels need room
+SMALLEST_SIDE = 480  # to which panels are about enlarged: labels need room
 GREY = (128, 128, 128)
 # How far each further mask of a class is mixed with white (above 0) or black, so that neighbours can be told apart.
 SHADES = (0.0, 0.45, -0.4, 0.25, -0.2, 0.65, -0.55)
@@ -49,8 +49,8 @@ def drawn(image: np.ndarray, instances: Instances, order: list[int], info: Datas
     colours = palette(info.num_classes)
     picture = enlarge(_with_masks(image, instances, order, colours), SMALLEST_SIDE)
     height, width = picture.shape[:2]
-    scale = min(height, width) / SMALLEST_SIDE
-    thickness = max(1, round(1.5 * scale))
+    scale = max(1, min(height, width) / SMALLEST_SIDE)
+    thickness = round(1.5 * scale)
     boxes = instances.boxes.double().nan_to_num() * (height // image.shape[0])
     limits = torch.tensor([width - 1, height - 1] * 2)
     corners = torch.minimum(boxes.round().clamp(min=0), limits).int().tolist()

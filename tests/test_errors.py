@@ -12,6 +12,7 @@ import torch
 import eval as evaluation
 import train as training
 from errors import run_command
+from experiment import load_experiment
 from tests.conftest import ROOT, train
 from tools import complexity, convert_weights, make_scenes, predict, score
 
@@ -136,7 +137,6 @@ def test_run_folder_of_another_configuration(fails, tiny):
 
 
 def test_run_folder_in_use_or_unwritable(fails, tiny, tmp_path):
-    from experiment import load_experiment
     from runtime.run_folder import RunFolder
 
     experiment = load_experiment(CFG[1], tiny)
@@ -163,6 +163,21 @@ def test_checkpoints_that_do_not_fit(fails, tiny, tmp_path):
     root = next(option for option in tiny if option.startswith("data.root="))[len("data.root=") :]
     assert "lies in data.root" in fails(evaluation.main, "--checkpoint", last, "--predictions", f"{root}/annotations")
     assert "no such image" in fails(predict.main, "--checkpoint", last, "none.jpg", "--out", tmp_path / "out")
+
+
+def test_images_that_cannot_be_read_are_left_out_and_named(fails, tiny, tmp_path, monkeypatch):
+    experiment = load_experiment(CFG[1], tiny)
+    monkeypatch.setattr(predict, "load_trained", lambda *_: (experiment, experiment.build_model(), 0))
+    photos = tmp_path / "photos"
+    (photos / "folder.jpg").mkdir(parents=True)
+    shutil.copy(ROOT / "docs/images/demo.jpg", photos / "good.jpg")
+    for name in ("bad.jpg", "worse.png", ".hidden.jpg", "note.txt"):
+        (photos / name).write_text("no picture")
+    line = fails(predict.main, "--checkpoint", "any.pt", photos, "--out", tmp_path / "out")
+    assert f"{photos / 'bad.jpg'}: is not a readable image" in line
+    assert sorted(path.name for path in tmp_path.glob("out/**/*.png")) == ["good.png", "good.png"]
+    labels = experiment.data.root / "annotations"
+    assert "lies in data.root" in fails(predict.main, "--checkpoint", "any.pt", photos, "--out", labels)
 
 
 def test_tools_refuse_what_is_not_there(fails, tiny, tmp_path):

@@ -6,7 +6,7 @@ import torch
 from pycocotools import mask as coco_mask
 
 from pictures import draw
-from pictures.canvas import RED, palette
+from pictures.canvas import RED, enlarge, palette
 from pictures.instances import GREY, MOST, instance_panels
 from pictures.semantic import semantic_panels
 from structures import IGNORE, DatasetInfo, Instances, Prediction, Target
@@ -50,6 +50,14 @@ def test_picture_has_a_panel_each_and_a_legible_size():
     assert with_truth.dtype == np.uint8
     assert with_truth.shape[1] > 1.9 * alone.shape[1]
     assert alone.shape[0] > 240
+
+
+@pytest.mark.parametrize(
+    ("shape", "factor"),
+    [((48, 64), 10), ((427, 640), 1), ((240, 320), 2), ((7, 3000), 1), ((1, 500), 8), ((600, 800), 1)],
+)
+def test_pictures_are_enlarged_within_limits(shape, factor):
+    assert enlarge(np.zeros((*shape, 3), np.uint8), 480).shape[:2] == (shape[0] * factor, shape[1] * factor)
 
 
 # --- objects ---------------------------------------------------------------------------------------------------------

@@ -69,6 +69,8 @@ def main() -> None:
     parser.add_argument("input", type=Path, metavar="IN")
     parser.add_argument("output", type=Path, metavar="OUT")
     arguments = parser.parse_args()
+    if arguments.output.resolve() == arguments.input.resolve():
+        raise UserError(f"OUT {arguments.output}", "is the file to convert", "name another file")
     kind, model, remark = convert(arguments.source, read_published(arguments.input), arguments.input)
     own = {name: value.detach().clone() for name, value in model.items()}  # a view would be saved with all it views
     try:

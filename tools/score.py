@@ -5,6 +5,7 @@
 PATH is what `eval.py --predictions` or `tools.predict` wrote, or any files of the same form.
 """
 
+import os
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from errors import ArgumentParser, UserError, run_command
-from eval import describe, result_record, write_result
+from eval import check_writable, describe, result_record, write_result
 from experiment import load_experiment
 from runtime.distributed import Processes
 from runtime.log import environment
@@ -26,8 +27,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the result record to this file")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     arguments = parser.parse_intermixed_args()
-    if not arguments.predictions.exists():
+    if not os.path.exists(arguments.predictions):  # unlike that of Path, no error where a folder may not be entered
         raise UserError(arguments.predictions, "no such file or folder", "name what eval.py --predictions wrote")
+    if arguments.json:
+        check_writable(arguments.json)
     experiment = load_experiment(arguments.cfg, arguments.overrides)
     dataset = experiment.data.build("val", annotations_only=True)
     files = experiment.data.prediction_files(arguments.predictions)
@@ -39,7 +42,8 @@ def main() -> None:
         for metric in metrics:
             metric.update([prediction], [target])
     if unread := files.unread():
-        what = f"has predictions for {len(unread)} images that the validation set lacks ({', '.join(unread[:3])}, ..)"
+        names = ", ".join(unread[:3]) + (", .." if len(unread) > 3 else "")
+        what = f"has predictions for {len(unread)} image(s) that the validation set lacks ({names})"
         raise UserError(arguments.predictions, what, "score them against the data set that they were made for")
     result = result_record(experiment, metrics, dataset) | {
         "seconds": round(time.perf_counter() - start, 3),

@@ -173,7 +173,7 @@ def _arranged(offset: Tensor, scope: Tensor | None, style: str, scale: int, grou
     if style == "pl":
         return offset.reshape(B, 2, g, h, w).permute(0, 2, 3, 4, 1)
     offset = offset.reshape(B, 2, g, s, s, h, w).permute(0, 2, 5, 3, 6, 4, 1)
-    return offset.reshape(B, g, s * h, s * w, 2)
+    return offset.flatten(2).reshape(B, g, s * h, s * w, 2)  # in two steps for the reason given in `shuffle`
 
 
 def _start(offset: Tensor, start: str, scale: int) -> Tensor:

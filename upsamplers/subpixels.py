@@ -11,7 +11,8 @@ def shuffle(y: Tensor, scale: int) -> Tensor:
     """From the sub-pixel layout to high resolution. y [B, C, s², H, W] -> [B, C, sH, sW]."""
     B, C, _, H, W = y.shape
     y = y.reshape(B, C, scale, scale, H, W).permute(0, 1, 4, 2, 5, 3)
-    return y.reshape(B, C, scale * H, scale * W)
+    # Flattened first: for a reshape in one step torch.export puts a condition on W (PyTorch 2.10, 2.11).
+    return y.flatten(2).reshape(B, C, scale * H, scale * W)
 
 
 def unshuffle(y: Tensor, scale: int) -> Tensor:

@@ -1,6 +1,7 @@
 """The third stage of Mask R-CNN: a mask for every detected box. He et al., ICCV 2017."""
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -81,8 +82,9 @@ def _cut_out(boxes: Tensor, samples: Samples, target: Target) -> Tensor:
     """The true masks [P, 28, 28] of 0 and 1 inside the positives' boxes [P, 4]."""
     assert target.instances is not None
     assert target.instances.masks is not None
-    masks = target.instances.masks[:, None].float()
-    rois = torch.cat([samples.objects[:, None].to(boxes.dtype), boxes], dim=1)
+    seen, rows = samples.objects.unique(return_inverse=True)  # bitmaps are large: only those that are looked at
+    masks = target.instances.masks[seen, None].float()
+    rois = torch.cat([rows[:, None].to(boxes.dtype), boxes], dim=1)
     return (roi_align(masks, rois, SIDE, 1.0, sampling_ratio=0, aligned=True)[:, 0] >= 0.5).float()
 
 
@@ -91,26 +93,24 @@ def encode_masks(probabilities: Tensor, boxes: Tensor, size: Size, threshold: fl
 
     A pixel belongs to a mask if its probability, interpolated bilinearly at the pixel's centre, reaches the threshold.
     """
-    canvas = np.zeros(size, np.uint8, order="F")
+    canvas = np.zeros(size[::-1], np.uint8)  # [W, H]: COCO's run lengths go down the columns
     rles = []
-    for mask, box in zip(probabilities.float().cpu(), boxes.float().cpu(), strict=True):
-        # Beyond the box the mask falls below one half within less than a pixel of the network's 28.
-        left, top = (max(int(edge) - 1, 0) for edge in box[:2].floor().tolist())
-        right, bottom = (
-            min(int(edge) + 1, side) for edge, side in zip(box[2:].ceil().tolist(), size[::-1], strict=True)
-        )
-        window = np.s_[top:bottom, left:right]
-        canvas[window] = _sampled(mask, box, (top, bottom), (left, right)) >= threshold
-        rles.append(coco_mask.encode(canvas)["counts"])
+    for mask, box in zip(probabilities.float().cpu().numpy(), boxes.double().cpu().numpy(), strict=True):
+        left, columns = _weights(box[0], box[2], size[1])
+        top, rows = _weights(box[1], box[3], size[0])
+        window = np.s_[left : left + len(columns), top : top + len(rows)]
+        canvas[window] = columns @ mask.T @ rows.T >= threshold
+        rles.append(coco_mask.encode(canvas.T)["counts"])
         canvas[window] = 0
     return rles
 
 
-def _sampled(mask: Tensor, box: Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
-    """The mask, stretched over its box, at the centres of pixels of these rows and columns; 0 outside the box."""
-    positions = [
-        (torch.arange(first, last) + 0.5 - box[axis]) / (box[axis + 2] - box[axis]).clamp(min=1e-6) * 2 - 1
-        for axis, (first, last) in enumerate([columns, rows])
-    ]
-    grid = torch.stack(torch.meshgrid(*positions, indexing="xy"), dim=-1)
-    return F.grid_sample(mask[None, None], grid[None], align_corners=False)[0, 0].numpy()
+def _weights(low: float, high: float, length: int) -> tuple[int, np.ndarray]:
+    """The first of the pixels from `low` to `high`, and how much of each of a mask's 28 pixels each of them takes.
+
+    low, high: a box's edges along one axis of an image of this `length`. Weights [pixels, 28]; 0 beyond the mask.
+    """
+    # One pixel more at either end, where a probability is below one half already.
+    first, last = max(math.floor(low) - 1, 0), min(math.ceil(high) + 1, length)
+    positions = (np.arange(first, last) + 0.5 - low) / max(high - low, 1e-6) * SIDE - 0.5
+    return first, np.clip(1 - np.abs(positions[:, None] - np.arange(SIDE)), 0, None).astype(np.float32)

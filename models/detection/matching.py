@@ -13,6 +13,7 @@ from models.detection.boxes import covered_share
 from structures import Target
 
 NEGATIVE, IGNORED = -1, -2  # what is assigned to a box besides the index of an object
+_AT_ONCE = 32  # objects compared with all boxes at a time, which bounds the memory
 
 
 def objects_and_crowds(target: Target) -> tuple[Tensor, Tensor]:
@@ -42,18 +43,20 @@ def assign(
     belong to that object, provided their IoU is at least this; of several such objects the last one counts.
     crowd_share: background boxes of which a crowd region [M, 4] covers this share are ignored; None: they are not.
     """
-    matched = torch.full((len(boxes),), NEGATIVE, device=boxes.device)
-    if len(objects):
-        iou = box_iou(objects, boxes)
-        best, index = iou.max(dim=0)
-        matched = matched.masked_fill(best >= negative, IGNORED)
-        matched = torch.where(best >= positive, index, matched)
+    matched = index = last = torch.full((len(boxes),), NEGATIVE, device=boxes.device)
+    best = torch.full((len(boxes),), -1.0, device=boxes.device)
+    for start in range(0, len(objects) if len(boxes) else 0, _AT_ONCE):
+        iou = box_iou(objects[start : start + _AT_ONCE], boxes)
+        highest, row = iou.max(dim=0)
+        index = torch.where(highest > best, row + start, index)
+        best = torch.maximum(best, highest)
         if best_match is not None:
             highest = iou.amax(dim=1, keepdim=True)
-            is_best = (iou == highest) & (highest >= best_match)
-            numbers = torch.arange(1, len(objects) + 1, device=boxes.device)
-            last = (is_best * numbers[:, None]).amax(dim=0)
-            matched = torch.where(last > 0, last - 1, matched)
+            rows, columns = torch.nonzero((iou == highest) & (highest >= best_match), as_tuple=True)
+            last = last.scatter_reduce(0, columns, rows + start, "amax")
+    matched = matched.masked_fill(best >= negative, IGNORED)
+    matched = torch.where(best >= positive, index, matched)
+    matched = torch.where(last >= 0, last, matched)
     if crowd_share is not None and len(crowds):
         covered = covered_share(boxes, crowds) >= crowd_share
         matched = matched.masked_fill(covered & (matched == NEGATIVE), IGNORED)

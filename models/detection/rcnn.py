@@ -121,9 +121,10 @@ class RCNN(DenseModel):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss_rpn_cls", "loss_rpn_box", "loss_cls", "loss_box"} and, with masks, "loss_mask"."""
         pyramid = self.neck(self.backbone(batch.images))
-        proposed = self.rpn(pyramid)
-        losses: dict[str, Tensor] = self.rpn.losses(proposed, batch, self.size_divisor)
-        proposals = self.rpn.propose(proposed, batch.sizes)
+        # The losses come first: what autocast casts and keeps for a pass without gradients could not learn later.
+        losses: dict[str, Tensor] = self.rpn.losses(pyramid, batch, self.size_divisor)
+        with torch.no_grad():
+            proposals = self.rpn.propose(self.rpn(pyramid), batch.sizes)
         samples = [self.box_head.sample(*part) for part in zip(proposals, batch.targets, strict=True)]
         losses |= self.box_head.losses(pyramid, samples, batch.targets)
         if self.mask_head is not None:

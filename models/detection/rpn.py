@@ -1,5 +1,6 @@
 """The region proposal network. Ren et al., "Faster R-CNN", NeurIPS 2015; on a pyramid as in Lin et al., CVPR 2017."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Annotated, NamedTuple
 
@@ -64,14 +65,38 @@ class RPN(nn.Module):
 
     def forward(self, pyramid: Sequence[Tensor]) -> RPNOutputs:
         """P2..P6 [B, C, H, W] -> logits, deltas and anchors, in float32."""
-        outputs = RPNOutputs([], [], [])
-        for level, stride in zip(pyramid, STRIDES, strict=True):
-            B, _, H, W = level.shape
+        outputs = RPNOutputs([], [], self.anchors(pyramid))
+        for level in pyramid:
             hidden = F.relu(self.conv(level), inplace=True)
-            outputs.logits.append(self.objectness(hidden).float().permute(0, 2, 3, 1).reshape(B, -1))
-            outputs.deltas.append(self.deltas(hidden).float().permute(0, 2, 3, 1).reshape(B, -1, 4))
-            outputs.anchors.append(anchors_of_level(self.config.anchors, (H, W), stride, level.device))
+            outputs.logits.append(self.objectness(hidden).float().permute(0, 2, 3, 1).flatten(1))
+            outputs.deltas.append(self.deltas(hidden).float().permute(0, 2, 3, 1).reshape(len(level), -1, 4))
         return outputs
+
+    def anchors(self, pyramid: Sequence[Tensor]) -> list[Tensor]:
+        """Of every level, [H * W * A, 4]."""
+        return [
+            anchors_of_level(self.config.anchors, (level.shape[2], level.shape[3]), stride, level.device)
+            for level, stride in zip(pyramid, STRIDES, strict=True)
+        ]
+
+    def at(self, pyramid: Sequence[Tensor], images: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` says of single anchors, given by their `images` [N] and numbers [N] over all levels.
+
+        Logits [N] and deltas [N, 4] in float32. A loss over few anchors needs no gradient of the others: here only the
+        3 x 3 features around each anchor's cell are looked at, not whole levels.
+        """
+        cells, ratios = anchors // self.objectness.out_channels, anchors % self.objectness.out_channels
+        starts = [0, *itertools.accumulate(level[0, 0].numel() for level in pyramid)]
+        patches = pyramid[0].new_zeros(len(cells), 3, 3, pyramid[0].shape[1])
+        for level, start, end in zip(pyramid, starts, starts[1:], strict=False):
+            here = torch.nonzero((cells >= start) & (cells < end)).flatten()
+            patches = patches.index_copy(0, here, _patches(level, images[here], cells[here] - start))
+        weight = self.conv.weight.permute(0, 2, 3, 1).flatten(1)
+        hidden = F.relu(F.linear(patches.flatten(1), weight, self.conv.bias), inplace=True)
+        logits = F.linear(hidden, self.objectness.weight.flatten(1), self.objectness.bias).float()
+        deltas = F.linear(hidden, self.deltas.weight.flatten(1), self.deltas.bias).float().unflatten(1, (-1, 4))
+        each = torch.arange(len(ratios), device=ratios.device)
+        return logits[each, ratios], deltas[each, ratios]
 
     @torch.no_grad()
     def propose(self, outputs: RPNOutputs, sizes: Sequence[Size]) -> list[Tensor]:
@@ -92,29 +117,26 @@ class RPN(nn.Module):
         kept = batched_nms(boxes, scores, levels, self.config.nms_iou)
         return boxes[kept[: self.config.proposals]]
 
-    def losses(self, outputs: RPNOutputs, batch: Batch, divisor: int) -> dict[str, Tensor]:
+    def losses(self, pyramid: Sequence[Tensor], batch: Batch, divisor: int) -> dict[str, Tensor]:
         """Cross-entropy of objectness and L1 of deltas over sampled anchors; both are divided by their number.
 
         divisor: anchors whose cell lies outside the image's own size, rounded up to this, do not count.
         """
-        anchors = torch.cat(outputs.anchors)
-        logits, deltas = torch.cat(outputs.logits, dim=1), torch.cat(outputs.deltas, dim=1)
-        count, cross_entropies, distances = 0, [], []
+        anchors = torch.cat(self.anchors(pyramid))
+        images, chosen, is_object, wanted = [], [], [], []
         for image, (size, target) in enumerate(zip(batch.sizes, batch.targets, strict=True)):
             matched, objects = self._matched(anchors, size, target, divisor)
             positives, negatives = sample(matched, self.config.samples, self.config.positive_share, target.seed)
-            chosen = torch.cat([positives, negatives])
-            is_object = (torch.arange(len(chosen), device=chosen.device) < len(positives)).float()
-            wanted = encode(anchors[positives], objects[matched[positives]], STDS)
-            cross_entropies.append(
-                F.binary_cross_entropy_with_logits(logits[image, chosen], is_object, reduction="sum")
-            )
-            distances.append(F.l1_loss(deltas[image, positives], wanted, reduction="sum"))
-            count += len(chosen)
-        number = mean_count(count, logits)
+            chosen += [positives, negatives]
+            images += [torch.full_like(part, image) for part in (positives, negatives)]
+            is_object += [torch.ones_like(positives), torch.zeros_like(negatives)]
+            wanted.append(encode(anchors[positives], objects[matched[positives]], STDS))
+        logits, deltas = self.at(pyramid, torch.cat(images), torch.cat(chosen))
+        truth = torch.cat(is_object).float()
+        number = mean_count(len(truth), logits)
         return {
-            "loss_rpn_cls": torch.stack(cross_entropies).sum() / number,
-            "loss_rpn_box": torch.stack(distances).sum() / number,
+            "loss_rpn_cls": F.binary_cross_entropy_with_logits(logits, truth, reduction="sum") / number,
+            "loss_rpn_box": F.l1_loss(deltas[truth > 0], torch.cat(wanted), reduction="sum") / number,
         }
 
     @torch.no_grad()
@@ -136,3 +158,11 @@ class RPN(nn.Module):
         centres = (anchors[:, :2] + anchors[:, 2:]) / 2
         outside = (centres[:, 0] >= width) | (centres[:, 1] >= height)
         return matched.masked_fill(outside, IGNORED), objects
+
+
+def _patches(level: Tensor, images: Tensor, cells: Tensor) -> Tensor:
+    """The 3 x 3 features [N, 3, 3, C] around cells [N] (row * W + column) of `images` [N] of a level [B, C, H, W]."""
+    around = torch.arange(3, device=cells.device)
+    rows, columns = ((part[:, None] + around) for part in (cells // level.shape[3], cells % level.shape[3]))
+    padded = F.pad(level, (1, 1, 1, 1))
+    return padded[images[:, None, None], :, rows[:, :, None], columns[:, None, :]]

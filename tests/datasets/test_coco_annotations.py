@@ -112,7 +112,9 @@ IMAGE = [
     (without("file_name"), "file_name None is no file name"),
     (to(file_name=""), "file_name '' is no file name"),
     (to(file_name="a\0"), "is no file name"),
-    (to(file_name="\ud800.jpg"), "surrogates not allowed"),
+    (to(file_name="\ud800.jpg"), "is no file name"),
+    (to(file_name="\udc80.jpg"), "is no file name"),  # a byte of a name that is no UTF-8: it could not be printed
+    (to(file_name="a" * 5000), "is no file name"),
     (to(file_name="/etc/passwd"), "leads out of the images' folder"),
     (to(file_name="../val2017/000000000009.jpg"), "leads out of the images' folder"),
     (to(file_name="a/../../b.jpg"), "leads out of the images' folder"),
@@ -189,6 +191,7 @@ def instead(key: str, value: Any) -> Change:
         (without("categories"), "has no categories"),
         (instead("categories", [{"id": 1}]), "categories[0]: lacks an integer id or a name"),
         (instead("categories", [3]), "categories[0]: lacks an integer id or a name"),
+        (instead("categories", [{"id": 1, "name": "\ud800"}]), "categories[0]: lacks an integer id or a name"),
         (instead("categories", [{"id": 1, "name": "person"}] * 2), "category 1: appears twice"),
         (instead("categories", [{"id": 1, "name": "dog"}]), "category 1 is called dog here but person in data.classes"),
         (
@@ -229,6 +232,8 @@ def test_files_that_are_no_json(layout: Path, text: bytes, message: str) -> None
 def test_missing_paths_name_their_key(layout: Path) -> None:
     assert "no such folder; unpack train2017.zip" in refused(lambda: config(layout / "coco").build("val"))
     assert "data.val_annotations" in refused(lambda: config(layout, val_annotations="a.json").build("val"))
+    assert "data.val_annotations" in refused(lambda: config(layout, val_annotations="a" * 5000).build("val"))
+    assert "write the whole path" in refused(lambda: config("~nobody-of-this-name/coco").build("val"))
     message = refused(lambda: config(layout, train_images="photos").build("train"))
     assert f"{layout / 'photos'}: no such folder" in message
     assert "data.train_images" in message

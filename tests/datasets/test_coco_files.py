@@ -83,6 +83,16 @@ def test_results_without_boxes_are_scored_as_by_pycocotools(tmp_path: Path, kind
     ]
 
 
+@pytest.mark.parametrize("boxes", [False, True])
+def test_hundreds_of_masks_in_an_image_are_no_problem(tmp_path: Path, boxes: bool) -> None:
+    example = random_example(2)
+    record = example.results[0]
+    example.results += [{**record, "score": 0.001 * number} for number in range(300)]
+    results = [{key: value for key, value in item.items() if boxes or key != "bbox"} for item in example.results]
+    found = read_all(single(tmp_path / "a.json", results, masks=True), example.targets())
+    assert numbers(found, example.targets(), "segm") == [100 * value for value in example.evaluated("segm").stats]
+
+
 def uncompressed(segmentation: dict[str, Any]) -> dict[str, Any]:
     values = coco_mask.decode({**segmentation, "counts": segmentation["counts"].encode()}).ravel(order="F")
     edges = np.flatnonzero(np.diff(values, prepend=0))
@@ -238,7 +248,7 @@ def test_images_without_records_have_no_detections(tmp_path: Path) -> None:
         ([{**RECORD, "score": 10**400}], "record 1: score .* is not a finite number"),
         ([{**RECORD, "bbox": [1, 2, 3]}], r"record 1: bbox \[1, 2, 3\] is not \[x, y, width, height\]"),
         ([{**RECORD, "bbox": [1, 2, 3, float("inf")]}], "record 1: bbox .* in finite numbers"),
-        ([{**RECORD, "bbox": [1, 2, -3, 4]}], r"record 1: bbox \[1, 2, -3, 4\] has a negative width or height"),
+        ([{**RECORD, "bbox": [1, 2, -3, 4]}], r"record 1: bbox \[1, 2, -3, 4\] is inverted"),
     ],
 )
 def test_malformed_files_are_refused_in_one_line(tmp_path: Path, records: Any, message: str) -> None:
@@ -271,6 +281,11 @@ def test_malformed_masks_are_refused_in_one_line(tmp_path: Path, segmentation: A
         files.read(Target("7", SIZE))
     assert "\n" not in str(error.value)
     assert "segmentation" in str(error.value)
+
+
+def test_boxes_alone_are_refused_with_a_way_out(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"record 1: has no segmentation; .* data\.masks=false"):
+        single(tmp_path / "a.json", [RECORD], masks=True).read(Target("7", SIZE))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

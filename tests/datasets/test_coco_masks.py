@@ -61,6 +61,13 @@ def test_what_is_no_compressed_form(counts: str) -> None:
     assert decode_runs(counts) is None
 
 
+@pytest.mark.parametrize("number", [1e300, 1e9, -1e9, float("nan"), float("inf"), 10**18, 10**40, 2**63])
+@pytest.mark.filterwarnings("error")
+def test_absurd_polygons_are_refused_without_a_warning(number: float) -> None:
+    with pytest.raises(ValueError, match="a polygon"):
+        encode([[0, 0, number, 0, number, number]], (20, 30))
+
+
 def test_polygons_are_united() -> None:
     mask = coco_mask.decode({"size": [20, 30], "counts": encode([[0, 0, 10, 0, 10, 10, 0, 10]] * 2, (20, 30))})
     assert np.array_equal(mask[:10, :10], np.ones((10, 10)))

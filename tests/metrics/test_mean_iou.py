@@ -164,9 +164,10 @@ def test_a_word_is_enough_in_the_yaml(entry: object) -> None:
     assert metric.protocol["boundary_ratio"] == 0.02
 
 
-def test_data_without_classes_is_refused() -> None:
-    with pytest.raises(UserError, match="nyu has no classes"):
-        MeanIoUConfig().build(DatasetInfo("depth", "nyu", max_depth=10))
+@pytest.mark.parametrize("info", [DatasetInfo("depth", "nyu", max_depth=10), DatasetInfo("detection", "coco", ("a",))])
+def test_data_of_another_task_are_refused(info: DatasetInfo) -> None:
+    with pytest.raises(UserError, match=f"{info.name} is {info.task} data"):
+        MeanIoUConfig().build(info)
 
 
 def test_without_processes_gathering_changes_nothing() -> None:

@@ -40,6 +40,20 @@ def test_assignment_follows_its_definition(thresholds):
         assert found.tolist() == slow_assign(others, objects, *thresholds)
 
 
+def test_many_objects_are_compared_in_parts_with_the_same_result():
+    generator = torch.Generator().manual_seed(0)
+    low = torch.randint(0, 12, (130, 2), generator=generator).float()
+    boxes = torch.cat([low, low + torch.randint(1, 12, (130, 2), generator=generator)], dim=1)
+    objects, others = boxes[:100].repeat_interleave(2, dim=0)[:100], boxes[50:]  # half of them are duplicates
+    found = assign(others, objects, NONE, positive=0.7, negative=0.3, best_match=0.3, crowd_share=None)
+    assert found.tolist() == slow_assign(others, objects, 0.7, 0.3, 0.3)
+
+
+def test_without_boxes_nothing_is_assigned():
+    found = assign(NONE, torch.ones(2, 4), NONE, positive=0.5, negative=0.5, best_match=0.5, crowd_share=0.5)
+    assert found.tolist() == []
+
+
 def rule(boxes, objects, crowds, crowd_share):
     return assign(boxes, objects, crowds, positive=0.5, negative=0.5, best_match=None, crowd_share=crowd_share).tolist()
 

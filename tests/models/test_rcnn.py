@@ -11,6 +11,7 @@ from pycocotools import mask as coco_mask
 from pydantic import ValidationError
 from torchvision.ops import box_iou
 
+from models.detection.matching import NEGATIVE
 from models.detection.rcnn import FasterRCNNConfig, MaskRCNNConfig
 from structures import Batch, DatasetInfo
 from tests.models.detection import INFO, batch, build
@@ -91,6 +92,59 @@ def test_crowd_regions_are_neither_object_nor_background():
     assert ignored["loss_cls"] == 0
     counted = backward(build(box_head={"channels": 32, "crowd_share": None}), data)
     assert counted["loss_cls"] > 0
+
+
+def test_single_anchors_are_those_of_whole_levels_in_value_and_gradient():
+    model = build("faster_rcnn").double()
+    torch.manual_seed(0)
+    pyramid = [torch.randn(2, 32, 40 >> level, 48 >> level, dtype=torch.float64).requires_grad_() for level in range(5)]
+    outputs = model.rpn(pyramid)
+    logits, deltas = torch.cat(outputs.logits, dim=1), torch.cat(outputs.deltas, dim=1)
+    total = logits.shape[1]
+    # The first and the last anchor of every level lie in corners, where the convolution sees padding.
+    ends = torch.tensor([part.shape[1] for part in outputs.logits]).cumsum(0)
+    anchors = torch.cat([torch.randint(total, (50,)), torch.tensor([0]), ends[:-1], ends - 1])
+    images = torch.arange(len(anchors)) % 2
+    pairs = ((logits[images, anchors], deltas[images, anchors]), model.rpn.at(pyramid, images, anchors))
+    gradients = []
+    for found, moved in pairs:
+        loss = (found.sin().sum() + moved.cos().sum()) * 100
+        gradients.append(torch.autograd.grad(loss, [*model.rpn.parameters(), *pyramid], retain_graph=True))
+    for whole, single in zip((*pairs[0], *gradients[0]), (*pairs[1], *gradients[1]), strict=True):
+        torch.testing.assert_close(single, whole.to(single.dtype), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_every_parameter_learns_in_low_precision(dtype):
+    """A cast that is made without gradients and kept by autocast would leave its parameter out."""
+    model = build(upsampler="dysample+", mask_upsampler="dysample+").train()
+    with torch.autocast("cpu", dtype=dtype):
+        losses = model(batch(BOXES))
+        torch.stack(list(losses.values())).sum().backward()
+        assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
+        found = model.eval().predict(batch(BOXES))[0].instances
+    assert found.boxes.dtype == found.scores.dtype == torch.float32
+    assert [name for name, parameter in model.named_parameters() if not parameter.grad.any()] == []
+
+
+@pytest.mark.parametrize("where", ["backbone", "rpn.objectness", "rpn.deltas", "box_head.deltas", "mask_head"])
+def test_weights_that_are_not_numbers_show_in_the_losses_and_break_nothing_else(where):
+    model = build()
+    for parameter in model.get_submodule(where).parameters():
+        parameter.data.fill_(math.nan)
+    losses = backward(model, batch(BOXES))
+    assert not all(loss.isfinite() for loss in losses.values())
+    for prediction in model.eval().predict(batch(BOXES)):
+        assert prediction.instances.boxes.isfinite().all()
+
+
+def test_anchors_end_exactly_where_the_padded_image_ends():
+    model = build("faster_rcnn")
+    sizes = [(2048 >> level, 4096 >> level) for level in range(2, 7)]
+    anchors = torch.cat(model.rpn.anchors([torch.empty(1, 1, *size) for size in sizes]))
+    matched, _ = model.rpn._matched(anchors, (1300, 2490), batch([[]]).targets[0], 64)
+    inside = sum((1344 >> level) * (2496 >> level) * 3 for level in range(2, 7))
+    assert (matched == NEGATIVE).sum() == inside
 
 
 def test_padding_of_the_batch_takes_no_part():

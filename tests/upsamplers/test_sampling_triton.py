@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -85,6 +86,8 @@ def test_everything_below_holds_in_tritons_interpreter():
         timeout=300,
         check=False,
     )
+    if "only 0-dimensional arrays can be converted" in done.stdout:
+        pytest.skip(f"the interpreter of this Triton knows no loops with NumPy {np.__version__}")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -207,18 +210,29 @@ def test_only_asked_for_gradients():
         leaf.requires_grad_(False)
 
 
+def second_gradients(sample, x, grad, dynamic):
+    """The gradient of x and the gradient of its square, with offsets, and a scope if dynamic, that depend on x."""
+    leaf = x.detach().requires_grad_()
+    output = sample(leaf, 1.7 * leaf.square(), leaf.sin() if dynamic else None, "lp", 2, 1, "bilinear", 0.23)
+    (gradient,) = torch.autograd.grad((output.square() * grad).sum(), leaf, create_graph=True)
+    return [gradient.detach(), *torch.autograd.grad(gradient.square().sum(), leaf)]
+
+
 @kernels
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_gradients_of_gradients_with_offsets_that_depend_on_x(dynamic):
     x, _, _, grad = tensors("lp", 2, 1, (1, 8, 2, 3), dynamic)
-    penalties = []
-    for sample in (sampling.fused_sample, plain_sample):
-        leaf = x.detach().requires_grad_()
-        scope = leaf.sin() if dynamic else None
-        output = sample(leaf, 1.7 * leaf.square(), scope, "lp", 2, 1, "bilinear", 0.23)
-        (gradient,) = torch.autograd.grad((output.square() * grad).sum(), leaf, create_graph=True)
-        penalties.append([gradient.detach(), *torch.autograd.grad(gradient.square().sum(), leaf)])
-    torch.testing.assert_close(*penalties, rtol=1e-4, atol=1e-4)
+    missing = "derivative for aten::grid_sampler_2d_backward is not implemented"
+    try:
+        expected = second_gradients(plain_sample, x, grad, dynamic)
+    except RuntimeError as error:
+        if missing not in str(error):
+            raise
+        with pytest.raises(RuntimeError, match=missing):
+            second_gradients(sampling.fused_sample, x, grad, dynamic)
+        pytest.skip(f"nor does the plain path have them in PyTorch {torch.__version__}: {missing}")
+    ours = second_gradients(sampling.fused_sample, x, grad, dynamic)
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 
 
 @kernels

@@ -247,6 +247,15 @@ def test_files_that_need_code_are_refused_and_the_class_is_named(tmp_path: Path)
         read_published(tmp_path / "in.pth")
 
 
+def test_the_published_file_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "in.pth"
+    path.write_bytes(b"published")
+    monkeypatch.setattr("sys.argv", ["convert", "--from", "segformer", str(path), str(tmp_path / "." / "in.pth")])
+    with pytest.raises(UserError, match="is the file to convert"):
+        main()
+    assert path.read_bytes() == b"published"
+
+
 @pytest.mark.parametrize("content", [b"", b"hello", bytes(range(256)) * 4, b"PK\x03\x04" + bytes(100)])
 def test_files_of_another_kind_are_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "in.pth").write_bytes(content)

@@ -1,0 +1,114 @@
+"""Whole runs of detectors. Where one process does, it is this one: starting Python takes longer than training."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from errors import UserError
+from tests.conftest import ROOT, assert_same, logged, run, train, weights
+from tests.test_runs import start, wait_for
+
+TINY = [
+    "model.backbone.channels=[8, 16, 40, 64]",
+    "model.channels=16",
+    "model.box_head.channels=32",
+    "model.box_head.min_score=0.01",
+    "steps=6",
+    "batch_size=4",
+    "evaluation.every=3",
+    "evaluation.pictures=1",
+    "logging.every=1",
+    "logging.checkpoint_every=2",
+    "system.workers=0",
+    "system.device=cpu",
+]
+DET, INST = "configs/demo/det.yaml", "configs/demo/inst.yaml"
+
+
+@pytest.fixture
+def tiny(scenes, tmp_path) -> list[str]:
+    """Overrides of the detectors' demos that make a run tiny; it goes to `tmp_path`."""
+    return [*TINY, f"data.root={scenes}/coco", f"output_dir={tmp_path}"]
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Call a command of the repository in this process: its module, then its arguments. One thread, as `run` has."""
+    monkeypatch.chdir(ROOT)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def call(module: str, *words: object) -> None:
+        monkeypatch.setattr(sys, "argv", [module, *map(str, words), "system.reuse_memory=false"])
+        importlib.import_module(module).main()
+
+    yield call
+    torch.set_num_threads(threads)
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize(("name", "cfg"), [("det", DET), ("inst", INST)])
+def test_train_evaluate_predict_score(tiny, tmp_path, here, name, cfg):
+    here("train", "--cfg", cfg, *tiny)
+    trained = read(tmp_path / name / "results.json")
+    files = ["--predictions", tmp_path / "out", "--json"]
+    here("eval", "--checkpoint", tmp_path / name, *files, tmp_path / "eval.json")
+    result = read(tmp_path / "eval.json")
+    assert result["metrics"] == trained["metrics"]
+    assert (result["task"], result["num_images"]) == ({"det": "detection", "inst": "instance"}[name], 5)
+    here("tools.score", "--cfg", cfg, *tiny, *files, tmp_path / "score.json")
+    assert read(tmp_path / "score.json")["metrics"] == result["metrics"]
+
+
+def test_interrupted_run_ends_bit_identical(tiny, tmp_path, here):
+    options = [*tiny, "ema_decay=0.9", "data.train_empty_images=true"]
+    here("train", "--cfg", INST, *options, "run_name=whole")
+    process = start("train.py", "--cfg", INST, *options)
+    wait_for(lambda: (tmp_path / "inst/checkpoints/previous.pt").exists(), process)
+    process.kill()
+    process.communicate()
+    here("train", "--cfg", INST, *options)
+    assert_same(weights(tmp_path / "inst"), weights(tmp_path / "whole"))
+
+
+def test_two_processes_learn_like_one_and_score_the_same(tiny, tmp_path, here):
+    # At equal scores rounding would choose the proposals; here all of them are taken.
+    every = ["model.rpn.nms_iou=1", "model.rpn.proposals=9999", "model.box_head.samples=9999"]
+    here("train", "--cfg", INST, *tiny, *every, "run_name=one")
+    train(*tiny, *every, "run_name=two", cfg=INST, processes=2)
+    one, two = (logged(tmp_path / name, "train") for name in ("one", "two"))
+    assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-3)
+    words = ["--checkpoint", tmp_path / "one", "--json"]
+    here("eval", *words, tmp_path / "1.json")
+    assert run("eval.py", *words, tmp_path / "2.json", processes=2).returncode == 0
+    first, second = (read(tmp_path / f"{count}.json") for count in (1, 2))
+    assert first["metrics"] == second["metrics"]
+    assert first["per_class"] == second["per_class"]
+
+
+def test_options_and_rounds_train(tiny, tmp_path, here):
+    options = ["precision=fp16", "system.channels_last=true", "system.max_per_process=2", "gradient_clip=10"]
+    here("train", "--cfg", DET, *tiny, *options, "model.upsampler_init=xavier", "model.neck=fpn_p6", "steps=3")
+    assert (tmp_path / "det/results.json").exists()
+
+
+def test_a_run_that_diverges_ends_in_one_line(tiny, here):
+    # The steps before the losses are looked at have weights that are not numbers.
+    late = ["logging.every=6", "evaluation.every=6", "logging.checkpoint_every=6"]
+    with pytest.raises(UserError, match=r"step \d: the loss is not finite"):
+        here("train", "--cfg", INST, *tiny, *late, "optimizer={name: sgd, lr: 1.0e+9}", "schedule={name: constant}")
+
+
+def test_check_prints_the_plan_and_leaves_nothing(tiny, tmp_path, here, capsys):
+    here("train", "--cfg", INST, "--check", *tiny)
+    plan = capsys.readouterr().out
+    for expected in ("task instance", "training and 5 validation images, 7 classes", "4 = 4 images", "loss_mask"):
+        assert expected in plan
+    assert not (tmp_path / "inst").exists()
