@@ -80,7 +80,8 @@ def test_interrupted_run_ends_bit_identical(tiny, tmp_path, here):
 
 def test_two_processes_learn_like_one_and_score_the_same(tiny, tmp_path, here):
     # At equal scores rounding would choose the proposals; here all of them are taken.
-    every = ["model.rpn.nms_iou=1", "model.rpn.proposals=9999", "model.box_head.samples=9999"]
+    every = [f"model.{key}=9999" for key in ("rpn.before_nms_train", "rpn.proposals", "box_head.samples")]
+    every.append("model.rpn.nms_iou=1")
     here("train", "--cfg", INST, *tiny, *every, "run_name=one")
     train(*tiny, *every, "run_name=two", cfg=INST, processes=2)
     one, two = (logged(tmp_path / name, "train") for name in ("one", "two"))

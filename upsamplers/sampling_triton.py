@@ -46,9 +46,8 @@ def fused_sample(
     """Sample x where the offsets say; arguments and result as in `plain_sample`. x [B, C, H, W] -> [B, C, sH, sW].
 
     x is float32, bfloat16 or float16 with any strides; the result has its dtype, autocast or not, and its memory
-    format. At positions that are no numbers the result is NaN, and so are the gradients of their offsets. Gradients
-    that are to have gradients themselves are computed by the plain path, and so their own raise RuntimeError where
-    PyTorch has no second derivative of grid_sample (2.10, 2.11).
+    format. At positions that are no numbers the result is NaN, and so are the gradients of their offsets. Gradients of
+    gradients are the plain path's: a RuntimeError where PyTorch has no second derivative of grid_sample (2.10, 2.11).
     """
     # Few channels beside those of x: a copy, if any, costs less than kernels for every layout.
     scope = None if scope is None else scope.contiguous()

@@ -63,6 +63,8 @@ class FasterRCNNConfig(_RCNNConfig):
     def build(self, info: DatasetInfo, pretrained: bool = True) -> DenseModel:
         """The model for the classes of `info`; `pretrained`: with the weights that this record names."""
         _require_objects(info)
+        if info.task != "detection":
+            raise ValueError("faster_rcnn finds no masks; set data.masks=false, or use mask_rcnn")
         return self._build(info, pretrained, None)
 
 

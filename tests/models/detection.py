@@ -1,5 +1,7 @@
 """A small Mask R-CNN and random batches with objects, for the tests of detectors."""
 
+from dataclasses import replace
+
 import torch
 from pydantic import TypeAdapter
 
@@ -21,7 +23,8 @@ def build(name: str = "mask_rcnn", upsampler: object = "nearest", **options: obj
     torch.manual_seed(0)
     extra = {"mask_channels": 32} if name == "mask_rcnn" else {}
     config = {"name": name, "upsampler": upsampler, **SMALL, **extra, **options}
-    return TypeAdapter(ModelConfig).validate_python(config).build(INFO)
+    info = INFO if name == "mask_rcnn" else replace(INFO, task="detection")
+    return TypeAdapter(ModelConfig).validate_python(config).build(info)
 
 
 def instances(boxes: list[list[float]], size: Size, crowd: list[bool] | None = None) -> Instances:

@@ -1,5 +1,7 @@
 """The two pyramids: sizes, counts of the paper's Table 6, guides, initialisation."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from pydantic import TypeAdapter
@@ -46,7 +48,8 @@ TABLE_6 = {
 def detector(name: str, backbone: str, neck: str, upsampler: str = "nearest") -> torch.nn.Module:
     config = {"name": name, "backbone": backbone, "neck": neck, "upsampler": upsampler}
     with torch.device("meta"):
-        return TypeAdapter(ModelConfig).validate_python(config).build(COCO)
+        info = COCO if name == "mask_rcnn" else replace(COCO, task="detection")
+        return TypeAdapter(ModelConfig).validate_python(config).build(info)
 
 
 def trainable(model: torch.nn.Module) -> int:

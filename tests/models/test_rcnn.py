@@ -174,6 +174,8 @@ def test_what_is_sampled_follows_from_the_targets_seed():
 def test_data_without_masks_or_boxes_are_refused():
     with pytest.raises(ValueError, match=r"data\.masks=true"):
         MaskRCNNConfig(backbone="resnet50", upsampler="nearest").build(DatasetInfo("detection", "coco", ("a",)))
+    with pytest.raises(ValueError, match=r"data\.masks=false"):
+        FasterRCNNConfig(backbone="resnet50", upsampler="nearest").build(INFO)
     with pytest.raises(ValueError, match="boxes"):
         FasterRCNNConfig(backbone="resnet50", upsampler="nearest").build(DatasetInfo("semantic", "ade20k", ("a",)))
     with pytest.raises(ValidationError, match="fpn_p6"):

@@ -76,7 +76,8 @@ def ours(state: State, tmp_path: Path, classes: int, exclude: tuple[str, ...] = 
     torch.save({"kind": kind, "model": tensors}, tmp_path / "out.pt")
     options = described(remark) | {"weights": tmp_path / "out.pt", "weights_exclude": exclude}
     config = TypeAdapter(ModelConfig).validate_python(options)
-    return config.build(DatasetInfo("instance", "test", tuple(map(str, range(classes))))).eval()
+    task = "instance" if config.name == "mask_rcnn" else "detection"
+    return config.build(DatasetInfo(task, "test", tuple(map(str, range(classes))))).eval()
 
 
 def assert_same_rows(ours: Tensor, theirs: Tensor, tolerance: float) -> None:
