@@ -101,7 +101,7 @@ def test_a_converted_file_loads_as_model_weights(tmp_path: Path, monkeypatch: py
     main()
     options = described(convert("mmdet", state, "test").remark) | {"weights": tmp_path / "out.pt"}
     config = TypeAdapter(ModelConfig).validate_python(options)
-    model = config.build(DatasetInfo("detection", "test", ("a", "b", "c"))).state_dict()
+    model = config.build(DatasetInfo("instance", "test", ("a", "b", "c"))).state_dict()
     for name, value in renamed(state).items():
         assert name.endswith("num_batches_tracked") or torch.equal(model[name], value), name
 
