@@ -14,8 +14,6 @@ import itertools
 import json
 import resource
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +23,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
-from benchmarks.segformer_step import processor
+from benchmarks.segformer_step import processor, take_turns
 from models.detection.rcnn import FasterRCNNConfig
 from runtime.memory import keep_freed_memory
 from structures import Batch, DatasetInfo, Instances, Target
@@ -123,12 +121,8 @@ def main() -> None:
     if arguments.measure:
         print(json.dumps(measure(arguments.measure, arguments)))
         return
-    found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in [*arguments.upsamplers.split(","), THEIRS]}
-    for _ in range(arguments.rounds):
-        for kind, runs in found.items():
-            command = [sys.executable, "-m", "benchmarks.detector_step", *sys.argv[1:], "--measure", kind]
-            output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            runs.append(json.loads(output.splitlines()[-1]))
+    kinds = [*arguments.upsamplers.split(","), THEIRS]
+    found = take_turns(["-m", "benchmarks.detector_step"], kinds, arguments.rounds)
     results = {kind: summary(runs) for kind, runs in found.items()}
     first = next(iter(results))
     setting = {name: value for name, value in vars(arguments).items() if name != "measure"}

@@ -89,6 +89,17 @@ def keep_freed_memory() -> None:
     sys.path.remove(str(ROOT))  # `transformers` looks for a package `datasets`, and must not find ours
 
 
+def take_turns(script: list[str], kinds: list[str], rounds: int, cwd: str | None = None) -> dict[str, list[dict]]:
+    """What `python SCRIPT [the options of this run] --measure KIND` prints, so many `rounds` times for each kind."""
+    found: dict[str, list[dict]] = {kind: [] for kind in kinds}
+    for _ in range(rounds):
+        for kind in kinds:
+            command = [sys.executable, *script, *sys.argv[1:], "--measure", kind]
+            output = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True).stdout
+            found[kind].append(json.loads(output.splitlines()[-1]))
+    return found
+
+
 def processor() -> str:
     """The name of the CPU."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
@@ -113,12 +124,7 @@ def main() -> None:
     kinds = arguments.upsamplers.split(",")
     if importlib.util.find_spec("transformers"):
         kinds.append("transformers")
-    found: dict[str, list[dict]] = {kind: [] for kind in kinds}
-    for _ in range(arguments.rounds):
-        for kind in kinds:
-            command = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], "--measure", kind]
-            output = subprocess.run(command, cwd="/", capture_output=True, text=True, check=True).stdout
-            found[kind].append(json.loads(output.splitlines()[-1]))
+    found = take_turns([str(Path(__file__).resolve())], kinds, arguments.rounds, cwd="/")
     results = {
         kind: {
             "median_s": round(statistics.median(second for run in runs for second in run["seconds"]), 3),

@@ -12,13 +12,7 @@ import torch
 from datasets.scenes import SCENE_CLASSES, write_scenes
 
 ROOT = Path(__file__).parent.parent
-TINY = [
-    "model.backbone.channels=[8, 16, 40, 64]",
-    "model.backbone.depths=[1, 1, 1, 1]",
-    "model.channels=16",
-    f"data.classes=[{', '.join(SCENE_CLASSES)}]",
-    "data.train_transforms.0.size=[32, 64]",
-    "data.train_transforms.3.size=[32, 64]",
+SHORT = [
     "steps=6",
     "batch_size=4",
     "evaluation.every=3",
@@ -27,6 +21,15 @@ TINY = [
     "logging.checkpoint_every=2",
     "system.workers=0",
     "system.device=cpu",
+]
+TINY = [
+    "model.backbone.channels=[8, 16, 40, 64]",
+    "model.backbone.depths=[1, 1, 1, 1]",
+    "model.channels=16",
+    f"data.classes=[{', '.join(SCENE_CLASSES)}]",
+    "data.train_transforms.0.size=[32, 64]",
+    "data.train_transforms.3.size=[32, 64]",
+    *SHORT,
 ]
 
 

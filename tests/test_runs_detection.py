@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from errors import UserError
-from tests.conftest import ROOT, assert_same, logged, run, train, weights
+from tests.conftest import ROOT, SHORT, assert_same, logged, run, train, weights
 from tests.test_runs import start, wait_for
 
 TINY = [
@@ -17,14 +17,7 @@ TINY = [
     "model.channels=16",
     "model.box_head.channels=32",
     "model.box_head.min_score=0.01",
-    "steps=6",
-    "batch_size=4",
-    "evaluation.every=3",
-    "evaluation.pictures=1",
-    "logging.every=1",
-    "logging.checkpoint_every=2",
-    "system.workers=0",
-    "system.device=cpu",
+    *SHORT,
 ]
 DET, INST = "configs/demo/det.yaml", "configs/demo/inst.yaml"
 

@@ -20,6 +20,7 @@ from experiment import load_experiment
 from models import ModelConfig
 from models.backbones.resnet import ResNetConfig
 from structures import DatasetInfo
+from tests.weights.renaming import renamed
 from tools.convert_weights import convert
 
 State = dict[str, Tensor]
@@ -130,12 +131,7 @@ def in_old_names(state: State) -> State:
         (r"rpn\.head\.conv\.0\.0\.", "rpn.head.conv."),
         (r"mask_head\.(\d)\.0\.", lambda found: f"mask_head.mask_fcn{int(found[1]) + 1}."),
     ]
-    result = {}
-    for name, value in state.items():
-        for pattern, replacement in rules:
-            name = re.sub(pattern, replacement, name)
-        result[name] = value
-    return result
+    return renamed(state, *rules)
 
 
 def with_fixed_norms(model: nn.Module) -> nn.Module:

@@ -12,35 +12,27 @@ from torch import nn
 from errors import UserError
 from models import ModelConfig
 from structures import DatasetInfo
+from tests.weights.renaming import renamed
 from tools.convert_weights import convert, main
 from upsamplers import build_upsampler
 
 NECK, MASK = "neck.upsample_modules.", "roi_head.mask_head.upsample."
 # Upsampler i leads from level i + 1 to level i, there as here.
 OURS = [
-    (r"neck\.lateral_convs\.(\d)\.conv", r"neck.laterals.\1"),
-    (r"neck\.fpn_convs\.(\d)\.conv", r"neck.outputs.\1"),
-    (r"neck\.upsample_modules", "neck.upsamplers"),
-    (r"rpn_head\.rpn_conv", "rpn.conv"),
-    (r"rpn_head\.rpn_cls", "rpn.objectness"),
-    (r"rpn_head\.rpn_reg", "rpn.deltas"),
-    (r"roi_head\.bbox_head\.shared_fcs\.0", "box_head.fc1"),
-    (r"roi_head\.bbox_head\.shared_fcs\.1", "box_head.fc2"),
-    (r"roi_head\.bbox_head\.fc_cls", "box_head.classifier"),
-    (r"roi_head\.bbox_head\.fc_reg", "box_head.deltas"),
-    (r"roi_head\.mask_head\.convs\.(\d)\.conv", r"mask_head.convs.\1"),
-    (r"roi_head\.mask_head\.upsample\.", "mask_head.upsampler."),
-    (r"roi_head\.mask_head\.conv_logits", "mask_head.classifier"),
+    (r"^neck\.lateral_convs\.(\d)\.conv", r"neck.laterals.\1"),
+    (r"^neck\.fpn_convs\.(\d)\.conv", r"neck.outputs.\1"),
+    (r"^neck\.upsample_modules", "neck.upsamplers"),
+    (r"^rpn_head\.rpn_conv", "rpn.conv"),
+    (r"^rpn_head\.rpn_cls", "rpn.objectness"),
+    (r"^rpn_head\.rpn_reg", "rpn.deltas"),
+    (r"^roi_head\.bbox_head\.shared_fcs\.0", "box_head.fc1"),
+    (r"^roi_head\.bbox_head\.shared_fcs\.1", "box_head.fc2"),
+    (r"^roi_head\.bbox_head\.fc_cls", "box_head.classifier"),
+    (r"^roi_head\.bbox_head\.fc_reg", "box_head.deltas"),
+    (r"^roi_head\.mask_head\.convs\.(\d)\.conv", r"mask_head.convs.\1"),
+    (r"^roi_head\.mask_head\.upsample\.", "mask_head.upsampler."),
+    (r"^roi_head\.mask_head\.conv_logits", "mask_head.classifier"),
 ]
-
-
-def renamed(state: State) -> State:
-    result = {}
-    for name, value in state.items():
-        for pattern, replacement in OURS:
-            name = re.sub(f"^{pattern}", replacement, name)
-        result[name] = value
-    return result
 
 
 def without(state: State, beginning: str) -> State:
@@ -86,7 +78,7 @@ def test_every_tensor_arrives_at_its_place_and_the_remark_describes_the_model(ca
     assert described(remark) == expected
     assert kind == f"{expected['name']}_{expected['backbone']}_{expected['neck']}"
     assert remark.startswith(f"{len(state['roi_head.bbox_head.fc_cls.weight']) - 1} classes,")
-    wanted = {name: value for name, value in renamed(state).items() if not name.endswith("num_batches_tracked")}
+    wanted = {name: value for name, value in renamed(state, *OURS).items() if not name.endswith("num_batches_tracked")}
     assert tensors.keys() == wanted.keys()
     for name, value in wanted.items():
         assert torch.equal(tensors[name], value), name
@@ -102,7 +94,7 @@ def test_a_converted_file_loads_as_model_weights(tmp_path: Path, monkeypatch: py
     options = described(convert("mmdet", state, "test").remark) | {"weights": tmp_path / "out.pt"}
     config = TypeAdapter(ModelConfig).validate_python(options)
     model = config.build(DatasetInfo("instance", "test", ("a", "b", "c"))).state_dict()
-    for name, value in renamed(state).items():
+    for name, value in renamed(state, *OURS).items():
         assert name.endswith("num_batches_tracked") or torch.equal(model[name], value), name
 
 

@@ -2,7 +2,6 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -11,20 +10,12 @@ from reference_segformer import State, hub_state, segformer
 from errors import UserError
 from models.segformer import SegFormer, SegFormerConfig
 from structures import DatasetInfo
+from tests.weights.renaming import renamed
 from tools.convert_weights import convert, main, read_published
 from upsamplers import build_upsampler
 
 CLASSES = 5
 INFO = DatasetInfo("semantic", "test", ("",) * CLASSES)
-
-
-def renamed(state: State, *rules: tuple[str, Any]) -> State:
-    result = {}
-    for name, value in state.items():
-        for pattern, replacement in rules:
-            name = re.sub(pattern, replacement, name)
-        result[name] = value
-    return result
 
 
 def one_based(state: State, pattern: str) -> State:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from datasets.coco import CLASSES
 from errors import UserError
 from models.detection.rcnn import FasterRCNNConfig, MaskRCNNConfig
 from models.weights import check_state
@@ -18,7 +19,6 @@ from structures import DatasetInfo
 from tools.published import resnet
 from tools.published.tensors import Converted, State, account, below, move, recognise
 
-COCO_IDS = [index for index in range(1, 91) if index not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
 ROWS = {"box_head.classifier": 1, "box_head.deltas": 4, "mask_head.classifier": 1}  # of a class
 CHANNELS = 256  # of the pyramid and of the mask head, in all of them
 
@@ -135,7 +135,7 @@ def _take(state: State, layout: Layout, where: object) -> tuple[str, State, Stat
 def _background_last(model: State, where: object) -> str:
     """Bring the outputs of torchvision's classes into our order; a remark if some were left out."""
     number = _number_of_outputs(model, where)
-    classes = COCO_IDS if number == 91 else list(range(1, number))
+    classes = list(CLASSES) if number == 91 else list(range(1, number))
     for name, rows in ROWS.items():
         for key in (f"{name}.weight", f"{name}.bias"):
             if key not in model:
