@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from structures import DatasetInfo, Instances, Prediction, Size, Target
+from structures import DatasetInfo, Instances, Panoptic, Prediction, Size, Target
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Sample:
 
     image: [H, W, 3], RGB, uint8 until `normalize` makes it float32. size: the original (height, width).
     semantic: [H, W] int16, labels or IGNORE. depth: [H, W] float32 metres, 0 = not measured.
-    seed: see `structures.Target`.
+    panoptic: of the original image, for scoring only; transforms leave it as it is. seed: see `structures.Target`.
     """
 
     image_id: str
@@ -55,6 +55,7 @@ class Sample:
     semantic: np.ndarray | None = None
     depth: np.ndarray | None = None
     objects: Objects | None = None
+    panoptic: Panoptic | None = None
     seed: int = 0
 
     def target(self) -> Target:
@@ -62,7 +63,15 @@ class Sample:
         semantic = None if self.semantic is None else torch.from_numpy(np.ascontiguousarray(self.semantic))
         depth = None if self.depth is None else torch.from_numpy(np.ascontiguousarray(self.depth))
         instances = None if self.objects is None else self.objects.instances()
-        return Target(self.image_id, self.size, semantic=semantic, instances=instances, depth=depth, seed=self.seed)
+        return Target(
+            self.image_id,
+            self.size,
+            semantic=semantic,
+            instances=instances,
+            panoptic=self.panoptic,
+            depth=depth,
+            seed=self.seed,
+        )
 
     def without_annotation(self) -> "Sample":
         """The image alone."""

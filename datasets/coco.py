@@ -3,19 +3,19 @@
 That form is a folder of images and a JSON file per split; classes and paths are set in the YAML.
 """
 
-import os
-import stat
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pycocotools import mask as mask_utils
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from config import Schema
 from datasets.base import DenseDataset, Objects, Sample
-from datasets.coco_annotations import Annotations, OnError, read_annotations, read_classes
+from datasets.coco_annotations import Annotations, read_annotations, read_classes
 from datasets.coco_files import CocoFiles
+from datasets.coco_json import Faults, Listing, OnError
+from datasets.coco_masks import decode
+from datasets.coco_paths import below, check_path, check_root, file_with_classes
 from datasets.images import read_image
 from datasets.transforms import TestTransforms, TrainTransforms
 from errors import UserError
@@ -39,6 +39,15 @@ def _check_mapping(value: Any) -> Any:
     if value is not None and not isinstance(value, dict):
         raise ValueError("is not a mapping of category ids to names; write for example {1: person, 2: bicycle}")
     return value
+
+
+def check_names(names: tuple[str, ...]) -> None:
+    """Raises ValueError if there is no class, or two have one name."""
+    if not names:
+        raise ValueError("there are no classes; list data.classes, or name annotations with categories")
+    if len(set(names)) < len(names):
+        double = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"two classes are called {double}; give every class its own name")
 
 
 ClassName = Annotated[str, Field(min_length=1)]
@@ -76,25 +85,12 @@ class COCOConfig(Schema):
     @classmethod
     def _read_classes(cls, values: Any) -> Any:
         """Classes that the user leaves to a file of his own. Raises UserError if the file is unusable."""
-        if not isinstance(values, dict) or values.get("classes") is not None:
-            return values
-        root, file = values.get("root"), values.get("train_annotations", TRAIN_ANNOTATIONS)
-        if not isinstance(root, str | Path) or not isinstance(file, str) or file == TRAIN_ANNOTATIONS:
-            return values
-        path = _below(Path(root), file)
-        if problem := _problem(path, "file"):
-            what = f"{problem}; the classes would be read from it"
-            raise UserError(path, what, "correct data.train_annotations (or data.root), or list data.classes")
-        return {**values, "classes": read_classes(path)}
+        path = file_with_classes(values, TRAIN_ANNOTATIONS)
+        return values if path is None else {**values, "classes": read_classes(path)}
 
     @model_validator(mode="after")
     def _check_classes(self) -> Self:
-        names = self.info.classes
-        if not names:
-            raise ValueError("there are no classes; list data.classes, or name annotations with categories")
-        if len(set(names)) < len(names):
-            double = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"two classes are called {double}; give every class its own name")
+        check_names(self.info.classes)
         return self
 
     @property
@@ -143,20 +139,25 @@ class COCO(DenseDataset):
         self.info = config.info
         self._training = split == "train"
         self._masks = config.masks
-        root = _below(config.root, "")
+        root = below(config.root, "")
         if self._training:
             images, file = config.train_images, config.train_annotations
         else:
             images, file = config.val_images, config.val_annotations
-        self._folder, self._file = _below(root, images), _below(root, file)
-        _check_paths(root, None if annotations_only else self._folder, self._file, split)
-        self._annotations, self.skipped = read_annotations(
+        self._folder, self._file = below(root, images), below(root, file)
+        check_root(root, DOWNLOAD)
+        check_path(self._file, "file", f"{split}_annotations")
+        if not annotations_only:
+            check_path(self._folder, "folder", f"{split}_images")
+        faults = Faults(self._file, config.on_error)
+        self._annotations = read_annotations(
             self._file,
             config._names,
             masks=config.masks,
             images=None if annotations_only else self._folder,
-            on_error=config.on_error,
+            faults=faults,
         )
+        self.skipped = faults.lines
         self._images = np.arange(len(self._annotations.image_ids))  # row in the annotations of every image
         if self._training:
             self._images = self._images[_trainable(self._annotations, config)]
@@ -164,8 +165,8 @@ class COCO(DenseDataset):
                 what = f"no image has an annotation and sides of at least {config.min_side} pixels"
                 raise UserError(self._file, what, "name other annotations, or lower data.min_side")
             if config.aspect_grouping:
-                height, width = self._annotations.sizes[self._images].T
-                self.groups, self.group_size = (width > height).astype(np.int64), config.aspect_grouping
+                self.groups = wide(self._annotations.sizes[self._images])
+                self.group_size = config.aspect_grouping
 
     def __len__(self) -> int:
         return len(self._images)
@@ -176,14 +177,8 @@ class COCO(DenseDataset):
         The JSON is taken to describe the image as displayed, EXIF orientation applied: official files do.
         """
         image = self._images[index]
-        path = self._folder / self._annotations.names[image]
-        pixels = read_image(path)
-        height, width = size = self._annotations.size(image)
-        if pixels.shape[:2] != size:
-            what = f"is displayed at {pixels.shape[1]} x {pixels.shape[0]} (width x height) but image"
-            what += f" {self._annotations.image_ids[image]} of {self._file} is {width} x {height}"
-            raise UserError(path, what, "correct the JSON, or take the orientation (EXIF) out of the image")
-        return Sample(self._image_id(image), size, pixels, objects=self._objects(image))
+        pixels = read_listed(self._folder, self._annotations, image, self._file)
+        return Sample(self._image_id(image), self._annotations.size(image), pixels, objects=self._objects(image))
 
     def target(self, index: int) -> Target:
         """The objects at original size; opens no image."""
@@ -195,18 +190,7 @@ class COCO(DenseDataset):
         return str(self._annotations.image_ids[image])
 
     def _objects(self, image: int) -> Objects:
-        return self._training_objects(image) if self._training else self._evaluation_objects(image)
-
-    def _training_objects(self, image: int) -> Objects:
-        annotations, size = self._annotations, self._annotations.size(image)
-        rows = annotations.rows(image)
-        xywh = annotations.boxes[rows]
-        boxes = np.clip(_corners(xywh), 0, np.array([size[1], size[0]] * 2)).astype(np.float32)
-        kept = (boxes[:, :2] < boxes[:, 2:]).all(axis=1)
-        kept &= (xywh[:, 2:] >= 1).all(axis=1) & (annotations.areas[rows] > 0)
-        rows = rows[kept]
-        masks = _bitmaps(annotations.rles(rows), size)
-        return Objects(boxes[kept], annotations.labels[rows], annotations.crowd[rows], masks=masks)
+        return training_objects(self._annotations, image) if self._training else self._evaluation_objects(image)
 
     def _evaluation_objects(self, image: int) -> Objects:
         annotations, rows = self._annotations, self._annotations.rows(image)
@@ -221,53 +205,47 @@ class COCO(DenseDataset):
         )
 
 
-def _below(root: Path, path: str) -> Path:
-    try:
-        return root.expanduser() / Path(path).expanduser()
-    except RuntimeError as error:  # ~ or ~user without a home
-        raise UserError(root / path, str(error), "write the whole path") from None
-
-
-def _check_paths(root: Path, images: Path | None, file: Path, split: str) -> None:
-    if problem := _problem(root, "folder"):
-        do = f"unpack {DOWNLOAD} into one folder and set data.root to it"
-        raise UserError(root, problem, do)
-    if problem := _problem(file, "file"):
-        do = f"check data.root, or set data.{split}_annotations to the file's path below it"
-        raise UserError(file, f"{problem}, which the COCO layout needs", do)
-    if images is not None and (problem := _problem(images, "folder")):
-        do = f"check data.root, or set data.{split}_images to the folder's path below it"
-        raise UserError(images, f"{problem}, which the COCO layout needs", do)
-
-
-def _problem(path: Path, kind: Literal["file", "folder"]) -> str | None:
-    """Why `path` is no file or folder to read; None if it is one."""
-    try:
-        mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null byte
-        return f"no such {kind}"
-    except OSError as error:
-        return f"no {kind} that can be read ({error.strerror})"
-    if not (stat.S_ISREG if kind == "file" else stat.S_ISDIR)(mode):
-        return f"no such {kind}"
-    return None if os.access(path, os.R_OK) else f"no {kind} that may be read (check its permissions)"
-
-
 def _trainable(annotations: Annotations, config: COCOConfig) -> np.ndarray:
     """Which images to train on: [M] bool. Official: 117,266 of 118,287."""
     large = annotations.sizes.min(axis=1) >= config.min_side
     return large if config.train_empty_images else large & (np.diff(annotations.offsets) > 0)
 
 
+def wide(sizes: np.ndarray) -> np.ndarray:
+    """Of (height, width) [M, 2], which are wider than tall: [M] int64, 0 or 1."""
+    return (sizes[:, 1] > sizes[:, 0]).astype(np.int64)
+
+
+def read_listed(folder: Path, listing: Listing, image: int, file: Path) -> np.ndarray:
+    """The pixels, RGB uint8 [H, W, 3], of the image in row `image` of what `file` lists.
+
+    Raises UserError if it is unusable or has not the size that the file says.
+    """
+    path = folder / listing.names[image]
+    pixels = read_image(path)
+    height, width = listing.size(image)
+    if pixels.shape[:2] != (height, width):
+        what = f"is displayed at {pixels.shape[1]} x {pixels.shape[0]} (width x height) but image"
+        what += f" {listing.image_ids[image]} of {file} is {width} x {height}"
+        raise UserError(path, what, "correct the JSON, or take the orientation (EXIF) out of the image")
+    return pixels
+
+
+def training_objects(annotations: Annotations, image: int) -> Objects:
+    """The objects of the image in row `image` that one can learn from, see `COCO`."""
+    rows, size = annotations.rows(image), annotations.size(image)
+    boxes, kept = training_boxes(annotations.boxes[rows], size)
+    kept &= annotations.areas[rows] > 0
+    rows, rles = rows[kept], annotations.rles(rows[kept])
+    masks = None if rles is None else decode(rles, size)
+    return Objects(boxes[kept], annotations.labels[rows], annotations.crowd[rows], masks=masks)
+
+
+def training_boxes(xywh: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes of a file [N, 4] cut to the image, xyxy float32, and which of them one can learn from: [N] bool."""
+    boxes = np.clip(_corners(xywh), 0, np.array([size[1], size[0]] * 2)).astype(np.float32)
+    return boxes, (boxes[:, :2] < boxes[:, 2:]).all(axis=1) & (xywh[:, 2:] >= 1).all(axis=1)
+
+
 def _corners(xywh: np.ndarray) -> np.ndarray:
     return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-
-
-def _bitmaps(rles: list[bytes] | None, size: Size) -> np.ndarray | None:
-    """[N, H, W] bool of compressed run lengths."""
-    if rles is None:
-        return None
-    if not rles:
-        return np.zeros((0, *size), bool)
-    bitmaps = mask_utils.decode([{"size": list(size), "counts": rle} for rle in rles])  # [H, W, N], N the slowest
-    return np.ascontiguousarray(bitmaps.transpose(2, 0, 1)).view(bool)

@@ -1,31 +1,25 @@
 """Detections on disk: one file of COCO results, as COCO's own tools and its evaluation server take them."""
 
 import json
-import os
 import reprlib
-from contextlib import ExitStack
 from dataclasses import dataclass
-from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from pycocotools import mask as coco_mask
 
 from datasets.base import PredictionFiles
 from datasets.coco_masks import area_of, encode
+from datasets.coco_results import ImageId, ResultFile, image_id_of, order
 from datasets.coco_values import box_of, is_number
 from errors import UserError
 from structures import Instances, Prediction, Size, Target
 
-FILE_NAME = "predictions.json"
 KEYS = ("image_id", "category_id", "score")
 COMPLETE = "write COCO results, with the category ids of the data and a bbox or a segmentation each"
 BOXES_ALONE = "write masks too, or score the boxes alone: data.masks=false"
-
-ImageId = int | str
 
 
 @dataclass(frozen=True)
@@ -49,25 +43,15 @@ class CocoFiles(PredictionFiles):
     path: a .json file, or the folder of predictions.json. category_ids: of each label. An image id of decimal digits
     is written as a number. Numbers are written with all their digits, so that scoring the file gives the very numbers
     of scoring the predictions.
-
-    Records are kept in a file per process until `finish` puts them together by ascending image id; all processes must
-    see one file system.
     """
 
     def __init__(self, path: Path, category_ids: tuple[int, ...], masks: bool) -> None:
-        self._path = path
+        self._file = ResultFile(path)
         self._category_ids = category_ids
         self._labels = {category_id: label for label, category_id in enumerate(category_ids)}
         self._masks = masks
-        self._part: BufferedWriter | None = None
-        self._written: dict[ImageId, tuple[int, int]] = {}  # where an image's records are in this process's part
         self._results: Results | None = None
         self._asked: set[ImageId] = set()
-
-    @property
-    def _file(self) -> Path:
-        is_file = self._path.is_file() or (self._path.suffix == ".json" and not self._path.is_dir())
-        return self._path if is_file else self._path / FILE_NAME
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
@@ -77,40 +61,19 @@ class CocoFiles(PredictionFiles):
         Raises UserError if the folder does not take the file, if a number is not finite, or if two images have one id.
         """
         assert prediction.instances is not None
-        image_id = _image_id(target.image_id)
-        if image_id in self._written:
-            raise UserError(self._file, f"two images have the id {image_id}", "rename one, or predict them apart")
+        image_id = image_id_of(target.image_id)
+        self._file.check_new(image_id)
         try:
             records = [json.dumps(item, allow_nan=False) for item in self._records(prediction.instances, target)]
         except ValueError:
             what = f"image {image_id} has a predicted box or score that is not finite"
-            raise UserError(self._file, what, "use other weights: these have diverged") from None
-        text = ",\n".join(records).encode()
-        try:
-            if self._part is None:
-                self._file.parent.mkdir(parents=True, exist_ok=True)
-                self._part = self._part_file(_rank()).open("wb")
-            self._written[image_id] = self._part.tell(), len(text)
-            self._part.write(text)
-        except OSError as error:
-            raise self._unwritable(error) from None
+            raise UserError(self._file.path, what, "use other weights: these have diverged") from None
+        self._file.add(image_id, records)
 
     def finish(self) -> None:
         """Put the records of all processes into one file. Raises UserError, in all of them, if it cannot be written."""
-        own = self._written, self._close()
-        processes: list[Any] = [own]
-        if dist.is_initialized():
-            processes = [None] * dist.get_world_size()
-            dist.gather_object(own, processes if _rank() == 0 else None)
-        outcome: list[UserError | None] = [None]
-        if _rank() == 0:
-            problems = [problem for _, problem in processes if problem is not None]
-            outcome = [problems[0] if problems else self._merge([written for written, _ in processes])]
-        if dist.is_initialized():
-            dist.broadcast_object_list(outcome)
-        self._part, self._written, self._results = None, {}, None
-        if outcome[0] is not None:
-            raise outcome[0]
+        self._results = None
+        self._file.finish()
 
     def _records(self, instances: Instances, target: Target) -> list[dict[str, Any]]:
         assert instances.scores is not None
@@ -123,53 +86,11 @@ class CocoFiles(PredictionFiles):
             assert instances.rles is not None
             size = list(target.size)
             columns["segmentation"] = [{"size": size, "counts": counts.decode()} for counts in instances.rles]
-        image_id = _image_id(target.image_id)
+        image_id = image_id_of(target.image_id)
         return [
             {"image_id": image_id, **dict(zip(columns, values, strict=True))}
             for values in zip(*columns.values(), strict=True)
         ]
-
-    def _close(self) -> UserError | None:
-        try:
-            if self._part is not None:
-                self._part.close()
-        except OSError as error:
-            return self._unwritable(error)
-        return None
-
-    def _merge(self, written: list[dict[ImageId, tuple[int, int]]]) -> UserError | None:
-        pieces = sorted(
-            (_order(image_id), rank, *place)
-            for rank, places in enumerate(written)
-            for image_id, place in places.items()
-        )
-        file = self._file
-        new = file.with_name(f"{file.name}.new")
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with ExitStack() as stack:
-                merged = stack.enter_context(new.open("wb"))
-                ranks = [rank for rank, places in enumerate(written) if places]
-                parts = {rank: stack.enter_context(self._part_file(rank).open("rb")) for rank in ranks}
-                separator = b"[\n"
-                for _, rank, start, length in pieces:
-                    if length > 0:
-                        parts[rank].seek(start)
-                        merged.write(separator + parts[rank].read(length))
-                        separator = b",\n"
-                merged.write(b"\n]\n" if separator == b",\n" else b"[]\n")
-            os.replace(new, file)
-            for rank in ranks:
-                self._part_file(rank).unlink()
-        except OSError as error:
-            return self._unwritable(error)
-        return None
-
-    def _part_file(self, rank: int) -> Path:
-        return self._file.with_name(f"{self._file.name}.part{rank}")
-
-    def _unwritable(self, error: OSError) -> UserError:
-        return UserError(self._file, f"cannot be written ({error.strerror})", "make room or name another folder")
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -180,7 +101,7 @@ class CocoFiles(PredictionFiles):
         The first call reads the whole file. Raises UserError if it is missing or any record malformed.
         """
         results = self._load()
-        image_id = _image_id(target.image_id)
+        image_id = image_id_of(target.image_id)
         self._asked.add(image_id)
         rows = results.by_image.get(image_id, [])
         xywh, areas, rles = None, None, None
@@ -206,16 +127,19 @@ class CocoFiles(PredictionFiles):
 
     def unread(self) -> list[str]:
         """Ids of images in the file that no `read` has asked for."""
-        return [str(image_id) for image_id in sorted(self._load().by_image.keys() - self._asked, key=_order)]
+        return [str(image_id) for image_id in sorted(self._load().by_image.keys() - self._asked, key=order)]
 
     def _load(self) -> Results:
         if self._results is None:
-            records = _read_list(self._file)
+            records = self._file.read()
+            if not isinstance(records, list):
+                do = "name a file of COCO results, not one of annotations"
+                raise UserError(self._file.path, "is not a list of results", do)
             has_boxes = not records or (isinstance(records[0], dict) and records[0].get("bbox", []) != [])
             by_image: dict[ImageId, list[int]] = {}
             for row, record in enumerate(records):
                 self._check(record, row, has_boxes)
-                by_image.setdefault(_image_id(record["image_id"]), []).append(row)
+                by_image.setdefault(image_id_of(record["image_id"]), []).append(row)
             xywh = np.array([record["bbox"] for record in records] if has_boxes else [], np.float64).reshape(-1, 4)
             self._results = Results(
                 by_image,
@@ -255,33 +179,4 @@ class CocoFiles(PredictionFiles):
             raise self._malformed(row, str(error)) from None
 
     def _malformed(self, row: int, what: str, do: str = COMPLETE) -> UserError:
-        return UserError(f"{self._file}: record {row + 1}", what, do)
-
-
-def _read_list(file: Path) -> list[Any]:
-    try:
-        content = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        what = "no such file"
-        raise UserError(file, what, f"name a file of COCO results, or the folder of {FILE_NAME}") from None
-    except OSError as error:
-        raise UserError(file, f"cannot be read ({error.strerror})", "check the disk and the permissions") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(file, f"is not JSON, or not all of it ({error})", "write the predictions again") from None
-    if not isinstance(content, list):
-        raise UserError(file, "is not a list of results", "name a file of COCO results, not one of annotations")
-    return content
-
-
-def _image_id(text: ImageId) -> ImageId:
-    """A number where it is one: COCO's images are named by their ids with leading zeros."""
-    return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 20 else text
-
-
-def _order(image_id: ImageId) -> tuple[bool, int, str]:
-    """By number; ids that are none come last."""
-    return (False, image_id, "") if isinstance(image_id, int) else (True, 0, image_id)
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
+        return UserError(f"{self._file.path}: record {row + 1}", what, do)

@@ -89,6 +89,14 @@ def decode_runs(counts: str) -> np.ndarray | None:
     return runs
 
 
+def decode(rles: list[bytes], size: Size) -> np.ndarray:
+    """[N, H, W] bool of compressed run lengths."""
+    if not rles:
+        return np.zeros((0, *size), bool)
+    bitmaps = mask_utils.decode([{"size": list(size), "counts": rle} for rle in rles])  # [H, W, N], N the slowest
+    return np.ascontiguousarray(bitmaps.transpose(2, 0, 1)).view(bool)
+
+
 def area_of(rle: bytes, size: Size) -> float:
     """Pixels of the mask. One at a time: pycocotools 2.0.11 fails on lists of more than 255."""
     return float(mask_utils.area({"size": list(size), "counts": rle}))

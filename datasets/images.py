@@ -43,10 +43,7 @@ def read_label_map(path: Path) -> np.ndarray:
 
     Raises UserError if the file is missing, incomplete, not a PNG, too large, or has colours instead of indices.
     """
-    data = _read_bytes(path)
-    header = _read_header(path, data)
-    if header.format != "PNG":
-        raise UserError(path, f"is a {header.format} file", "store labels as PNG, which keeps them exactly")
+    data, header = _read_png_header(path)
     if header.mode not in ("1", "L", "P", "I", "I;16"):
         what = f"has pixels of kind {header.mode} where one class index per pixel is expected"
         raise UserError(path, what, "store class indices in a single-channel (or palette) PNG of 8 or 16 bits")
@@ -56,6 +53,28 @@ def read_label_map(path: Path) -> np.ndarray:
     if header.mode == "L" and bits < 8:
         values = values // (255 // (2**bits - 1))  # Pillow has spread them over 0..255
     return values.astype(np.uint16 if bits == 16 else np.uint8)
+
+
+def read_rgb_png(path: Path, meaning: str) -> np.ndarray:
+    """The pixels of an RGB PNG of 8 bits, as stored: uint8 [H, W, 3]. meaning: of the colours, for the error.
+
+    Raises UserError if the file is missing, incomplete, too large, not a PNG, or one of another kind.
+    """
+    data, header = _read_png_header(path)
+    bits, colors = data[24:26]  # of the PNG header
+    if (bits, colors) != (8, 2):
+        kind = header.mode if colors != 2 else f"RGB with {bits} bits each"
+        raise UserError(path, f"has pixels of kind {kind} where {meaning} is expected", "store it in an 8-bit RGB PNG")
+    with _damage_reported(path):
+        return np.asarray(header)
+
+
+def _read_png_header(path: Path) -> tuple[bytes, Image.Image]:
+    data = _read_bytes(path)
+    header = _read_header(path, data)
+    if header.format != "PNG":
+        raise UserError(path, f"is a {header.format} file", "store labels as PNG, which keeps them exactly")
+    return data, header
 
 
 def _read_bytes(path: Path) -> bytes:

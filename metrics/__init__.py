@@ -6,6 +6,7 @@ from pydantic import BeforeValidator, Field
 
 from metrics.coco_ap import CocoAPConfig
 from metrics.mean_iou import MeanIoUConfig
+from metrics.panoptic_quality import PanopticQualityConfig
 
 
 def _by_name(value: Any) -> Any:
@@ -13,4 +14,6 @@ def _by_name(value: Any) -> Any:
 
 
 # The entries of `metrics`; a word is short for {name: word}.
-MetricConfig = Annotated[MeanIoUConfig | CocoAPConfig, Field(discriminator="name"), BeforeValidator(_by_name)]
+MetricConfig = Annotated[
+    MeanIoUConfig | CocoAPConfig | PanopticQualityConfig, Field(discriminator="name"), BeforeValidator(_by_name)
+]

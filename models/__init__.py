@@ -6,10 +6,13 @@ from pydantic import BeforeValidator, Field
 
 from models.components import expand_word
 from models.detection.rcnn import FasterRCNNConfig, MaskRCNNConfig
+from models.panoptic.panoptic_fpn import PanopticFPNConfig
 from models.segformer import SegFormerConfig
 
 __all__ = ["ModelConfig"]
 
 ModelConfig = Annotated[
-    SegFormerConfig | FasterRCNNConfig | MaskRCNNConfig, Field(discriminator="name"), BeforeValidator(expand_word)
+    SegFormerConfig | FasterRCNNConfig | MaskRCNNConfig | PanopticFPNConfig,
+    Field(discriminator="name"),
+    BeforeValidator(expand_word),
 ]

@@ -16,8 +16,14 @@ def expand_word(value: Any) -> Any:
 
 BackboneConfig = Annotated[MiTConfig | ResNetConfig, Field(discriminator="name"), BeforeValidator(expand_word)]
 
+
+def _expand_upsampler(value: Any) -> Any:
+    """A paper name as a mapping; a record, as a default is, stays."""
+    return value if isinstance(value, CONFIGS) else expand_name(value)
+
+
 if TYPE_CHECKING:
     from upsamplers import UpsamplerConfig
 else:  # its members are listed once, in `upsamplers`
     _Any = Union[CONFIGS]  # noqa: UP007
-    UpsamplerConfig = Annotated[_Any, Field(discriminator="name"), BeforeValidator(expand_name)]
+    UpsamplerConfig = Annotated[_Any, Field(discriminator="name"), BeforeValidator(_expand_upsampler)]

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from pictures import instances
-from pictures.canvas import SMALLEST_SIDE, enlarge, tile
+from pictures.canvas import SMALLEST_SIDE, WRITING_SIDE, enlarge, tile
 from pictures.instances import instance_panels
+from pictures.panoptic import panoptic_panels
 from pictures.semantic import semantic_panels
 from structures import DatasetInfo, Prediction, Target
 
@@ -24,5 +24,11 @@ def draw(image: np.ndarray, prediction: Prediction, target: Target | None, info:
         more, colours = instance_panels(image, objects, prediction.instances, info)
         panels |= more
         legend |= colours
-        smallest_side = instances.SMALLEST_SIDE
+        smallest_side = WRITING_SIDE
+    if prediction.panoptic is not None:
+        segments = None if target is None else target.panoptic
+        more, colours = panoptic_panels(image, segments, prediction.panoptic, info)
+        panels |= more
+        legend |= colours
+        smallest_side = WRITING_SIDE
     return tile({name: enlarge(panel, smallest_side) for name, panel in panels.items()}, legend)

@@ -6,10 +6,16 @@ from functools import cache
 import cv2
 import numpy as np
 
-WHITE, BLACK, RED = (255, 255, 255), (0, 0, 0), (230, 30, 30)
+Colour = tuple[int, int, int]
+
+WHITE, BLACK, GREY = (255, 255, 255), (0, 0, 0), (128, 128, 128)
+RED, ORANGE = (230, 30, 30), (255, 165, 0)
 GOLDEN_RATIO = 0.618034
 SMALLEST_SIDE = 240  # much smaller images are enlarged, so that titles and thin structures stay legible
+WRITING_SIDE = 480  # the same for panels in which words are written
 LONGEST_SIDE = 4096  # no strip is enlarged beyond
+# How far each further object of a class is mixed with white (above 0) or black, so that neighbours can be told apart.
+SHADES = (0.0, 0.45, -0.4, 0.25, -0.2, 0.65, -0.55)
 
 
 @cache
@@ -21,6 +27,25 @@ def palette(num_classes: int) -> np.ndarray:
         colorsys.hsv_to_rgb(hue, saturations[index % 3], values[index // 3 % 3]) for index, hue in enumerate(hues)
     ]
     return (np.array(colours).reshape(-1, 3) * 255).astype(np.uint8)
+
+
+def shade(colour: np.ndarray, number: int) -> np.ndarray:
+    """The colour [3] of a class for its object of that number, float."""
+    share = SHADES[number % len(SHADES)]
+    return colour * (1 - abs(share)) + (255 * share if share > 0 else 0)
+
+
+def as_tuple(colour: np.ndarray) -> Colour:
+    """A colour [3] as OpenCV takes it."""
+    red, green, blue = (int(value) for value in colour)
+    return red, green, blue
+
+
+def stripes(shape: tuple[int, ...]) -> np.ndarray:
+    """[H, W] bool: a diagonal hatching."""
+    period = max(4, min(shape[:2]) // 40)
+    rows, columns = np.indices(shape[:2], sparse=True)
+    return (rows + columns) % period < period / 2
 
 
 def blend(image: np.ndarray, colours: np.ndarray, opacity: float = 0.6) -> np.ndarray:
@@ -38,7 +63,23 @@ def enlarge(image: np.ndarray, smallest_side: int = SMALLEST_SIDE) -> np.ndarray
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def tile(panels: dict[str, np.ndarray], legend: dict[str, tuple[int, int, int]]) -> np.ndarray:
+def label_size(text: str, size: float) -> tuple[int, int]:
+    """Width and height in pixels of a label that `write_label` makes."""
+    (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
+    return width + 4, height + below + 2
+
+
+def write_label(picture: np.ndarray, text: str, place: tuple[int, int], colour: Colour, size: float) -> None:
+    """Write into `picture` at `place` (left, top), on a ground of `colour`, in black or white as that needs."""
+    left, top = place
+    width, height = label_size(text, size)
+    below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, 1)[1]
+    cv2.rectangle(picture, (left, top), (left + width - 1, top + height - 1), colour, cv2.FILLED)
+    ink = BLACK if np.dot(colour, (0.299, 0.587, 0.114)) > 140 else WHITE
+    cv2.putText(picture, text, (left + 2, top + height - below), cv2.FONT_HERSHEY_SIMPLEX, size, ink, 1, cv2.LINE_AA)
+
+
+def tile(panels: dict[str, np.ndarray], legend: dict[str, Colour]) -> np.ndarray:
     """Panels of one size side by side under their titles, and below them a legend of names and colours."""
     columns = [np.vstack([_title(name, panel.shape[1]), panel]) for name, panel in panels.items()]
     gap = np.full((columns[0].shape[0], 4, 3), 255, np.uint8)
@@ -51,7 +92,7 @@ def _title(text: str, width: int) -> np.ndarray:
     return cv2.putText(bar, text, (4, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.5, BLACK, 1, cv2.LINE_AA)
 
 
-def _legend(entries: dict[str, tuple[int, int, int]], width: int) -> np.ndarray:
+def _legend(entries: dict[str, Colour], width: int) -> np.ndarray:
     step = 16 + max(cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)[0][0] for name in entries) + 16
     columns = max(1, width // step)
     strip = np.full((20 * -(-len(entries) // columns) + 4, width, 3), 255, np.uint8)

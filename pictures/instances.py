@@ -7,18 +7,25 @@ import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 
-from pictures.canvas import BLACK, WHITE, blend, enlarge, palette
+from pictures.canvas import (
+    GREY,
+    WRITING_SIDE,
+    Colour,
+    as_tuple,
+    blend,
+    enlarge,
+    label_size,
+    palette,
+    shade,
+    stripes,
+    write_label,
+)
 from structures import DatasetInfo, Instances
 
-Colour = tuple[int, int, int]
 Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2
 
-LOWEST_SCORE = 0.3
+LOWEST_SCORE = 0.5
 MOST = 40  # objects in a panel; more hide each other
-SMALLEST_SIDE = 480  # to which panels are about enlarged: labels need room
-GREY = (128, 128, 128)
-# How far each further mask of a class is mixed with white (above 0) or black, so that neighbours can be told apart.
-SHADES = (0.0, 0.45, -0.4, 0.25, -0.2, 0.65, -0.55)
 
 
 def instance_panels(
@@ -41,29 +48,29 @@ def instance_panels(
     panels[title] = drawn(image, prediction, order[::-1], info)
     shown |= set(prediction.labels[order].tolist())
     colours = palette(info.num_classes)
-    return panels, {info.classes[label]: _colour(colours[label]) for label in sorted(shown)}
+    return panels, {info.classes[label]: as_tuple(colours[label]) for label in sorted(shown)}
 
 
 def drawn(image: np.ndarray, instances: Instances, order: list[int], info: DatasetInfo) -> np.ndarray:
     """The image under the masks, boxes and labels of some objects, drawn in the given order; enlarged."""
     colours = palette(info.num_classes)
-    picture = enlarge(_with_masks(image, instances, order, colours), SMALLEST_SIDE)
+    picture = enlarge(_with_masks(image, instances, order, colours), WRITING_SIDE)
     height, width = picture.shape[:2]
-    scale = max(1, min(height, width) / SMALLEST_SIDE)
+    scale = max(1, min(height, width) / WRITING_SIDE)
     thickness = round(1.5 * scale)
     boxes = instances.boxes.double().nan_to_num() * (height // image.shape[0])
     limits = torch.tensor([width - 1, height - 1] * 2)
     corners = torch.minimum(boxes.round().clamp(min=0), limits).int().tolist()
     for index in order:
         x1, y1, x2, y2 = corners[index]
-        colour = GREY if _is_crowd(instances, index) else _colour(colours[instances.labels[index]])
+        colour = GREY if _is_crowd(instances, index) else as_tuple(colours[instances.labels[index]])
         cv2.rectangle(picture, (x1, y1), (x2, y2), colour, thickness, cv2.LINE_AA)
     taken: list[Rectangle] = []
     for index in reversed(order):  # what is drawn on top chooses its place first
         text = info.classes[int(instances.labels[index])]
         if instances.scores is not None:
             text += f" {float(instances.scores[index]):.2f}"
-        colour = _colour(colours[instances.labels[index]])
+        colour = as_tuple(colours[instances.labels[index]])
         if _is_crowd(instances, index):
             text, colour = f"{text}, crowd", GREY
         _write(picture, text, corners[index], colour, 0.4 * scale, taken)
@@ -80,19 +87,16 @@ def _with_masks(image: np.ndarray, instances: Instances, order: list[int], colou
         region = _mask(instances, index, image.shape)
         if _is_crowd(instances, index):
             region = _box_mask(instances, index, image.shape) if region is None else region
-            picture[region & _stripes(image.shape)] = GREY
+            picture[region & stripes(image.shape)] = GREY
         elif region is not None:
-            shade = SHADES[used[label] % len(SHADES)]
+            picture[region] = blend(picture[region], shade(colours[label], used[label]), 0.5)
             used[label] += 1
-            colour = colours[label] * (1 - abs(shade)) + (255 * shade if shade > 0 else 0)
-            picture[region] = blend(picture[region], colour, 0.5)
     return picture
 
 
 def _write(picture: np.ndarray, text: str, box: Rectangle, colour: Colour, size: float, taken: list[Rectangle]) -> None:
     """Write a label on, under or inside the edges of its box: at the first place where it hides no other label."""
-    (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
-    width, height = width + 4, height + below + 2
+    width, height = label_size(text, size)
     x1, y1, x2, y2 = box
     tops = [y1 - height, y1, y2, y2 - height, *range(y1 + height, max(y2 - height, y1 + height), height)]
     places = [(left, top) for top in tops for left in (x1, x2 - width, (x1 + x2 - width) // 2)]
@@ -100,10 +104,7 @@ def _write(picture: np.ndarray, text: str, box: Rectangle, colour: Colour, size:
     free = (place for place in places if not any(_overlap((*place, width, height), other) for other in taken))
     left, top = next(free, places[0])
     taken.append((left, top, width, height))
-    cv2.rectangle(picture, (left, top), (left + width - 1, top + height - 1), colour, cv2.FILLED)
-    ink = BLACK if np.dot(colour, (0.299, 0.587, 0.114)) > 140 else WHITE
-    origin = left + 2, top + height - below
-    cv2.putText(picture, text, origin, cv2.FONT_HERSHEY_SIMPLEX, size, ink, 1, cv2.LINE_AA)
+    write_label(picture, text, (left, top), colour, size)
 
 
 def _inside(place: tuple[int, int], size: tuple[int, int], shape: tuple[int, ...]) -> tuple[int, int]:
@@ -144,15 +145,3 @@ def _box_mask(instances: Instances, index: int, shape: tuple[int, ...]) -> np.nd
     x1, y1, x2, y2 = instances.boxes[index].clamp(min=0).round().int().tolist()
     mask[y1:y2, x1:x2] = True
     return mask
-
-
-def _stripes(shape: tuple[int, ...]) -> np.ndarray:
-    """[H, W] bool: a diagonal hatching."""
-    period = max(4, min(shape[:2]) // 40)
-    rows, columns = np.indices(shape[:2], sparse=True)
-    return (rows + columns) % period < period / 2
-
-
-def _colour(colour: np.ndarray) -> Colour:
-    red, green, blue = (int(value) for value in colour)
-    return red, green, blue

@@ -13,13 +13,18 @@ def semantic_panels(
     panels = {} if truth is None else {"truth": coloured(image, truth, info)}
     panels["prediction"] = coloured(image, prediction, info)
     if truth is not None:
-        grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
-        wrong = (truth != prediction)[..., None]
-        errors = np.where(wrong, blend(grey, np.array(RED), 0.7), grey)
-        panels["errors"] = np.where((truth == IGNORE)[..., None], np.array(BLACK), errors).astype(np.uint8)
+        panels["errors"] = wrong_pixels(image, truth, prediction)
     shown = np.unique(prediction if truth is None else np.stack([truth, prediction]))
     colours = palette(info.num_classes)
     return panels, {info.classes[label]: tuple(colours[label]) for label in shown if label != IGNORE}
+
+
+def wrong_pixels(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """The image in grey; where the label maps [H, W] differ red, where the true one has no label black."""
+    grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
+    wrong = (truth != prediction)[..., None]
+    errors = np.where(wrong, blend(grey, np.array(RED), 0.7), grey)
+    return np.where((truth == IGNORE)[..., None], np.array(BLACK), errors).astype(np.uint8)
 
 
 def coloured(image: np.ndarray, labels: np.ndarray, info: DatasetInfo) -> np.ndarray:

@@ -108,10 +108,10 @@ def test_masks_of_one_class_have_different_shades():
 
 
 def test_unlikely_detections_are_not_drawn():
-    panels, legend = instance_panels(BLANK, None, detections([0.29, 0.31]), OBJECTS)
-    assert list(panels) == ["detections, score >= 0.3"]
+    panels, legend = instance_panels(BLANK, None, detections([0.49, 0.51]), OBJECTS)
+    assert list(panels) == ["detections, score >= 0.5"]
     assert list(legend) == ["bee"]
-    assert pixel(panels["detections, score >= 0.3"], 10, 40) == [10, 10, 10]
+    assert pixel(panels["detections, score >= 0.5"], 10, 40) == [10, 10, 10]
 
 
 def test_title_tells_how_many_are_left_out():
@@ -119,7 +119,7 @@ def test_title_tells_how_many_are_left_out():
     panels, _ = instance_panels(BLANK, many, many, OBJECTS)
     assert list(panels) == [
         f"true objects ({MOST} largest of {MOST + 5})",
-        f"detections, score >= 0.3 ({MOST} best of {MOST + 5})",
+        f"detections, score >= 0.5 ({MOST} best of {MOST + 5})",
     ]
 
 

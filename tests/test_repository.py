@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "train": LEAVES | {"eval", "experiment", "models", "datasets", "metrics", "runtime", "tools"},
     "tools": LEAVES
     | {"eval", "experiment", "models", "datasets", "metrics", "runtime", "pictures", "upsamplers", "tools"},
-    "benchmarks": LEAVES | {"eval", "experiment", "models", "datasets", "runtime", "upsamplers", "tools"},
+    "benchmarks": LEAVES | {"eval", "experiment", "models", "datasets", "metrics", "runtime", "upsamplers", "tools"},
 }
 SOURCES = [
     path for name in MAY_IMPORT for path in [ROOT / f"{name}.py", *ROOT.glob(f"{name}/**/*.py")] if path.exists()

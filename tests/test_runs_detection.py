@@ -1,4 +1,7 @@
-"""Whole runs of detectors. Where one process does, it is this one: starting Python takes longer than training."""
+"""Whole runs of detectors and of Panoptic FPN.
+
+Where one process does, it is this one: starting Python takes longer than training.
+"""
 
 import importlib
 import json
@@ -19,7 +22,8 @@ TINY = [
     "model.box_head.min_score=0.01",
     *SHORT,
 ]
-DET, INST = "configs/demo/det.yaml", "configs/demo/inst.yaml"
+DET, INST, PAN = (f"configs/demo/{name}.yaml" for name in ("det", "inst", "pan"))
+TASKS = {DET: "detection", INST: "instance", PAN: "panoptic"}
 
 
 @pytest.fixture
@@ -47,15 +51,16 @@ def read(path: Path) -> dict:
     return json.loads(path.read_text())
 
 
-@pytest.mark.parametrize(("name", "cfg"), [("det", DET), ("inst", INST)])
-def test_train_evaluate_predict_score(tiny, tmp_path, here, name, cfg):
+@pytest.mark.parametrize("cfg", TASKS)
+def test_train_evaluate_predict_score(tiny, tmp_path, here, cfg):
+    name = Path(cfg).stem
     here("train", "--cfg", cfg, *tiny)
     trained = read(tmp_path / name / "results.json")
     files = ["--predictions", tmp_path / "out", "--json"]
     here("eval", "--checkpoint", tmp_path / name, *files, tmp_path / "eval.json")
     result = read(tmp_path / "eval.json")
     assert result["metrics"] == trained["metrics"]
-    assert (result["task"], result["num_images"]) == ({"det": "detection", "inst": "instance"}[name], 5)
+    assert (result["task"], result["num_images"]) == (TASKS[cfg], 5)
     here("tools.score", "--cfg", cfg, *tiny, *files, tmp_path / "score.json")
     assert read(tmp_path / "score.json")["metrics"] == result["metrics"]
 
@@ -71,12 +76,13 @@ def test_interrupted_run_ends_bit_identical(tiny, tmp_path, here):
     assert_same(weights(tmp_path / "inst"), weights(tmp_path / "whole"))
 
 
-def test_two_processes_learn_like_one_and_score_the_same(tiny, tmp_path, here):
+@pytest.mark.parametrize("cfg", [INST, PAN])
+def test_two_processes_learn_like_one_and_score_the_same(tiny, tmp_path, here, cfg):
     # At equal scores rounding would choose the proposals; here all of them are taken.
     every = [f"model.{key}=9999" for key in ("rpn.before_nms_train", "rpn.proposals", "box_head.samples")]
     every.append("model.rpn.nms_iou=1")
-    here("train", "--cfg", INST, *tiny, *every, "run_name=one")
-    train(*tiny, *every, "run_name=two", cfg=INST, processes=2)
+    here("train", "--cfg", cfg, *tiny, *every, "run_name=one")
+    train(*tiny, *every, "run_name=two", cfg=cfg, processes=2)
     one, two = (logged(tmp_path / name, "train") for name in ("one", "two"))
     assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-3)
     words = ["--checkpoint", tmp_path / "one", "--json"]

@@ -52,6 +52,13 @@ def _images_in(folder: Path) -> list[Path]:
     return images
 
 
+def _written(out: Path, stem: str) -> set[Path]:
+    """The PNGs that the prediction for an image may write, whatever the task."""
+    numbered = {f"{int(stem):012d}"} if stem.isdecimal() else set()  # as COCO's own panoptic files
+    folders = (out, out / "pictures", out / "predictions")
+    return {folder / f"{name}.png" for folder in folders for name in {stem, *numbered}}
+
+
 def main() -> None:
     """The command."""
     parser = ArgumentParser(prog="tools.predict", description=__doc__)
@@ -62,8 +69,8 @@ def main() -> None:
     overrides = [item for item in arguments.images if "=" in item and not os.path.exists(item)]
     images = find_images([Path(item) for item in arguments.images if item not in overrides])
 
-    written = {folder / f"{path.stem}.png" for path in images for folder in (arguments.out, arguments.out / "pictures")}
-    overwritten = {path.resolve() for path in images} & {path.resolve() for path in written}
+    inputs = {path.resolve() for path in images}
+    overwritten = inputs & {path.resolve() for image in images for path in _written(arguments.out, image.stem)}
     if overwritten:
         raise UserError(f"--out {arguments.out}", f"would overwrite {min(overwritten)}", "choose another folder")
 

@@ -25,6 +25,7 @@ class BoxHeadConfig(Schema):
     channels: of the two hidden layers. positive_iou: see `matching.assign`; best_match also turns on its `best_match`,
     at the same IoU: off in Faster R-CNN, on in Mask R-CNN. crowd_share: likewise. samples, positive_share: proposals an
     image that the losses see. stds: scales of the four deltas. min_score, nms_iou, detections: what is reported.
+    class_agnostic_nms: boxes of different classes suppress each other too.
     """
 
     channels: PositiveInt = 1024
@@ -36,6 +37,7 @@ class BoxHeadConfig(Schema):
     stds: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat] = (0.1, 0.1, 0.2, 0.2)
     min_score: Share = 0.05
     nms_iou: Share = 0.5
+    class_agnostic_nms: bool = False
     detections: PositiveInt = 100
 
 
@@ -131,5 +133,6 @@ class BoxHead(nn.Module):
         values = scores[rows, labels]
         whole = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
         boxes, labels, values = boxes[whole], labels[whole], values[whole]
-        kept = batched_nms(boxes, values, labels, self.config.nms_iou)[: self.config.detections]
+        groups = torch.zeros_like(labels) if self.config.class_agnostic_nms else labels
+        kept = batched_nms(boxes, values, groups, self.config.nms_iou)[: self.config.detections]
         return Instances(boxes=boxes[kept], labels=labels[kept], scores=values[kept])

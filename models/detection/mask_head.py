@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -88,19 +88,27 @@ def _cut_out(boxes: Tensor, samples: Samples, target: Target) -> Tensor:
     return (roi_align(masks, rois, SIDE, 1.0, sampling_ratio=0, aligned=True)[:, 0] >= 0.5).float()
 
 
-def encode_masks(probabilities: Tensor, boxes: Tensor, size: Size, threshold: float = 0.5) -> list[bytes]:
-    """Masks [N, 28, 28] laid into their boxes [N, 4] on an image of `size`, as COCO run lengths, one at a time.
+Pasted = tuple[tuple[slice, slice], np.ndarray]  # a part of an image, and a mask [h, w] bool in it
+
+
+def pasted(probabilities: Tensor, boxes: Tensor, size: Size, threshold: float = 0.5) -> Iterator[Pasted]:
+    """Masks [N, 28, 28] laid into their boxes [N, 4] on an image of `size`, one at a time.
 
     A pixel belongs to a mask if its probability, interpolated bilinearly at the pixel's centre, reaches the threshold.
     """
-    canvas = np.zeros(size[::-1], np.uint8)  # [W, H]: COCO's run lengths go down the columns
-    rles = []
     for mask, box in zip(probabilities.float().cpu().numpy(), boxes.double().cpu().numpy(), strict=True):
         left, columns = _weights(box[0], box[2], size[1])
         top, rows = _weights(box[1], box[3], size[0])
-        window = np.s_[left : left + len(columns), top : top + len(rows)]
-        canvas[window] = columns @ mask.T @ rows.T >= threshold
-        rles.append(coco_mask.encode(canvas.T)["counts"])
+        yield np.s_[top : top + len(rows), left : left + len(columns)], rows @ (mask @ columns.T) >= threshold
+
+
+def encode_masks(probabilities: Tensor, boxes: Tensor, size: Size) -> list[bytes]:
+    """The masks of `pasted` as COCO run lengths."""
+    canvas = np.zeros(size, np.uint8, order="F")  # COCO's run lengths go down the columns
+    rles = []
+    for window, mask in pasted(probabilities, boxes, size):
+        canvas[window] = mask
+        rles.append(coco_mask.encode(canvas)["counts"])
         canvas[window] = 0
     return rles
 

@@ -20,7 +20,7 @@ from models.detection.regions import RegionConfig
 from models.detection.rpn import RPN, RPNConfig
 from models.fpn import FPN, NeckName
 from models.weights import load_weights
-from structures import Batch, DatasetInfo, Prediction
+from structures import Batch, DatasetInfo, Instances, Prediction
 
 
 class _RCNNConfig(Schema):
@@ -41,13 +41,16 @@ class _RCNNConfig(Schema):
     weights: Path | None = None
     weights_exclude: tuple[str, ...] = ()
 
-    def _build(self, info: DatasetInfo, pretrained: bool, mask_head: MaskHead | None) -> DenseModel:
+    def parts(self, num_classes: int, pretrained: bool) -> tuple[Backbone, FPN, RPN, BoxHead]:
+        """Everything but a mask head."""
         backbone = self.backbone.build(pretrained and self.weights is None)
         widths = [level.channels for level in backbone.feature_info]
         neck = FPN(widths, self.channels, self.upsampler, self.neck == "fpn_p6", self.upsampler_init)
         rpn = RPN(self.channels, self.rpn)
-        box_head = BoxHead(self.channels, info.num_classes, self.box_head, self.regions)
-        model = RCNN(backbone, neck, rpn, box_head, mask_head)
+        return backbone, neck, rpn, BoxHead(self.channels, num_classes, self.box_head, self.regions)
+
+    def loaded(self, model: DenseModel, pretrained: bool) -> DenseModel:
+        """The model; `pretrained`: with the weights that this record names."""
         if self.weights and pretrained:
             load_weights(model, self.weights, "model.weights", self.weights_exclude)
         return model
@@ -65,7 +68,7 @@ class FasterRCNNConfig(_RCNNConfig):
         _require_objects(info)
         if info.task != "detection":
             raise ValueError("faster_rcnn finds no masks; set data.masks=false, or use mask_rcnn")
-        return self._build(info, pretrained, None)
+        return self.loaded(RCNN(*self.parts(info.num_classes, pretrained), None), pretrained)
 
 
 class MaskRCNNConfig(_RCNNConfig):
@@ -85,11 +88,15 @@ class MaskRCNNConfig(_RCNNConfig):
         _require_objects(info)
         if info.task != "instance":
             raise ValueError("mask_rcnn learns from masks; set data.masks=true, or use faster_rcnn")
+        model = RCNN(*self.parts(info.num_classes, pretrained), self.mask_head(info.num_classes))
+        return self.loaded(model, pretrained)
+
+    def mask_head(self, num_classes: int) -> MaskHead:
+        """The third stage."""
         upsampler = None
         if self.mask_upsampler is not None:
             upsampler = self.mask_upsampler.build(self.mask_channels, self.channels)
-        mask_head = MaskHead(self.channels, self.mask_channels, info.num_classes, upsampler, self.regions)
-        return self._build(info, pretrained, mask_head)
+        return MaskHead(self.channels, self.mask_channels, num_classes, upsampler, self.regions)
 
 
 def _require_objects(info: DatasetInfo) -> None:
@@ -122,7 +129,10 @@ class RCNN(DenseModel):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss_rpn_cls", "loss_rpn_box", "loss_cls", "loss_box"} and, with masks, "loss_mask"."""
-        pyramid = self.neck(self.backbone(batch.images))
+        return self.instance_losses(self.neck(self.backbone(batch.images)), batch)
+
+    def instance_losses(self, pyramid: list[Tensor], batch: Batch) -> dict[str, Tensor]:
+        """The losses of all stages on P2..P6 [B, C, h, w]."""
         # The losses come first: what autocast casts and keeps for a pass without gradients could not learn later.
         losses: dict[str, Tensor] = self.rpn.losses(pyramid, batch, self.size_divisor)
         with torch.no_grad():
@@ -137,15 +147,24 @@ class RCNN(DenseModel):
     def predict(self, batch: Batch) -> list[Prediction]:
         """Boxes, labels, scores and, with a mask head, run lengths of masks, at the images' original sizes."""
         pyramid = self.neck(self.backbone(batch.images))
+        predictions = []
+        for (found, masks), target in zip(self.detect(pyramid, batch), batch.targets, strict=True):
+            rles = None if masks is None else encode_masks(masks, found.boxes, target.size)
+            predictions.append(Prediction(instances=replace(found, rles=rles)))
+        return predictions
+
+    def detect(self, pyramid: list[Tensor], batch: Batch) -> list[tuple[Instances, Tensor | None]]:
+        """Of each image what `BoxHead.detect` finds, with boxes at original size, and with a mask head the masks.
+
+        Masks are those of `MaskHead.probabilities`, [N, 28, 28].
+        """
         proposals = self.rpn.propose(self.rpn(pyramid), batch.sizes)
         detections = self.box_head.detect(pyramid, proposals, batch.sizes)
-        masks = (
-            [None] * len(detections) if self.mask_head is None else self.mask_head.probabilities(pyramid, detections)
-        )
-        predictions = []
-        for found, mask, (height, width), target in zip(detections, masks, batch.sizes, batch.targets, strict=True):
+        masks: list[Any] = [None] * len(detections)
+        if self.mask_head is not None:
+            masks = self.mask_head.probabilities(pyramid, detections)
+        at_original_size = []
+        for found, (height, width), target in zip(detections, batch.sizes, batch.targets, strict=True):
             factors = [target.size[1] / width, target.size[0] / height]
-            boxes = found.boxes * found.boxes.new_tensor(factors * 2)
-            rles = None if mask is None else encode_masks(mask, boxes, target.size)
-            predictions.append(Prediction(instances=replace(found, boxes=boxes, rles=rles)))
-        return predictions
+            at_original_size.append(replace(found, boxes=found.boxes * found.boxes.new_tensor(factors * 2)))
+        return list(zip(at_original_size, masks, strict=True))

@@ -25,8 +25,13 @@ class Names:
         self.state[f"{name}.num_batches_tracked"] = torch.tensor(7)
 
 
-def detector(num_classes: int = 80, depth: int = 50, masks: bool = False, p6: bool = False) -> State:
-    """A Faster or Mask R-CNN on the plain pyramid, or with P6 on its way down, but for the pyramid's upsamplers."""
+def detector(
+    num_classes: int = 80, depth: int = 50, masks: bool = False, p6: bool = False, stuff: int | None = None
+) -> State:
+    """A Faster or Mask R-CNN on the plain pyramid, or with P6 on its way down, but for the pyramid's upsamplers.
+
+    stuff: with the semantic head of a Panoptic FPN for so many stuff classes.
+    """
     names = Names()
     _resnet(names, depth)
     for level, width in enumerate((256, 512, 1024, 2048)):
@@ -47,6 +52,14 @@ def detector(num_classes: int = 80, depth: int = 50, masks: bool = False, p6: bo
             names.draw(f"roi_head.mask_head.convs.{index}.conv", 256, 256, 3, 3)
         names.draw("roi_head.mask_head.upsample", 256, 256, 2, 2)
         names.draw("roi_head.mask_head.conv_logits", num_classes, 256, 1, 1)
+    if stuff is not None:
+        for level, units in enumerate((1, 1, 2, 3)):
+            for unit in range(units):
+                name = f"semantic_head.conv_upsample_layers.{level}.conv.{unit}"
+                names.draw(f"{name}.conv", 128, 256 if unit == 0 else 128, 3, 3, bias=False)
+                for part in ("weight", "bias"):
+                    names.state[f"{name}.gn.{part}"] = torch.rand(128, generator=names.generator)
+        names.draw("semantic_head.conv_logits", stuff + 1, 128, 1, 1)
     return names.state
 
 

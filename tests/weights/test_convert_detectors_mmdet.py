@@ -32,6 +32,9 @@ OURS = [
     (r"^roi_head\.mask_head\.convs\.(\d)\.conv", r"mask_head.convs.\1"),
     (r"^roi_head\.mask_head\.upsample\.", "mask_head.upsampler."),
     (r"^roi_head\.mask_head\.conv_logits", "mask_head.classifier"),
+    (r"^semantic_head\.conv_upsample_layers\.(\d)\.conv\.(\d)\.conv", r"semantic_head.units.\1.\2.0"),
+    (r"^semantic_head\.conv_upsample_layers\.(\d)\.conv\.(\d)\.gn", r"semantic_head.units.\1.\2.1"),
+    (r"^semantic_head\.conv_logits", "semantic_head.classifier"),
 ]
 
 
@@ -63,6 +66,10 @@ CASES = {
         carafe_masks(detector(num_classes=3, masks=True, p6=True) | upsamplers(4, NECK, **CARAFE)),
         {"name": "mask_rcnn", "neck": "fpn_p6", "upsampler": "carafe", "mask_upsampler": "carafe"},
     ),
+    "panoptic": (
+        detector(num_classes=3, masks=True, stuff=2) | upsamplers(3, NECK, **DYSAMPLE),
+        {"name": "panoptic_fpn", "neck": "fpn", "upsampler": "dysample"},
+    ),
     "p6-r101": (
         detector(num_classes=80, depth=101, p6=True),
         {"name": "faster_rcnn", "backbone": "resnet101", "neck": "fpn_p6", "upsampler": "nearest"},
@@ -77,7 +84,8 @@ def test_every_tensor_arrives_at_its_place_and_the_remark_describes_the_model(ca
     expected = {"backbone": "resnet50"} | model
     assert described(remark) == expected
     assert kind == f"{expected['name']}_{expected['backbone']}_{expected['neck']}"
-    assert remark.startswith(f"{len(state['roi_head.bbox_head.fc_cls.weight']) - 1} classes,")
+    stuff = len(state.get("semantic_head.conv_logits.weight", [None])) - 1
+    assert remark.startswith(f"{len(state['roi_head.bbox_head.fc_cls.weight']) - 1 + stuff} classes,")
     wanted = {name: value for name, value in renamed(state, *OURS).items() if not name.endswith("num_batches_tracked")}
     assert tensors.keys() == wanted.keys()
     for name, value in wanted.items():
@@ -128,6 +136,8 @@ def test_what_is_missing_left_over_or_of_another_shape_is_named() -> None:
     assert "unknown tensors (neck.upsample_modules.1" in refusal(without(masks, f"{NECK}0."))
     unknown = upsamplers(3, NECK, offset__weight=(16, 256, 3, 3))
     assert "3 unknown tensors (neck.upsample_modules.0.offset.weight" in refusal(plain | unknown)
+    semantic = {"semantic_head.conv_logits.weight": torch.zeros(54, 128, 1, 1)}
+    assert "tensors missing (mask_head.convs.0.weight" in refusal(plain | semantic)
     agnostic = plain | {"roi_head.bbox_head.fc_reg.weight": torch.zeros(4, 1024)}
     assert "box_head.deltas.weight [4, 1024], here [12, 1024]" in refusal(agnostic)
 
@@ -138,7 +148,8 @@ def test_other_networks_are_refused_by_name() -> None:
     assert "file.pth: holds a detector of mmdetection 1" in refusal(old)
     cascade = {name.replace("bbox_head", "bbox_head.0"): value for name, value in plain.items()}
     assert "a cascade" in refusal(cascade)
-    assert "Panoptic" in refusal({**plain, "semantic_head.conv_logits.weight": torch.zeros(54, 128, 1, 1)})
+    transformer = {**plain, "panoptic_head.cls_embed.weight": torch.zeros(134, 256)}
+    assert "a transformer for panoptic segmentation" in refusal(transformer)
     retina = without(without(plain, "roi_head"), "rpn_head") | {"bbox_head.retina_cls.weight": torch.zeros(1)}
     assert "one-stage" in refusal(retina)
     assert "holds no ResNet, but a.weight; check --from" in refusal({"a.weight": torch.zeros(1)})

@@ -1,4 +1,4 @@
-"""Faster R-CNN and Mask R-CNN on ResNet-50 and ResNet-101: torchvision and mmdetection, and later work on its code.
+"""Faster and Mask R-CNN and Panoptic FPN on ResNet-50 and ResNet-101: torchvision, mmdetection, later work on its code.
 
 The order of anchors, deltas, a region's flattened features and upsamplers is the same there as here; only torchvision's
 background comes first, and has boxes and a mask too.
@@ -14,6 +14,7 @@ import torch
 from datasets.coco import CLASSES
 from errors import UserError
 from models.detection.rcnn import FasterRCNNConfig, MaskRCNNConfig
+from models.panoptic.panoptic_fpn import PanopticFPNConfig
 from models.weights import check_state
 from structures import DatasetInfo
 from tools.published import resnet
@@ -66,6 +67,8 @@ TORCHVISION = Layout(
     },
     options={"rpn": {"anchors": {"rounded": True}}, "regions": {"aligned": False, "sampling_ratio": 2}},
 )
+# Of the semantic head: level i has i units (the first level one), each a convolution and its normalisation.
+SEMANTIC_UNITS = [(level, step) for level in range(4) for step in range(max(level, 1))]
 MMDET = Layout(
     backbone="backbone.",
     modules={
@@ -80,6 +83,14 @@ MMDET = Layout(
         "box_head.deltas": ("roi_head.bbox_head.fc_reg",),
         "mask_head.convs.{i}": ("roi_head.mask_head.convs.{i}.conv",),
         "mask_head.classifier": ("roi_head.mask_head.conv_logits",),
+        "semantic_head.classifier": ("semantic_head.conv_logits",),
+        **{
+            f"semantic_head.units.{level}.{step}.{index}": (
+                f"semantic_head.conv_upsample_layers.{level}.conv.{step}.{part}",
+            )
+            for level, step in SEMANTIC_UNITS
+            for index, part in enumerate(("conv", "gn"))
+        },
     },
     upsamplers="neck.upsample_modules.{i}.",
     mask_upsampler="roi_head.mask_head.upsample.",
@@ -87,7 +98,7 @@ MMDET = Layout(
         r"bbox_head\.(shared_fcs|fc_cls)": "a detector of mmdetection 1, whose boxes are computed in another way",
         r"bbox_head\.": "a one-stage detector",
         r"roi_head\.bbox_head\.\d": "a cascade",
-        r"semantic_head\.": "a Panoptic FPN",
+        r"panoptic_head\.": "a transformer for panoptic segmentation",
     },
     options={},
 )
@@ -119,7 +130,7 @@ def _take(state: State, layout: Layout, where: object) -> tuple[str, State, Stat
     """The backbone's name, the tensors by our names but for the upsamplers', and what is left over."""
     for pattern, other in layout.others.items():
         if any(re.match(pattern, name) for name in state):
-            raise UserError(where, f"holds {other}", "give a Faster or Mask R-CNN with an FPN")
+            raise UserError(where, f"holds {other}", "give a Faster R-CNN, Mask R-CNN or Panoptic FPN")
     left = dict(state)
     backbone, taken = resnet.take_resnet(left, layout.backbone, where)
     taken = {f"backbone.{name}": value for name, value in taken.items()}
@@ -159,7 +170,9 @@ def _finish(backbone: str, model: State, left: State, layout: Layout, remark: st
     """Add the upsamplers, refuse a model of which something is missing or left over, and describe it."""
     num_classes = _number_of_outputs(model, where) - 1
     has_masks = any(name.startswith("mask_head.") for name in model)
-    options: dict[str, Any] = {"name": "mask_rcnn" if has_masks else "faster_rcnn", "backbone": backbone}
+    stuff = len(model.get("semantic_head.classifier.weight", [None])) - 1
+    name = "mask_rcnn" if has_masks else "faster_rcnn"
+    options: dict[str, Any] = {"name": "panoptic_fpn" if stuff else name, "backbone": backbone}
     options |= {"neck": "fpn_p6" if "neck.laterals.4.weight" in model else "fpn", "upsampler": "nearest"}
     if layout.upsamplers:  # without tensors: nearest it stays
         prefixes = [layout.upsamplers.format(i=i) for i in range(4 if options["neck"] == "fpn_p6" else 3)]
@@ -171,12 +184,17 @@ def _finish(backbone: str, model: State, left: State, layout: Layout, remark: st
         options |= _take_upsamplers(left, [layout.mask_upsampler], model, "mask_head.upsampler.", "mask_upsampler")
     options |= layout.options
     used = account(left, [name for name in left if resnet.counts_batches(name)], where)
-    info = DatasetInfo("instance" if has_masks else "detection", "any", tuple(map(str, range(num_classes))))
-    record = MaskRCNNConfig if has_masks else FasterRCNNConfig
+    info = DatasetInfo(
+        "panoptic" if stuff else "instance" if has_masks else "detection",
+        name="any",
+        classes=tuple(map(str, range(num_classes + stuff))),
+        things=(True,) * num_classes + (False,) * stuff,
+    )
+    record = PanopticFPNConfig if stuff else MaskRCNNConfig if has_masks else FasterRCNNConfig
     with torch.device("meta"):
         check_state(record.model_validate(options).build(info).state_dict(), model, where)
     kind = f"{options['name']}_{backbone}_{options['neck']}"
-    return Converted(kind, model, f"{num_classes} classes{remark}, model: {json.dumps(options)}; {used}")
+    return Converted(kind, model, f"{info.num_classes} classes{remark}, model: {json.dumps(options)}; {used}")
 
 
 def _take_upsamplers(left: State, prefixes: list[str], model: State, ours: str, key: str) -> dict[str, Any]:

@@ -1,0 +1,208 @@
+"""Make panoptic data (`data.name=coco_panoptic`) of masks of objects and label maps of stuff.
+
+`python -m tools.make_panoptic --instances FILE.json --semantic FOLDER --stuff VALUE=NAME .. --out FILE.json`
+
+Objects come from a COCO file with masks. Stuff comes from a single-channel PNG per image (FOLDER/a/1.png for a/1.jpg),
+and lies only where there is no object. --out gets COCO's panoptic annotations, and the folder beside it that has its
+name without .json gets the PNGs. Categories are those of --instances and then the stuff, numbered on from the largest
+id in the order given: give all splits the same.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from datasets.coco_annotations import Annotations, read_annotations, read_classes
+from datasets.coco_json import CORRECT, Faults, Files
+from datasets.coco_masks import decode
+from datasets.coco_paths import problem_with
+from datasets.images import read_label_map
+from datasets.panoptic_ids import encode_ids, unique_ids
+from errors import ArgumentParser, UserError, run_command
+from structures import Size
+
+VOID, UNKNOWN = 0, -1  # in the table from the values of label maps to category ids
+REST = "rest"
+
+
+def main() -> None:
+    """The command."""
+    parser = ArgumentParser(prog="tools.make_panoptic", description=__doc__)
+    parser.add_argument("--instances", type=Path, required=True, metavar="FILE.json")
+    parser.add_argument("--semantic", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--stuff", nargs="+", required=True, metavar="VALUE=NAME", help="two values may have one name")
+    parser.add_argument("--void", nargs="+", default=[], metavar="VALUE", help=f"no stuff; {REST}: all other values")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.json")
+    parser.add_argument(
+        "--overlap",
+        choices=["smaller", "order"],
+        default="smaller",
+        help="which object is on top: the smaller, or the later in the file; crowds are below all (default: smaller)",
+    )
+    given = parser.parse_args()
+    if problem := problem_with(given.instances, "file"):
+        raise UserError(f"--instances {given.instances}", problem, "name a COCO file with masks")
+    if problem := problem_with(given.semantic, "folder"):
+        raise UserError(f"--semantic {given.semantic}", problem, "name the folder of label maps")
+    _check_out(given.out, given.instances, given.semantic)
+    things = read_classes(given.instances)
+    stuff, table = read_stuff(given.stuff, given.void, max(things, default=0) + 1)
+    if double := set(things.values()) & set(stuff.values()):
+        raise UserError(f"--stuff {min(double)}", f"is a category of {given.instances}, too", "rename it")
+
+    faults = Faults(given.instances, "stop", CORRECT)
+    annotations = read_annotations(given.instances, things, masks=True, images=None, faults=faults)
+    label_maps = _label_maps(annotations, given.semantic)
+    folder, names = given.out.with_suffix(""), [f"{image_id:012d}.png" for image_id in annotations.image_ids.tolist()]
+    _check_folder(given.out, names, annotations)
+    category_ids = np.array(sorted(things), np.int64)[annotations.labels]
+    records: list[dict[str, Any]] = []
+    count = hidden = 0
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for image, path in enumerate(tqdm(label_maps, unit="image", disable=None)):
+            rows = annotations.rows(image)
+            stuff_map = read_stuff_map(path, table, annotations.size(image))
+            ids, stuff_ids = filled(painted(annotations, image, given.overlap), stuff_map, len(rows))
+            kinds = [*zip(category_ids[rows].tolist(), annotations.crowd[rows].tolist(), strict=True)]
+            segments = describe(ids, [*kinds, *((category_id, False) for category_id in stuff_ids)])
+            (folder / names[image]).write_bytes(encode_ids(ids))
+            image_id = int(annotations.image_ids[image])
+            records.append({"image_id": image_id, "file_name": names[image], "segments_info": segments})
+            count += len(segments)
+            hidden += len(rows) + len(stuff_ids) - len(segments)
+        _write(given.out, annotations, records, things, stuff)
+    except OSError as error:
+        raise UserError(f"--out {given.out}", f"cannot be written ({error})", "choose another place") from None
+    print(f"{given.out}, {folder}: {count} segments in {len(records)} images")
+    print(f"left out as hidden by others: {hidden} object(s)")
+    print(f"stuff: {', '.join(f'{number} {name}' for number, name in stuff.items())}")
+
+
+# --- what the options say --------------------------------------------------------------------------------------------
+
+
+def read_stuff(stuff: list[str], void: list[str], first_id: int) -> tuple[dict[int, str], np.ndarray]:
+    """Stuff by category id, numbered from `first_id`, and the category id [2**16] of every value of a label map."""
+    table = np.full(2**16, VOID if REST in void else UNKNOWN, np.int64)
+    ids: dict[str, int] = {}
+    meant: set[int] = set()
+    pairs = [(item, *item.partition("=")[::2]) for item in stuff]
+    for option, value, name in [*pairs, *((item, item, None) for item in void if item != REST)]:
+        if not (value.isascii() and value.isdigit() and len(value) <= 5 and int(value) < 2**16) or name == "":
+            do = "write for example --stuff 1=wall 2=floor --void 0 255"
+            raise UserError(f"argument {option}", "is not what is expected", do)
+        if int(value) in meant:
+            raise UserError(f"argument {option}", f"value {value} has a meaning already", "leave one out")
+        meant.add(int(value))
+        table[int(value)] = VOID if name is None else ids.setdefault(name, first_id + len(ids))
+    return {number: name for name, number in ids.items()}, table
+
+
+def _check_out(out: Path, instances: Path, semantic: Path) -> None:
+    """Raises UserError if `out` is no JSON file, or would overwrite what is read."""
+    if out.suffix != ".json":
+        raise UserError(f"--out {out}", "is not the name of a .json file", "write for example annotations/train.json")
+    if out.resolve() == instances.resolve():
+        raise UserError(f"--out {out}", "would overwrite --instances", "choose another name")
+    if out.with_suffix("").resolve().is_relative_to(semantic.resolve()):
+        raise UserError(f"--out {out}", f"would write PNGs into {semantic}", "choose another name")
+
+
+def _check_folder(out: Path, names: list[str], annotations: Annotations) -> None:
+    """Raises UserError if the folder for the PNGs has other files than those of an earlier run, or the images."""
+    folder = out.with_suffix("")
+    present = set(os.listdir(folder)) if folder.is_dir() else set()
+    images = {Path(annotations.names[image]).name for image in range(len(names))}
+    if present & images or (present - set(names) and not out.exists()):
+        do = "choose another name, or empty the folder"
+        raise UserError(f"--out {out}", f"would write PNGs into {folder}, which holds other files", do)
+
+
+def _label_maps(annotations: Annotations, semantic: Path) -> list[Path]:
+    """The label map of every image. Raises UserError if one is missing."""
+    files = Files(semantic)
+    names = [f"{os.path.splitext(annotations.names[image])[0]}.png" for image in range(len(annotations.image_ids))]
+    missing = [name for name in names if name not in files]
+    if missing:
+        more = f" (and {len(missing) - 1} more are missing)" if len(missing) > 1 else ""
+        raise UserError(semantic / missing[0], f"no such label map{more}", "add it, or take out the image")
+    return [semantic / name for name in names]
+
+
+# --- one image -------------------------------------------------------------------------------------------------------
+
+
+def read_stuff_map(path: Path, table: np.ndarray, size: Size) -> np.ndarray:
+    """The category id of the stuff at every pixel, or VOID: int64 [H, W]. Raises UserError if the map is unusable."""
+    values = read_label_map(path)
+    if values.shape != size:
+        (h, w), (height, width) = values.shape, size
+        what = f"is {w} x {h} pixels (width x height) but its image is {width} x {height}"
+        raise UserError(path, what, "give it the size of its image")
+    categories: np.ndarray = table[values]
+    if categories.min() == UNKNOWN:
+        row, column = np.argwhere(categories == UNKNOWN)[0]
+        what = f"value {values[row, column]} at row {row}, column {column} is neither stuff nor void"
+        raise UserError(path, what, f"list it in --stuff or --void, or write --void {REST}")
+    return categories
+
+
+def painted(annotations: Annotations, image: int, overlap: str) -> np.ndarray:
+    """The objects of an image by their place among them, from 1 on: int32 [H, W], 0 where there is none."""
+    rows, size = annotations.rows(image), annotations.size(image)
+    masks = decode(annotations.rles(rows) or [], size)
+    areas = masks.sum(axis=(1, 2)) if overlap == "smaller" else np.zeros(len(rows))
+    ids = np.zeros(size, np.int32)
+    for place in np.lexsort((-areas, ~annotations.crowd[rows])):  # crowds first, then the large; else as in the file
+        ids[masks[place]] = place + 1
+    return ids
+
+
+def filled(ids: np.ndarray, stuff_map: np.ndarray, last: int) -> tuple[np.ndarray, list[int]]:
+    """`ids` with the stuff as segments where they are 0, numbered from `last` + 1, and their category ids."""
+    categories, places = unique_ids(np.where(ids == 0, stuff_map, VOID))
+    numbers = np.zeros(len(categories), np.int32)
+    numbers[categories != VOID] = last + 1 + np.arange((categories != VOID).sum())
+    return ids + numbers[places], categories[categories != VOID].tolist()
+
+
+def describe(ids: np.ndarray, kinds: list[tuple[int, bool]]) -> list[dict[str, Any]]:
+    """The `segments_info` of ids 1, 2, .. as far as they occur in `ids` [H, W]. kinds: category id, crowd of each."""
+    segments = []
+    for number, (category_id, crowd) in enumerate(kinds, start=1):
+        mask = (ids == number).astype(np.uint8)
+        if area := int(mask.sum()):
+            box = list(cv2.boundingRect(mask))
+            entry = {"id": number, "category_id": category_id, "iscrowd": int(crowd), "area": area, "bbox": box}
+            segments.append(entry)
+    return segments
+
+
+def _write(
+    out: Path, annotations: Annotations, records: list[dict[str, Any]], things: dict[int, str], stuff: dict[int, str]
+) -> None:
+    sizes, names = annotations.sizes.tolist(), annotations.names
+    content = {
+        "images": [
+            {"id": record["image_id"], "file_name": names[image], "height": sizes[image][0], "width": sizes[image][1]}
+            for image, record in enumerate(records)
+        ],
+        "annotations": records,
+        "categories": [
+            *({"id": number, "name": name, "isthing": 1} for number, name in things.items()),
+            *({"id": number, "name": name, "isthing": 0} for number, name in stuff.items()),
+        ],
+    }
+    new = out.with_name(f"{out.name}.new")
+    new.write_text(json.dumps(content))
+    os.replace(new, out)
+
+
+if __name__ == "__main__":
+    run_command(main)
