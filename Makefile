@@ -24,7 +24,7 @@ scenes: install ## write the embedded scenes to data/scenes in the layouts of AD
 	$(PY) -m tools.make_scenes --root data/scenes
 
 demo: demo-seg ## train, score and draw a small SegFormer with DySample on the embedded scenes
-demo-all: demo-seg demo-det demo-inst demo-pan ## the same for boxes, masks and panoptic segments, too; one alone: make demo-det
+demo-all: demo-seg demo-det demo-inst demo-pan demo-depth ## the same for all five tasks; one alone: make demo-det
 
 demo-%: scenes
 	$(PY) train.py --cfg configs/demo/$*.yaml run_name=demo_$*

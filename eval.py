@@ -119,6 +119,7 @@ def result_record(experiment: Experiment, metrics: list[Metric], dataset: DenseD
         "skipped": {"count": len(dataset.skipped), "items": list(dataset.skipped)},
         "protocol": {
             "test_transforms": experiment.dump()["data"]["test_transforms"],
+            **dataset.protocol,
             **{name: value for metric in metrics for name, value in metric.protocol.items()},
         },
         "metrics": {name: value for metric in metrics for name, value in metric.compute().items()},

@@ -7,6 +7,7 @@ from pydantic import Field
 from datasets.ade20k import ADE20KConfig
 from datasets.coco import COCOConfig
 from datasets.coco_panoptic import COCOPanopticConfig
+from datasets.nyu import NYUConfig
 
 # The datasets of `data.name`.
-DataConfig = Annotated[ADE20KConfig | COCOConfig | COCOPanopticConfig, Field(discriminator="name")]
+DataConfig = Annotated[ADE20KConfig | COCOConfig | COCOPanopticConfig | NYUConfig, Field(discriminator="name")]

@@ -1,8 +1,10 @@
 """What every dataset offers, and the sample that passes through the transforms."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,13 +105,15 @@ class DenseDataset(ABC):
 
     groups: [len] int, None for one group: training puts `group_size` images of one group after another, so that
     those which are padded to one size have similar shapes. skipped: what the data set leaves out because it is
-    unusable, a line each; logged, and part of every result.
+    unusable, a line each; logged, and part of every result. protocol: what else must be said of the data beside the
+    numbers, as which of several published lists they follow.
     """
 
     info: DatasetInfo
     groups: np.ndarray | None = None
     group_size: int = 1
     skipped: Sequence[str] = ()
+    protocol: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def __len__(self) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from datasets.base import Objects, Sample
+from errors import UserError
 from structures import IGNORE, Size
 
 
@@ -101,6 +102,29 @@ def _flipped_objects(objects: Objects, width: int) -> Objects:
     boxes = objects.boxes.copy()
     boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
     return replace(objects, boxes=boxes, masks=None if objects.masks is None else objects.masks[:, :, ::-1])
+
+
+def rotated(sample: Sample, degrees: float) -> Sample:
+    """The sample turned anticlockwise about its centre, at its size; where nothing comes to lie, the image is 0.
+
+    Raises UserError if it has objects: boxes turned with their corners would no longer be tight.
+    """
+    if sample.objects is not None:
+        do = "leave it to data without boxes: take it out of data.train_transforms"
+        raise UserError("random_rotate", "cannot turn the boxes of objects", do)
+    height, width = sample.image.shape[:2]
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1)
+
+    def turned(values: np.ndarray, interpolation: int, fill: float) -> np.ndarray:
+        fills = (fill,) * 4  # one a channel
+        return cv2.warpAffine(values, matrix, (width, height), flags=interpolation, borderValue=fills)
+
+    return replace(
+        sample,
+        image=turned(sample.image, cv2.INTER_LINEAR, 0),
+        semantic=None if sample.semantic is None else turned(sample.semantic, cv2.INTER_NEAREST, IGNORE),
+        depth=None if sample.depth is None else turned(sample.depth, cv2.INTER_NEAREST, 0),
+    )
 
 
 def padded(sample: Sample, size: Size, fill: float = 0) -> Sample:

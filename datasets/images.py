@@ -26,14 +26,14 @@ def read_image(path: Path) -> np.ndarray:
     Grey is repeated, transparency dropped, palettes and CMYK converted, 16 bits cut to the upper 8.
     Raises UserError if the file is missing, incomplete, not a picture, or too large.
     """
-    data = _read_bytes(path)
-    header = _read_header(path, data)
+    data = read_bytes(path)
+    header = read_header(path, data)
     if header.format in ("JPEG", "MPO"):
         if not _is_complete_jpeg(data):
             raise UserError(path, "the image is truncated", REPLACE)
         if header.mode in ("L", "RGB"):
             return _decode_jpeg(path, data)
-    with _damage_reported(path):
+    with damage_reported(path):
         picture = ImageOps.exif_transpose(header)
     return _as_rgb(path, picture)
 
@@ -47,7 +47,7 @@ def read_label_map(path: Path) -> np.ndarray:
     if header.mode not in ("1", "L", "P", "I", "I;16"):
         what = f"has pixels of kind {header.mode} where one class index per pixel is expected"
         raise UserError(path, what, "store class indices in a single-channel (or palette) PNG of 8 or 16 bits")
-    with _damage_reported(path):
+    with damage_reported(path):
         values = np.asarray(header)
     bits = data[24]  # of the PNG header
     if header.mode == "L" and bits < 8:
@@ -65,19 +65,20 @@ def read_rgb_png(path: Path, meaning: str) -> np.ndarray:
     if (bits, colors) != (8, 2):
         kind = header.mode if colors != 2 else f"RGB with {bits} bits each"
         raise UserError(path, f"has pixels of kind {kind} where {meaning} is expected", "store it in an 8-bit RGB PNG")
-    with _damage_reported(path):
+    with damage_reported(path):
         return np.asarray(header)
 
 
 def _read_png_header(path: Path) -> tuple[bytes, Image.Image]:
-    data = _read_bytes(path)
-    header = _read_header(path, data)
+    data = read_bytes(path)
+    header = read_header(path, data)
     if header.format != "PNG":
         raise UserError(path, f"is a {header.format} file", "store labels as PNG, which keeps them exactly")
     return data, header
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """What the file holds. Raises UserError if it is missing, unreadable or empty."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -89,7 +90,8 @@ def _read_bytes(path: Path) -> bytes:
     return data
 
 
-def _read_header(path: Path, data: bytes) -> Image.Image:
+def read_header(path: Path, data: bytes) -> Image.Image:
+    """The image in `data`, of which no pixel is decoded yet. Raises UserError if it is none, or too large."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -124,7 +126,8 @@ def _decode_jpeg(path: Path, data: bytes) -> np.ndarray:
 
 
 @contextmanager
-def _damage_reported(path: Path) -> Iterator[None]:
+def damage_reported(path: Path) -> Iterator[None]:
+    """Whatever goes wrong while pixels are decoded is a UserError that names the file."""
     try:
         yield
     except Exception as error:  # as above

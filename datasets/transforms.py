@@ -10,11 +10,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import cv2
 import numpy as np
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from config import Schema
 from datasets.base import Sample
-from datasets.geometry import cropped, flipped, padded, resized, scaled_size
+from datasets.geometry import cropped, flipped, padded, resized, rotated, scaled_size
 from errors import UserError
 from structures import IGNORE
 
@@ -149,6 +149,24 @@ def _is_mixed(sample: Sample, max_share: float) -> bool:
     return bool(np.count_nonzero(counts) > 1 and counts.max() < max_share * counts.sum())
 
 
+class CropWindow(Transform):
+    """The window of `size`, (height, width), at (top, left). Draws nothing. UserError if an image does not hold it."""
+
+    name: Literal["crop_window"] = "crop_window"
+    top: NonNegativeInt
+    left: NonNegativeInt
+    size: tuple[PositiveInt, PositiveInt]
+
+    def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """See the class."""
+        bottom, right = self.top + self.size[0], self.left + self.size[1]
+        height, width = sample.image.shape[:2]
+        if bottom > height or right > width:
+            what = f"image {sample.image_id} is {width} x {height}, the window reaches to column {right}, row {bottom}"
+            raise UserError("crop_window", what, "take it out of data.train_transforms, or set it for your images")
+        return cropped(sample, self.top, self.left, self.size)
+
+
 class RandomFlip(Transform):
     """Mirror left to right. Draws: one number in [0, 1), compared with the probability."""
 
@@ -158,6 +176,24 @@ class RandomFlip(Transform):
     def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """See the class."""
         return flipped(sample) if rng.random() < self.probability else sample
+
+
+class RandomRotate(Transform):
+    """Turn about the centre by up to `degrees` either way, at the same size; corners become black and unlabelled.
+
+    Draws: whether, one number in [0, 1) compared with the probability; if so, the angle, uniform.
+    """
+
+    needs_uint8 = True  # so that 0 is black
+    name: Literal["random_rotate"] = "random_rotate"
+    degrees: PositiveFloat = 2.5
+    probability: Probability = 0.5
+
+    def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """See the class."""
+        if rng.random() >= self.probability:
+            return sample
+        return rotated(sample, rng.uniform(-self.degrees, self.degrees))
 
 
 class Pad(Transform):
@@ -225,6 +261,31 @@ def _linear(image: np.ndarray, factor: float = 1, shift: float = 0) -> np.ndarra
     return cv2.LUT(image, table)
 
 
+class GammaJitter(Transform):
+    """Grey levels to a random power, times a random brightness and a random factor per channel (DepthFormer's, on NYU).
+
+    The power is that of 0..255, so it changes the brightness much: gamma 1.1 makes 158 of 100, and 0.9 makes 63 (BTS,
+    where this comes from, takes it on 0..1). The result is clipped and, unlike the original, rounded to grey levels.
+    Draws: whether; if so gamma, brightness, factors of red, green, blue, each uniform in its range.
+    """
+
+    needs_uint8 = True
+    name: Literal["gamma_jitter"] = "gamma_jitter"
+    probability: Probability = 0.5
+    gamma: FactorRange = (0.9, 1.1)
+    brightness: FactorRange = (0.75, 1.25)
+    channels: FactorRange = (0.9, 1.1)
+
+    def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """See the class."""
+        if rng.random() >= self.probability:
+            return sample
+        gamma, brightness = rng.uniform(*self.gamma), rng.uniform(*self.brightness)
+        factors = brightness * np.array([rng.uniform(*self.channels) for _ in range(3)])
+        table = (np.arange(256)[:, None] ** gamma * factors).clip(0, 255)
+        return replace(sample, image=cv2.LUT(sample.image, np.rint(table).astype(np.uint8)[None]))
+
+
 class Normalize(Transform):
     """(image - mean) / std per channel, RGB on 0..255, as float32. Defaults: ImageNet's."""
 
@@ -264,8 +325,11 @@ TransformConfig = Annotated[
     | ResizeToMultiple
     | ResizeShortest
     | RandomCrop
+    | CropWindow
     | RandomFlip
+    | RandomRotate
     | PhotometricDistortion
+    | GammaJitter
     | Normalize
     | Pad,
     Field(discriminator="name"),

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from metrics.coco_ap import CocoAPConfig
+from metrics.depth_errors import DepthErrorsConfig
 from metrics.mean_iou import MeanIoUConfig
 from metrics.panoptic_quality import PanopticQualityConfig
 
@@ -15,5 +16,7 @@ def _by_name(value: Any) -> Any:
 
 # The entries of `metrics`; a word is short for {name: word}.
 MetricConfig = Annotated[
-    MeanIoUConfig | CocoAPConfig | PanopticQualityConfig, Field(discriminator="name"), BeforeValidator(_by_name)
+    MeanIoUConfig | CocoAPConfig | PanopticQualityConfig | DepthErrorsConfig,
+    Field(discriminator="name"),
+    BeforeValidator(_by_name),
 ]

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 
 from models.components import expand_word
+from models.depthformer import DepthFormerConfig
 from models.detection.rcnn import FasterRCNNConfig, MaskRCNNConfig
 from models.panoptic.panoptic_fpn import PanopticFPNConfig
 from models.segformer import SegFormerConfig
@@ -12,7 +13,7 @@ from models.segformer import SegFormerConfig
 __all__ = ["ModelConfig"]
 
 ModelConfig = Annotated[
-    SegFormerConfig | FasterRCNNConfig | MaskRCNNConfig | PanopticFPNConfig,
+    SegFormerConfig | FasterRCNNConfig | MaskRCNNConfig | PanopticFPNConfig | DepthFormerConfig,
     Field(discriminator="name"),
     BeforeValidator(expand_word),
 ]

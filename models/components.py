@@ -6,6 +6,7 @@ from pydantic import BeforeValidator, Field
 
 from models.backbones.mit import MiTConfig
 from models.backbones.resnet import ResNetConfig
+from models.backbones.swin import SwinConfig
 from upsamplers import CONFIGS, expand_name
 
 
@@ -14,7 +15,9 @@ def expand_word(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-BackboneConfig = Annotated[MiTConfig | ResNetConfig, Field(discriminator="name"), BeforeValidator(expand_word)]
+BackboneConfig = Annotated[
+    MiTConfig | ResNetConfig | SwinConfig, Field(discriminator="name"), BeforeValidator(expand_word)
+]
 
 
 def _expand_upsampler(value: Any) -> Any:

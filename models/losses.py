@@ -3,13 +3,18 @@
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed.nn.functional import all_reduce
 
 from structures import IGNORE
 
 # Numbers held at full resolution at a time. On a CPU they should stay in its cache; an accelerator wants large kernels.
 _STRIP_ON_CPU, _STRIP_ON_ACCELERATOR = 1 << 20, 1 << 26
+
+_DEPTH_OFFSET = 0.001  # metres, keeps logarithms finite
+_SMALLEST_SQUARE = 1e-12  # a root's slope has no end at 0
 
 
 @torch.compiler.disable  # a loop over strips, which a compiler would only unroll
@@ -77,3 +82,25 @@ def _row_weights(out: int, rows: int, like: Tensor) -> tuple[Tensor, list[int], 
     weights = torch.zeros(out, rows).scatter_add_(1, first[:, None], 1 - fraction)
     weights = weights.scatter_add_(1, last[:, None], fraction).to(like.device)
     return weights, first.tolist(), last.tolist()
+
+
+def scale_invariant_log_loss(depth: Tensor, labels: Tensor) -> Tensor:
+    """How unevenly predicted depths [B, 1, H, W] differ from labels [B, H, W] (metres, 0: not measured) -> scalar.
+
+    The root of var(g) + 0.15 mean(g)², g the difference of logarithms, over all measured pixels of the batch: a common
+    factor costs less than errors that vary (Eigen et al., NeurIPS 2014, in the form of Lee et al., "From Big to Small",
+    without its factor of 10). In float32 whatever autocast says; 0 if nothing was measured. The batch is that of all
+    processes together, so the loss does not depend on their number; the original takes each process's own.
+    """
+    measured = labels > 0
+    count = _over_processes(measured.sum().float())
+    g = (depth.squeeze(1).float() + _DEPTH_OFFSET).log() - (labels.float() + _DEPTH_OFFSET).log()
+    g = torch.where(measured, g, 0)
+    mean = _over_processes(g.sum()) / count.clamp(min=1)
+    variance = _over_processes(torch.where(measured, g - mean, 0).square().sum()) / (count - 1).clamp(min=1)
+    return (variance + 0.15 * mean.square()).clamp(min=_SMALLEST_SQUARE).sqrt()
+
+
+def _over_processes(total: Tensor) -> Tensor:
+    """The sum over all processes. Each sends gradients back to all, so that their mean is that of one process."""
+    return all_reduce(total) if dist.is_initialized() else total

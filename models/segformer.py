@@ -21,6 +21,7 @@ from models.losses import pixel_cross_entropy
 from models.resize import resized_argmax
 from models.weights import load_weights
 from structures import Batch, DatasetInfo, Prediction
+from upsamplers.interpolate import BilinearConfig, NearestConfig
 
 WIDE_HEADS = ("mit_b2", "mit_b3", "mit_b4", "mit_b5")
 
@@ -46,8 +47,8 @@ class SegFormerConfig(Schema):
 
     @model_validator(mode="after")
     def _check_one_step(self) -> "SegFormerConfig":
-        if self.one_step and self.upsampler.name not in ("bilinear", "nearest"):
-            raise ValueError(f"one_step with {self.upsampler.name}; drop it or use bilinear or nearest")
+        if self.one_step and self.upsampler not in (BilinearConfig(), NearestConfig()):
+            raise ValueError(f"one_step with {self.upsampler.name}; drop it or use plain bilinear or nearest")
         return self
 
     def build(self, info: DatasetInfo, pretrained: bool = True) -> DenseModel:
@@ -55,7 +56,7 @@ class SegFormerConfig(Schema):
         backbone = self.backbone.build(pretrained and self.weights is None)
         channels = self.channels or (768 if self.backbone.name in WIDE_HEADS else 256)
         widths = [level.channels for level in backbone.feature_info]
-        one_step = self.upsampler.name == "bilinear" if self.one_step is None else self.one_step
+        one_step = self.upsampler == BilinearConfig() if self.one_step is None else self.one_step
         stages = [] if one_step else [self.upsampler.build(channels, channels) for _ in range(6)]
         head = SegFormerHead(widths, channels, info.num_classes, stages, self.upsampler.name, self.dropout)
         model = SegFormer(backbone, head)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from pictures.canvas import SMALLEST_SIDE, WRITING_SIDE, enlarge, tile
+from pictures.depth import depth_panels
 from pictures.instances import instance_panels
 from pictures.panoptic import panoptic_panels
 from pictures.semantic import semantic_panels
@@ -31,4 +32,9 @@ def draw(image: np.ndarray, prediction: Prediction, target: Target | None, info:
         panels |= more
         legend |= colours
         smallest_side = WRITING_SIDE
+    if prediction.depth is not None:
+        truth = None if target is None or target.depth is None else target.depth.cpu().numpy()
+        more, colours = depth_panels(truth, prediction.depth.cpu().numpy())
+        panels |= more
+        legend |= colours
     return tile({name: enlarge(panel, smallest_side) for name, panel in panels.items()}, legend)

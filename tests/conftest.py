@@ -1,5 +1,6 @@
 """What the tests share: small embedded scenes, and a SegFormer that trains on them in seconds."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -45,6 +46,25 @@ def scenes(tmp_path_factory) -> Path:
 def tiny(scenes, tmp_path) -> list[str]:
     """Overrides of configs/demo/seg.yaml that make a run tiny; it goes to `tmp_path`."""
     return [*TINY, f"data.root={scenes}/ADEChallengeData2016", f"output_dir={tmp_path}"]
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Call a command of the repository in this process: its module, then its arguments. One thread, as `run` has."""
+    monkeypatch.chdir(ROOT)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def call(module: str, *words: object) -> None:
+        monkeypatch.setattr(sys, "argv", [module, *map(str, words), "system.reuse_memory=false"])
+        importlib.import_module(module).main()
+
+    yield call
+    torch.set_num_threads(threads)
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
 
 
 def command(*words: object, processes: int = 1) -> list[str]:

@@ -3,16 +3,12 @@
 Where one process does, it is this one: starting Python takes longer than training.
 """
 
-import importlib
-import json
-import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from errors import UserError
-from tests.conftest import ROOT, SHORT, assert_same, logged, run, train, weights
+from tests.conftest import SHORT, assert_same, logged, read, run, train, weights
 from tests.test_runs import start, wait_for
 
 TINY = [
@@ -30,25 +26,6 @@ TASKS = {DET: "detection", INST: "instance", PAN: "panoptic"}
 def tiny(scenes, tmp_path) -> list[str]:
     """Overrides of the detectors' demos that make a run tiny; it goes to `tmp_path`."""
     return [*TINY, f"data.root={scenes}/coco", f"output_dir={tmp_path}"]
-
-
-@pytest.fixture
-def here(monkeypatch):
-    """Call a command of the repository in this process: its module, then its arguments. One thread, as `run` has."""
-    monkeypatch.chdir(ROOT)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-
-    def call(module: str, *words: object) -> None:
-        monkeypatch.setattr(sys, "argv", [module, *map(str, words), "system.reuse_memory=false"])
-        importlib.import_module(module).main()
-
-    yield call
-    torch.set_num_threads(threads)
-
-
-def read(path: Path) -> dict:
-    return json.loads(path.read_text())
 
 
 @pytest.mark.parametrize("cfg", TASKS)

@@ -4,7 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from errors import ArgumentParser, UserError, run_command
+from experiment import Experiment, make_experiment
+from structures import Prediction
 
 
 def commonest_class(per_class: list[dict[str, Any]]) -> tuple[str, float]:
@@ -13,6 +17,18 @@ def commonest_class(per_class: list[dict[str, Any]]) -> tuple[str, float]:
     commonest = max(occurring, key=lambda record: record["pixels"])
     share = commonest["pixels"] / sum(record["pixels"] for record in occurring)
     return commonest["class"], 100 * share / len(occurring)
+
+
+def mean_depth(experiment: Experiment) -> tuple[float, dict[str, float]]:
+    """The mean of all training depths in metres, and the validation errors of predicting it everywhere."""
+    training, validation = experiment.data.build("train", True), experiment.data.build("val", True)
+    depths = (training.target(index).depth for index in range(len(training)))
+    measured = torch.cat([depth[depth > 0] for depth in depths if depth is not None])
+    mean = measured.double().mean().item()
+    (metric,) = experiment.build_metrics()
+    for target in map(validation.target, range(len(validation))):
+        metric.update([Prediction(depth=torch.full(target.size, mean))], [target])
+    return mean, metric.compute()
 
 
 def main() -> None:
@@ -24,11 +40,16 @@ def main() -> None:
     if not results.is_file():
         raise UserError(results, "no such file", "name the folder of a run that has been scored")
     result = json.loads(results.read_text())
-    numbers = (f"{name} {'-' if value is None else f'{value:.1f}'}" for name, value in result["metrics"].items())
+    digits = 3 if result["task"] == "depth" else 1
+    numbers = (f"{name} {'-' if value is None else f'{value:.{digits}f}'}" for name, value in result["metrics"].items())
     print("\n" + "  ".join(numbers), "at step", result["step"])
     if result["task"] == "semantic":
         name, baseline = commonest_class(result["per_class"])
         print(f'for comparison, "{name}" everywhere would give mIoU {baseline:.1f}')
+    if result["task"] == "depth":
+        mean, errors = mean_depth(make_experiment(result["config"], str(results)))
+        what = f"delta1 {errors['delta1']:.2f}, rms {errors['rms']:.2f}"
+        print(f"for comparison, the training mean of {mean:.2f} m everywhere would give {what}")
     pictures = sorted(run.glob("pictures/step_*"))
     print(f"results     {results}")
     if pictures:

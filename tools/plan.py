@@ -43,11 +43,12 @@ def print_plan(experiment: Experiment, processes: Processes) -> None:
         return
 
     info, evaluations = experiment.data.info, -(-experiment.steps // experiment.evaluation.every)
+    classes = f", {info.num_classes} classes" if info.classes else ""
     rates = [group["lr"] for group in optimizer.param_groups]
     print(
         f"run         {experiment.run_folder}: {experiment.model.name}, task {info.task}\n"
-        f"data        {info.name}: {len(training_set)} training and {len(validation_set)} validation images, "
-        f"{info.num_classes} classes\n"
+        f"data        {info.name}: {len(training_set)} training and {len(validation_set)} validation images"
+        f"{classes}\n"
         f"{describe(counts)}\n"
         f"weights     {', '.join(experiment.weight_files()) or 'none, all start at random'}\n"
         f"batch       {layout.total} = {layout.per_process} images x {layout.accumulation} rounds x "

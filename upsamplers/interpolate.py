@@ -22,11 +22,19 @@ class Nearest(Upsampler):
 
 
 class Bilinear(Upsampler):
-    """Interpolate between pixel centres, align_corners=False (section 4). x [B, C, H, W] -> [B, C, sH, sW]."""
+    """Interpolate between pixel centres. x [B, C, H, W] -> [B, C, sH, sW].
+
+    align_corners: put the centres of the corner pixels onto each other, as DepthFormer does, instead of the corners of
+    the maps (section 4).
+    """
+
+    def __init__(self, channels: int, scale: int = 2, align_corners: bool = False) -> None:
+        super().__init__(channels, scale=scale)
+        self.align_corners = align_corners
 
     def upsample(self, x: Tensor, guide: Tensor | None) -> Tensor:
         """Upsample x [B, C, H, W] to [B, C, sH, sW]."""
-        return F.interpolate(x, scale_factor=float(self.scale), mode="bilinear", align_corners=False)
+        return F.interpolate(x, scale_factor=float(self.scale), mode="bilinear", align_corners=self.align_corners)
 
     def macs(self, height: int, width: int) -> int:
         """Free by the paper's rule."""
@@ -46,10 +54,11 @@ class NearestConfig(UpsamplerConfig):
 
 @dataclass(frozen=True)
 class BilinearConfig(UpsamplerConfig):
-    """Bilinear has no options."""
+    """The option of bilinear. align_corners: False in the paper; True is the original DepthFormer's way."""
 
     name: Literal["bilinear"] = "bilinear"
+    align_corners: bool = False
 
     def build(self, channels: int, guide_channels: int, scale: int = 2) -> Bilinear:
         """The guide's channels play no part."""
-        return Bilinear(channels, scale=scale)
+        return Bilinear(channels, scale, self.align_corners)

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from config import Schema
+from models.backbones.block import ResidualBlock
 from models.base import Backbone, FeatureInfo
 from models.weights import load_weights
 
@@ -129,29 +130,11 @@ class Stage(nn.Module):
         return self.norm(x).permute(0, 3, 1, 2)
 
 
-class Block(nn.Module):
-    """Attention and MLP, each behind a norm and beside a shortcut. [B, H, W, C] -> the same."""
+class Block(ResidualBlock):
+    """Attention over reduced keys, and an MLP with a convolution. [B, H, W, C] -> the same."""
 
     def __init__(self, channels: int, heads: int, reduction: int, drop_path: float) -> None:
-        super().__init__()
-        self.attention_norm = nn.LayerNorm(channels, eps=BLOCK_NORM_EPS)
-        self.attention = Attention(channels, heads, reduction)
-        self.mlp_norm = nn.LayerNorm(channels, eps=BLOCK_NORM_EPS)
-        self.mlp = MLP(channels)
-        self.drop_path = drop_path
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, H, W, C] -> the same."""
-        x = self.add(x, self.attention(self.attention_norm(x)))
-        return self.add(x, self.mlp(self.mlp_norm(x)))
-
-    def add(self, x: Tensor, branch: Tensor) -> Tensor:
-        """The sum; in training, for each image the branch is left out at the rate `drop_path`."""
-        if not self.training or self.drop_path == 0:
-            return x + branch
-        keep = 1 - self.drop_path
-        kept = torch.rand(len(x), 1, 1, 1, device=x.device) < keep
-        return torch.addcmul(x, branch, kept / keep)
+        super().__init__(channels, Attention(channels, heads, reduction), MLP(channels), BLOCK_NORM_EPS, drop_path)
 
 
 class Attention(nn.Module):

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
-from tools.published import detectors, segformer
+from tools.published import depthformer, detectors, segformer, swin
 from tools.published.tensors import Converted, State
 
 # What --from may say. Each raises UserError, naming the second argument, if these are not weights of that source.
@@ -11,6 +11,9 @@ SOURCES: dict[str, Callable[[State, object], Converted]] = {
     **{name: partial(segformer.convert, name) for name in ("segformer", "mmseg", "huggingface")},
     "torchvision": detectors.convert_torchvision,
     "mmdet": detectors.convert_mmdet,
+    "swin": swin.convert,
+    "timm": swin.convert,
+    "depthformer": depthformer.convert,
 }
 
 

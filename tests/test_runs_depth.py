@@ -1,0 +1,64 @@
+"""Whole runs of DepthFormer.
+
+Where one process does, it is this one: starting Python takes longer than training.
+"""
+
+import pytest
+
+from tests.conftest import SHORT, logged, read, run, train
+
+DEPTH = "configs/demo/depth.yaml"
+TINY = [
+    "model.backbone.channels=[8, 16, 40, 64]",
+    "model.stem_channels=8",
+    "model.channels=16",
+    "data.train_transforms.0.size=[32, 64]",
+    *SHORT,
+]
+
+
+@pytest.fixture
+def tiny(scenes, tmp_path) -> list[str]:
+    """Overrides of the demo that make a run tiny; it goes to `tmp_path`."""
+    return [*TINY, f"data.root={scenes}/nyu", f"output_dir={tmp_path}"]
+
+
+def test_train_evaluate_predict_score(tiny, tmp_path, here):
+    here("train", "--cfg", DEPTH, *tiny)
+    trained = read(tmp_path / "depth/results.json")
+    files = ["--predictions", tmp_path / "out", "--json"]
+    here("eval", "--checkpoint", tmp_path / "depth", *files, tmp_path / "eval.json")
+    result = read(tmp_path / "eval.json")
+    assert result["metrics"] == trained["metrics"]
+    assert (result["task"], result["num_images"], result["per_class"]) == ("depth", 5, [])
+    assert result["protocol"]["val_data"].startswith("own list nyu_test.txt, 5 pairs, sha256 ")
+    here("tools.score", "--cfg", DEPTH, *tiny, *files, tmp_path / "score.json")
+    # Files hold whole millimetres.
+    assert read(tmp_path / "score.json")["metrics"] == pytest.approx(result["metrics"], rel=1e-3, abs=1e-3)
+
+
+def test_two_processes_learn_like_one_and_score_the_same(tiny, tmp_path, here):
+    options = [*tiny, "sync_batch_norm=true"]
+    here("train", "--cfg", DEPTH, *options, "run_name=one")
+    train(*options, "run_name=two", cfg=DEPTH, processes=2)
+    one, two = (logged(tmp_path / name, "train") for name in ("one", "two"))
+    assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-3)
+    words = ["--checkpoint", tmp_path / "one", "--json"]
+    here("eval", *words, tmp_path / "1.json")
+    assert run("eval.py", *words, tmp_path / "2.json", processes=2).returncode == 0
+    first, second = (read(tmp_path / f"{count}.json") for count in (1, 2))
+    assert first["metrics"] == second["metrics"]
+
+
+def test_options_and_rounds_train(tiny, tmp_path, here):
+    options = ["precision=bf16", "system.channels_last=true", "system.max_per_process=2", "model.activation=sigmoid"]
+    here("train", "--cfg", DEPTH, *tiny, *options, "model.upsampler=fade", "metrics.0.average=pixels", "steps=3")
+    assert "pixels" in read(tmp_path / "depth/results.json")["protocol"]["depth_averaging"]
+
+
+def test_check_prints_the_plan_and_leaves_nothing(tiny, tmp_path, here, capsys):
+    here("train", "--cfg", DEPTH, "--check", *tiny)
+    plan = capsys.readouterr().out
+    for expected in ("task depth", "10 training and 5 validation images\n", "4 = 4 images", "loss_silog"):
+        assert expected in plan
+    assert not (tmp_path / "depth").exists()
