@@ -46,7 +46,7 @@ class LoggingConfig(Schema):
 class SystemConfig(Schema):
     """The machine. Nothing here changes what is learnt, beyond rounding, with one exception: max_per_process.
 
-    Where a loss is a mean over objects, rounds of accumulation are averaged, not their objects.
+    Where a loss is a mean over objects, or no mean at all as that of depth, rounds of accumulation are averaged.
     workers: data-loading processes per training process. max_per_process: the most images that fit in one process at
     once; more are accumulated. channels_last, compile: memory layout and torch.compile.
     reuse_memory: on CPU let glibc keep freed memory (see runtime/memory.py).

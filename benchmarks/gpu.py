@@ -20,7 +20,7 @@ from errors import UserError, run_command
 from eval import write_result
 
 RESULTS = Path("benchmarks/results")
-TASKS = ("seg", "det", "inst")
+TASKS = ("seg", "det", "inst", "pan", "depth")
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:

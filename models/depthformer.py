@@ -51,6 +51,10 @@ class DepthFormerConfig(Schema):
         if info.max_depth is None:
             what = f"{info.name} is data for the task {info.task}"
             raise ValueError(f"depthformer needs depths, but {what}; use data.name=nyu")
+        if self.min_depth >= info.max_depth:
+            raise ValueError(
+                f"min_depth {self.min_depth:g} is not below the largest depth of the data, {info.max_depth:g}"
+            )
         backbone = self.backbone.build(pretrained and self.weights is None)
         widths = [self.stem_channels, *(level.channels for level in backbone.feature_info)]
         neck = HAHI(widths, self.channels, self.points, self.dropout)

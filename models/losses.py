@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.nn.functional import all_reduce
 
+from models.resize import row_weights
 from structures import IGNORE
 
 # Numbers held at full resolution at a time. On a CPU they should stay in its cache; an accelerator wants large kernels.
@@ -54,7 +55,7 @@ def _one_image(logits: Tensor, labels: Tensor, gradient: Tensor) -> Tensor:
     # Classes are the last axis, so that softmax and the products run over contiguous memory.
     wide = F.interpolate(logits, size=(h, W), mode="bilinear").permute(0, 2, 3, 1).reshape(h, W * K)
     wide_gradient = torch.zeros_like(wide)
-    weights, first, last = _row_weights(H, h, logits)
+    weights, first, last = row_weights(H, h, logits)
     total = logits.new_zeros(())
     strip = max(1, (_STRIP_ON_CPU if logits.device.type == "cpu" else _STRIP_ON_ACCELERATOR) // (W * K))
     for top in range(0, H, strip):
@@ -71,17 +72,6 @@ def _one_image(logits: Tensor, labels: Tensor, gradient: Tensor) -> Tensor:
     wide_gradient = wide_gradient.view(1, h, W, K).permute(0, 3, 1, 2)
     gradient.copy_(torch.ops.aten.upsample_bilinear2d_backward(wide_gradient, [h, W], [1, K, h, w], False))
     return total
-
-
-def _row_weights(out: int, rows: int, like: Tensor) -> tuple[Tensor, list[int], list[int]]:
-    """Weights [out, rows] of bilinear resizing (align_corners=False), and each output's first and last source row."""
-    position = ((torch.arange(out) + 0.5) * (rows / out) - 0.5).clamp(min=0)
-    first = position.long().clamp(max=rows - 1)
-    last = (first + 1).clamp(max=rows - 1)
-    fraction = (position - first)[:, None]
-    weights = torch.zeros(out, rows).scatter_add_(1, first[:, None], 1 - fraction)
-    weights = weights.scatter_add_(1, last[:, None], fraction).to(like.device)
-    return weights, first.tolist(), last.tolist()
 
 
 def scale_invariant_log_loss(depth: Tensor, labels: Tensor) -> Tensor:
@@ -104,3 +94,15 @@ def scale_invariant_log_loss(depth: Tensor, labels: Tensor) -> Tensor:
 def _over_processes(total: Tensor) -> Tensor:
     """The sum over all processes. Each sends gradients back to all, so that their mean is that of one process."""
     return all_reduce(total) if dist.is_initialized() else total
+
+
+def mean_count(count: float, like: Tensor) -> Tensor:
+    """What a loss over `count` things divides by: the mean count over processes, whose gradients are then averaged.
+
+    So several processes give the gradient of one. A total of none counts as one.
+    """
+    total = torch.tensor(float(count), device=like.device)
+    if not dist.is_initialized():
+        return total.clamp(min=1)
+    dist.all_reduce(total)
+    return total.clamp(min=1) / dist.get_world_size()

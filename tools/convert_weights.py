@@ -1,10 +1,11 @@
 """Published weights into ours: `python -m tools.convert_weights --from SOURCE IN OUT`.
 
 SOURCE: segformer (mit_b*.pth and whole models of the original release, and of later work on its code), mmseg
-(backbone only: its SegFormer has another head), huggingface (hub files of either naming, encoder or whole model),
-torchvision (ResNet-50 and ResNet-101 of ImageNet, Faster R-CNN and Mask R-CNN on them), mmdet (the same detectors and
-Panoptic FPN of mmdetection 2 and 3, and of later work on its code), swin (swin_*.pth of the original release), timm
-(its Swin Transformers), depthformer (whole models of its authors' toolbox).
+(backbone only: its SegFormer has another head), huggingface (hub files of either naming, encoder or whole model;
+MaskFormer), torchvision (ResNet-50 and ResNet-101 of ImageNet, Faster R-CNN and Mask R-CNN on them), mmdet (the same
+detectors and Panoptic FPN of mmdetection 2 and 3, and of later work on its code), swin (swin_*.pth of the original
+release), timm (its Swin Transformers), depthformer (whole models of its authors' toolbox), maskformer (whole models
+of its release, out of their pickle).
 IN: a file of PyTorch (.pth, .pt, .bin) or .safetensors. OUT: {"format", "source", "kind", "model"}, float32 tensors.
 """
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from models.depth.deformable_attention import DeformableAttention
+from models.position import sine_position
 from structures import Size
 
 HEADS = 8
-TEMPERATURE = 10_000
 
 
 class HAHI(nn.Module):
@@ -76,18 +76,6 @@ def unit(in_channels: int, channels: int, kernel: int, stride: int = 1) -> nn.Se
     """Convolution, batch norm, ReLU."""
     conv = nn.Conv2d(in_channels, channels, kernel, stride, padding=kernel // 2, bias=False)
     return nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(channels), relu=nn.ReLU(inplace=True)))
-
-
-def sine_position(size: Size, channels: int, device: torch.device) -> Tensor:
-    """What tells each pixel's row (first half of the channels) and column, [H * W, C]; both count from 1."""
-    half = channels // 2
-    frequencies = TEMPERATURE ** -(torch.arange(0, half, 2, device=device) / half)
-    axes = []
-    for length in size:
-        angles = torch.arange(1, length + 1, device=device)[:, None] * frequencies
-        axes.append(torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1))
-    rows, columns = axes
-    return torch.cat([rows[:, None].expand(*size, half), columns.expand(*size, half)], dim=2).flatten(0, 1)
 
 
 def pixel_centres(size: Size, device: torch.device) -> Tensor:

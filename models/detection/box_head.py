@@ -11,8 +11,9 @@ from torchvision.ops import batched_nms
 
 from config import Schema
 from models.detection.boxes import decode, encode
-from models.detection.matching import assign, mean_count, objects_and_crowds, sample
+from models.detection.matching import assign, objects_and_crowds, sample
 from models.detection.regions import RegionConfig, pool_regions
+from models.losses import mean_count
 from structures import Instances, Size, Target
 
 Share = Annotated[float, Field(ge=0, le=1)]

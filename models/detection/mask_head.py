@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from models.detection.box_head import Samples
-from models.detection.matching import mean_count
 from models.detection.regions import RegionConfig, pool_regions
+from models.losses import mean_count
 from structures import Instances, Size, Target
 from upsamplers import Upsampler
 

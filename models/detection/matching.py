@@ -5,7 +5,6 @@ crowd regions are left out instead of being background.
 """
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torchvision.ops import box_iou
 
@@ -75,15 +74,3 @@ def _some(indices: Tensor, count: int, generator: torch.Generator) -> Tensor:
     if len(indices) <= count:
         return indices
     return indices[torch.randperm(len(indices), generator=generator, device=indices.device)[:count]]
-
-
-def mean_count(count: int, like: Tensor) -> Tensor:
-    """What a loss over `count` boxes divides by: the mean count over processes, whose gradients are then averaged.
-
-    So several processes give the gradient of one. A total of none counts as one.
-    """
-    total = torch.tensor(float(count), device=like.device)
-    if not dist.is_initialized():
-        return total.clamp(min=1)
-    dist.all_reduce(total)
-    return total.clamp(min=1) / dist.get_world_size()

@@ -12,7 +12,8 @@ from torchvision.ops import batched_nms
 
 from config import Schema
 from models.detection.boxes import AnchorConfig, anchors_of_level, decode, encode
-from models.detection.matching import IGNORED, assign, mean_count, objects_and_crowds, sample
+from models.detection.matching import IGNORED, assign, objects_and_crowds, sample
+from models.losses import mean_count
 from structures import Batch, Size, Target
 
 Share = Annotated[float, Field(ge=0, le=1)]

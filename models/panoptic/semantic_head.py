@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.detection.matching import mean_count
+from models.losses import mean_count
 from structures import IGNORE, Target
 from upsamplers import UpsamplerConfig
 

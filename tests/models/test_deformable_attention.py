@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from models.depth import deformable_attention
 from models.depth.deformable_attention import DeformableAttention, weighted_points
-from models.depth.hahi import pixel_centres, sine_position
+from models.depth.hahi import pixel_centres
+from models.position import sine_position
 
 SIZES = [(4, 5), (2, 3), (1, 2)]
 CPU = torch.device("cpu")

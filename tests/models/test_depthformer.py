@@ -338,6 +338,8 @@ def test_unfit_data_and_options_are_refused() -> None:
         build(DatasetInfo("semantic", "ade20k", ("wall",)))
     with pytest.raises(ValueError, match="channels 20 do not divide into 8 heads"):
         build(channels=20)
+    with pytest.raises(ValueError, match="min_depth 10 is not below the largest depth of the data, 10"):
+        build(min_depth=10)
 
 
 def test_the_config_survives_a_round_trip_and_its_backbone_is_swin_t() -> None:

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
-from models.detection.matching import IGNORED, NEGATIVE, assign, mean_count, sample
+from models.detection.matching import IGNORED, NEGATIVE, assign, sample
+from models.losses import mean_count
 
 NONE = torch.zeros(0, 4)
 

@@ -3,12 +3,24 @@
 from collections.abc import Callable
 from functools import partial
 
-from tools.published import depthformer, detectors, segformer, swin
+from tools.published import depthformer, detectors, maskformer, segformer, swin
 from tools.published.tensors import Converted, State
+
+
+def _convert_hub(state: State, where: object) -> Converted:
+    """A SegFormer or a MaskFormer of the hub."""
+    return (
+        maskformer.convert_hub(state, where)
+        if maskformer.is_hub(state)
+        else segformer.convert("huggingface", state, where)
+    )
+
 
 # What --from may say. Each raises UserError, naming the second argument, if these are not weights of that source.
 SOURCES: dict[str, Callable[[State, object], Converted]] = {
-    **{name: partial(segformer.convert, name) for name in ("segformer", "mmseg", "huggingface")},
+    **{name: partial(segformer.convert, name) for name in ("segformer", "mmseg")},
+    "huggingface": _convert_hub,
+    "maskformer": maskformer.convert_release,
     "torchvision": detectors.convert_torchvision,
     "mmdet": detectors.convert_mmdet,
     "swin": swin.convert,

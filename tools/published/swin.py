@@ -19,7 +19,7 @@ BUFFERS = ("relative_position_index", "attn_mask")  # what follows from the wind
 
 @dataclass(frozen=True)
 class Layout:
-    """How a publisher names the modules of a Swin, by our names. {s}: stage, {b}: block.
+    """How a publisher names the modules of a Swin, by our names. {s}: stage, {b}: block. a+b: the rows of a, then of b.
 
     attention: below which position biases stand. merge: below which the norm and the reduction of merged pixels stand.
     unfolded: their channels lie pixel by pixel, in the order of rows, in every channel; else channel by channel in
@@ -44,6 +44,21 @@ ORIGINAL = Layout(
         "mlp.contract": "layers.{s}.blocks.{b}.mlp.fc2",
     },
     attention="layers.{s}.blocks.{b}.attn",
+    merge="layers.{s}.downsample",
+    unfolded=False,
+)
+HUB_ATTENTION = "layers.{s}.blocks.{b}.attention.self"
+HUB = Layout(
+    patch={"patch": "embeddings.patch_embeddings.projection", "patch_norm": "embeddings.norm"},
+    block={
+        "attention_norm": "layers.{s}.blocks.{b}.layernorm_before",
+        "attention.qkv": "+".join(f"{HUB_ATTENTION}.{part}" for part in ("query", "key", "value")),
+        "attention.project": "layers.{s}.blocks.{b}.attention.output.dense",
+        "mlp_norm": "layers.{s}.blocks.{b}.layernorm_after",
+        "mlp.expand": "layers.{s}.blocks.{b}.intermediate.dense",
+        "mlp.contract": "layers.{s}.blocks.{b}.output.dense",
+    },
+    attention=HUB_ATTENTION,
     merge="layers.{s}.downsample",
     unfolded=False,
 )
@@ -98,7 +113,8 @@ def _take_blocks(left: State, prefix: str, layout: Layout, stage: int, taken: St
         ours = f"stages.{stage}.{block}"
         taken[f"{ours}.attention.position_bias"] = left.pop(table)
         for part, name in layout.block.items():
-            move(left, (prefix + name.format(s=stage, b=block),), taken, f"{ours}.{part}")
+            rows = tuple(prefix + each.format(s=stage, b=block) for each in name.split("+"))
+            move(left, rows, taken, f"{ours}.{part}")
         block += 1
     return block
 

@@ -1,0 +1,1 @@
+"""The parts of MaskFormer: pixel decoder, transformer decoder, matching and losses."""

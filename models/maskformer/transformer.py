@@ -1,0 +1,64 @@
+"""The transformer decoder of MaskFormer, which is DETR's. Carion et al., ECCV 2020; Cheng et al., NeurIPS 2021."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.position import sine_position
+
+
+class TransformerDecoder(nn.Module):
+    """Queries look at each other and at one level of the backbone -> features of every query, after every layer.
+
+    in_channels: of the level. channels: of the queries. hidden: between the two linear layers. Layers have their norms
+    behind the sums, and one more norm, shared by all layers, stands before each result.
+    """
+
+    def __init__(
+        self, in_channels: int, channels: int, queries: int, layers: int, heads: int, hidden: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(in_channels, channels, 1)
+        self.queries = nn.Embedding(queries, channels)
+        self.layers = nn.ModuleList(DecoderLayer(channels, heads, hidden, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(channels)
+        for parameter in self.layers.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+        nn.init.kaiming_uniform_(self.enter.weight, a=1)
+        nn.init.zeros_(self.enter.bias)  # type: ignore[arg-type]
+
+    def forward(self, level: Tensor) -> list[Tensor]:
+        """Level [B, C_in, H, W] -> of every layer, first to last, [B, Q, C]."""
+        memory = self.enter(level).flatten(2).mT
+        size = level.shape[2], level.shape[3]
+        keys = memory + sine_position(size, memory.shape[2], memory.device, whole_turn=True)
+        position = self.queries.weight.expand(len(memory), -1, -1)
+        x = torch.zeros_like(position)
+        results = []
+        for layer in self.layers:
+            x = layer(x, position, keys, memory)
+            results.append(self.norm(x))
+        return results
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, cross-attention and two linear layers, each added and normalised."""
+
+    def __init__(self, channels: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.among = nn.MultiheadAttention(channels, heads, dropout, batch_first=True)
+        self.across = nn.MultiheadAttention(channels, heads, dropout, batch_first=True)
+        self.expand = nn.Linear(channels, hidden)
+        self.contract = nn.Linear(hidden, channels)
+        self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(3))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, position: Tensor, keys: Tensor, memory: Tensor) -> Tensor:
+        """Queries x [B, Q, C] and their positions [B, Q, C]; memory [B, N, C], and the same with positions as keys."""
+        own = x + position
+        x = self.norms[0](x + self.dropout(self.among(own, own, x, need_weights=False)[0]))
+        x = self.norms[1](x + self.dropout(self.across(x + position, keys, memory, need_weights=False)[0]))
+        hidden = self.dropout(F.relu(self.expand(x)))
+        result: Tensor = self.norms[2](x + self.dropout(self.contract(hidden)))
+        return result
