@@ -5,12 +5,14 @@ SOURCE: segformer (mit_b*.pth and whole models of the original release, and of l
 MaskFormer), torchvision (ResNet-50 and ResNet-101 of ImageNet, Faster R-CNN and Mask R-CNN on them), mmdet (the same
 detectors and Panoptic FPN of mmdetection 2 and 3, and of later work on its code), swin (swin_*.pth of the original
 release), timm (its Swin Transformers), depthformer (whole models of its authors' toolbox), maskformer (whole models
-of its release, out of their pickle).
-IN: a file of PyTorch (.pth, .pt, .bin) or .safetensors. OUT: {"format", "source", "kind", "model"}, float32 tensors.
+of its release).
+IN: a file of PyTorch (.pth, .pt, .bin), .safetensors, or a pickle of arrays (.pkl). OUT: {"format", "source", "kind",
+"model"}, float32 tensors.
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,12 +20,16 @@ from torch import Tensor
 from errors import ArgumentParser, UserError, run_command
 from models.weights import FORMAT, read_tensor_file
 from tools.published import SOURCES, convert
+from tools.published.pickles import read_arrays
 from tools.published.tensors import State
 
 
 def read_published(path: Path) -> State:
     """The tensors of a published file, out of its wrappers, floating point ones as float32."""
-    content = read_safetensors(path) if path.suffix == ".safetensors" else read_tensor_file(path, path)
+    if path.suffix == ".safetensors":
+        content: Any = read_safetensors(path)
+    else:
+        content = read_arrays(path) if path.suffix == ".pkl" else read_tensor_file(path, path)
     for wrapper in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]

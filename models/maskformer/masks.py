@@ -48,7 +48,8 @@ def match(classes: Tensor, masks: Tensor, truth: Segments) -> tuple[Tensor, Tens
     costs is the least possible.
     """
     costs = match_costs(classes.float(), masks.float(), truth)
-    rows, columns = linear_sum_assignment(costs.cpu().numpy())
+    # A network that has diverged is found out by its loss, which will not be finite either.
+    rows, columns = linear_sum_assignment(costs.nan_to_num().cpu().numpy())
     return torch.from_numpy(rows).to(masks.device), torch.from_numpy(columns).to(masks.device)
 
 

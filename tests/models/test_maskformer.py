@@ -203,6 +203,13 @@ def test_more_classes_than_queries_leave_some_unmatched() -> None:
     assert all(torch.isfinite(loss) for loss in found.values())
 
 
+def test_a_network_that_has_diverged_has_a_loss_that_is_not_finite() -> None:
+    classes, logits, truth = example()
+    logits[0] = float("nan")
+    found = masks.losses(Queries(classes[None], logits[None]), [truth], torch.Size((8, 12)))
+    assert not torch.isfinite(torch.stack(list(found.values())).sum())
+
+
 # --- semantic inference ----------------------------------------------------------------------------------------------
 
 

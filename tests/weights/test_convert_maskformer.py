@@ -1,7 +1,10 @@
 """Published MaskFormers: ours under their names, and back."""
 
 import json
+import os
+import pickle
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ from errors import UserError
 from models.maskformer.maskformer import MaskFormer, MaskFormerConfig
 from structures import DatasetInfo
 from tests.weights.renaming import renamed
-from tools.convert_weights import convert
+from tools.convert_weights import convert, read_published
 from tools.published.tensors import State
 from upsamplers import build_upsampler
 
@@ -142,6 +145,33 @@ def test_every_tensor_arrives_at_its_place(source: str) -> None:
     assert tensors.keys() == ours.keys()
     for name, value in ours.items():
         assert torch.equal(tensors[name], value), name
+
+
+def test_the_release_comes_as_a_pickle_of_arrays(tmp_path: Path) -> None:
+    state = published("maskformer", model().state_dict())
+    path = tmp_path / "model_final.pkl"
+    arrays = {"model": {name: value.numpy() for name, value in state.items()}, "__author__": "third_party"}
+    path.write_bytes(pickle.dumps(arrays))
+    found = read_published(path)
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], value) for name, value in state.items())
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match="no pickle of arrays alone"):
+        read_published(path)
+
+
+def test_pickles_that_call_anything_else_are_refused_unread(tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+
+    class Gadget:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(canary),)
+
+    path = tmp_path / "evil.pkl"
+    path.write_bytes(pickle.dumps({"model": {"weight": Gadget()}}))
+    with pytest.raises(UserError, match=r"evil.pkl: is no pickle of arrays alone \(it calls posix.mkdir\)"):
+        read_published(path)
+    assert not canary.exists()
 
 
 def test_upsamplers_are_recognised() -> None:
