@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
 from datasets.base import PredictionFiles
 from datasets.depth_maps import SATURATED, read_depth_values
+from datasets.images import write_png
 from errors import UserError
 from structures import Prediction, Target
 
@@ -37,12 +37,7 @@ class DepthFiles(PredictionFiles):
         if not np.isfinite(metres).all():
             what = f"image {target.image_id} has predicted depths that are not finite"
             raise UserError(path, what, "use other weights: these have diverged")
-        _, png = cv2.imencode(".png", np.rint(metres * PER_METRE).clip(1, SATURATED).astype(np.uint16))
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(png.tobytes())
-        except OSError as error:
-            raise UserError(path, f"cannot be written ({error.strerror})", "make room or name another folder") from None
+        write_png(path, np.rint(metres * PER_METRE).clip(1, SATURATED).astype(np.uint16))
 
     def finish(self) -> None:
         """Nothing is left to do."""

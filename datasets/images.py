@@ -77,6 +77,16 @@ def _read_png_header(path: Path) -> tuple[bytes, Image.Image]:
     return data, header
 
 
+def write_png(path: Path, values: np.ndarray) -> None:
+    """Write [H, W] of 8 or 16 bits, making its folder. Raises UserError if that is impossible."""
+    _, png = cv2.imencode(".png", values)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png.tobytes())
+    except OSError as error:
+        raise UserError(path, f"cannot be written ({error.strerror})", "make room or name another folder") from None
+
+
 def read_bytes(path: Path) -> bytes:
     """What the file holds. Raises UserError if it is missing, unreadable or empty."""
     try:

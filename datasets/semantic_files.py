@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
 from datasets.base import PredictionFiles
-from datasets.images import read_label_map
+from datasets.images import read_label_map, write_png
 from errors import UserError
 from structures import Prediction, Target
 
@@ -23,13 +22,7 @@ class SemanticFiles(PredictionFiles):
         """Store `prediction.semantic`. Raises UserError if the folder does not take the file."""
         assert prediction.semantic is not None
         labels = prediction.semantic.cpu().numpy()
-        _, png = cv2.imencode(".png", labels.astype(np.uint8 if self._num_classes <= 256 else np.uint16))
-        path = self._path(target)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(png.tobytes())
-        except OSError as error:
-            raise UserError(path, f"cannot be written ({error.strerror})", "make room or name another folder") from None
+        write_png(self._path(target), labels.astype(np.uint8 if self._num_classes <= 256 else np.uint16))
 
     def finish(self) -> None:
         """Nothing is left to do."""
