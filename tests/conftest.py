@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,17 @@ def assert_same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -
     assert left.keys() == right.keys()
     different = [name for name in left if not torch.equal(left[name], right[name])]
     assert not different
+
+
+def check_two_processes(cfg: str, options: list[str], folder: Path, here: Callable[..., None]) -> None:
+    """Assert that a run by two processes learns like one, and that both score the same to the last digit."""
+    here("train", "--cfg", cfg, *options, "run_name=one")
+    train(*options, "run_name=two", cfg=cfg, processes=2)
+    one, two = (logged(folder / name, "train") for name in ("one", "two"))
+    assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-3)
+    words = ["--checkpoint", folder / "one", "--json"]
+    here("eval", *words, folder / "1.json")
+    assert run("eval.py", *words, folder / "2.json", processes=2).returncode == 0
+    first, second = (read(folder / f"{count}.json") for count in (1, 2))
+    assert first["metrics"] == second["metrics"]
+    assert first["per_class"] == second["per_class"]

@@ -5,7 +5,7 @@ Where one process does, it is this one: starting Python takes longer than traini
 
 import pytest
 
-from tests.conftest import SHORT, logged, read, run, train
+from tests.conftest import SHORT, check_two_processes, read
 
 DEPTH = "configs/demo/depth.yaml"
 TINY = [
@@ -38,16 +38,7 @@ def test_train_evaluate_predict_score(tiny, tmp_path, here):
 
 
 def test_two_processes_learn_like_one_and_score_the_same(tiny, tmp_path, here):
-    options = [*tiny, "sync_batch_norm=true"]
-    here("train", "--cfg", DEPTH, *options, "run_name=one")
-    train(*options, "run_name=two", cfg=DEPTH, processes=2)
-    one, two = (logged(tmp_path / name, "train") for name in ("one", "two"))
-    assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-3)
-    words = ["--checkpoint", tmp_path / "one", "--json"]
-    here("eval", *words, tmp_path / "1.json")
-    assert run("eval.py", *words, tmp_path / "2.json", processes=2).returncode == 0
-    first, second = (read(tmp_path / f"{count}.json") for count in (1, 2))
-    assert first["metrics"] == second["metrics"]
+    check_two_processes(DEPTH, [*tiny, "sync_batch_norm=true"], tmp_path, here)
 
 
 def test_options_and_rounds_train(tiny, tmp_path, here):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from errors import UserError
-from tests.conftest import SHORT, assert_same, logged, read, run, train, weights
+from tests.conftest import SHORT, assert_same, check_two_processes, read, weights
 from tests.test_runs import start, wait_for
 
 TINY = [
@@ -58,16 +58,7 @@ def test_two_processes_learn_like_one_and_score_the_same(tiny, tmp_path, here, c
     # At equal scores rounding would choose the proposals; here all of them are taken.
     every = [f"model.{key}=9999" for key in ("rpn.before_nms_train", "rpn.proposals", "box_head.samples")]
     every.append("model.rpn.nms_iou=1")
-    here("train", "--cfg", cfg, *tiny, *every, "run_name=one")
-    train(*tiny, *every, "run_name=two", cfg=cfg, processes=2)
-    one, two = (logged(tmp_path / name, "train") for name in ("one", "two"))
-    assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-3)
-    words = ["--checkpoint", tmp_path / "one", "--json"]
-    here("eval", *words, tmp_path / "1.json")
-    assert run("eval.py", *words, tmp_path / "2.json", processes=2).returncode == 0
-    first, second = (read(tmp_path / f"{count}.json") for count in (1, 2))
-    assert first["metrics"] == second["metrics"]
-    assert first["per_class"] == second["per_class"]
+    check_two_processes(cfg, [*tiny, *every], tmp_path, here)
 
 
 def test_options_and_rounds_train(tiny, tmp_path, here):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.conftest import SHORT, logged, read, run, train
+from tests.conftest import SHORT, check_two_processes, read
 
 CFG = "configs/demo/maskformer.yaml"
 TINY = [
@@ -35,12 +35,4 @@ def test_train_evaluate_predict_score(tiny, tmp_path, here):
 
 
 def test_two_processes_learn_like_one_and_score_the_same(tiny, tmp_path, here):
-    here("train", "--cfg", CFG, *tiny, "run_name=one")
-    train(*tiny, "run_name=two", cfg=CFG, processes=2)
-    one, two = (logged(tmp_path / name, "train") for name in ("one", "two"))
-    assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-3)
-    words = ["--checkpoint", tmp_path / "one", "--json"]
-    here("eval", *words, tmp_path / "1.json")
-    assert run("eval.py", *words, tmp_path / "2.json", processes=2).returncode == 0
-    first, second = (read(tmp_path / f"{count}.json") for count in (1, 2))
-    assert first["metrics"] == second["metrics"]
+    check_two_processes(CFG, tiny, tmp_path, here)
