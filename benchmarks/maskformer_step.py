@@ -1,8 +1,8 @@
 """Time and memory of one training step of MaskFormer: `python -m benchmarks.maskformer_step`. Prints JSON.
 
-By default the configuration of Swin-B with DySample-S+, one random image of 512 x 512 with ten classes in blocks, on the
-CPU: forward, the matching within it (of all six layers), backward and the optimiser, medians over rounds; peak memory of
-the process.
+By default the configuration of Swin-B with DySample-S+, a random image of 512 x 512 with ten classes in blocks, on CPU:
+forward, the matching within it (of all six layers), backward and the optimiser, medians over rounds; peak memory of the
+process.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def measure(cfg: Path, overrides: list[str], size: int, rounds: int) -> dict[str
         matching[-1] += time.perf_counter() - start
         return result
 
-    masks.match = timed
+    masks.match = timed  # type: ignore[assignment]
     parts: dict[str, list[float]] = {"forward": [], "backward": [], "optimizer": []}
     for _ in range(rounds + 1):  # the first one warms up
         matching.append(0.0)

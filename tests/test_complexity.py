@@ -70,3 +70,12 @@ def test_command_prints_json():
     assert found["params"] == BASELINE + 12_384
     assert set(found) == {"params", "params_trainable", "macs", "input", "upsamplers"}
     assert set(found["upsamplers"]) == {"count", "params", "weights", "macs"}
+
+
+@pytest.mark.parametrize("demo", ["det", "inst", "pan", "depth", "maskformer"])
+def test_every_model_is_counted(demo):
+    experiment = load_experiment(CFG.parent / f"demo/{demo}.yaml", ["model.upsampler=dysample"])
+    model = experiment.build_model()
+    found = complexity(model, (64, 64))
+    assert found["macs"] > found["upsamplers"]["macs"] > 0
+    assert found["params"] == sum(parameter.numel() for parameter in model.parameters())

@@ -5,27 +5,30 @@ from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from config import Schema
 from models.base import Backbone, DenseModel
 from models.components import BackboneConfig, UpsamplerConfig
 from models.maskformer.masks import Queries, losses, segments_of
+from models.maskformer.partition import PartitionConfig, partition
 from models.maskformer.pixel_decoder import PixelDecoder
-from models.maskformer.transformer import TransformerDecoder
+from models.maskformer.transformer import TransformerDecoder, TransformerEncoder
 from models.resize import best_classes
 from models.weights import load_weights
 from structures import Batch, DatasetInfo, Prediction
 
 
 class MaskFormerConfig(Schema):
-    """A MaskFormer for semantic maps. Defaults: the published ones.
+    """A MaskFormer for semantic maps or, on panoptic data, for partitions. Defaults: the published ones.
 
     upsampler: of the three stages of the pixel decoder. channels: of it and of the queries. queries: masks that an
-    image can have. layers, heads, hidden, dropout: of the transformer decoder. deep_supervision: every layer learns,
-    not the last alone. weights: a converted MaskFormer or a checkpoint of ours; weights_exclude: names, or beginnings
-    of names, of what to leave at its start, as classifier for another class list.
+    image can have. layers, heads, hidden, dropout: of the transformer decoder. encoder_layers: of a transformer
+    encoder, with the same heads, hidden and dropout, on the coarsest level; none for semantic maps, 6 in the panoptic
+    model. deep_supervision: every layer learns, not the last alone. partition: of panoptic data. weights: a converted
+    MaskFormer or a checkpoint of ours; weights_exclude: names, or beginnings of names, of what to leave at its start,
+    as classifier for another class list.
     """
 
     name: Literal["maskformer"] = "maskformer"
@@ -37,7 +40,9 @@ class MaskFormerConfig(Schema):
     heads: PositiveInt = 8
     hidden: PositiveInt = 2048
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    encoder_layers: NonNegativeInt = 0
     deep_supervision: bool = True
+    partition: PartitionConfig = PartitionConfig()
     weights: Path | None = None
     weights_exclude: tuple[str, ...] = ()
 
@@ -49,20 +54,28 @@ class MaskFormerConfig(Schema):
 
     def build(self, info: DatasetInfo, pretrained: bool = True) -> DenseModel:
         """The model for the classes of `info`; `pretrained`: with the weights that this record names."""
-        if info.task != "semantic":
+        if info.task not in ("semantic", "panoptic"):
             what = f"{info.name} is data for the task {info.task}"
-            raise ValueError(f"maskformer learns from semantic maps, but {what}; use data.name=ade20k")
+            raise ValueError(f"maskformer learns from classes of pixels, but {what}; use ade20k or coco_panoptic")
         backbone = self.backbone.build(pretrained and self.weights is None)
         widths = [level.channels for level in backbone.feature_info]
+        encoder = None
+        if self.encoder_layers:
+            encoder = TransformerEncoder(
+                widths[-1], self.channels, self.encoder_layers, self.heads, self.hidden, self.dropout
+            )
+            widths[-1] = self.channels
         model = MaskFormer(
             backbone,
+            encoder,
             PixelDecoder(widths, self.channels, self.upsampler),
             TransformerDecoder(
                 widths[-1], self.channels, self.queries, self.layers, self.heads, self.hidden, self.dropout
             ),
             self.channels,
-            info.num_classes,
+            info,
             self.deep_supervision,
+            self.partition,
         )
         if self.weights and pretrained:
             load_weights(model, self.weights, "model.weights", self.weights_exclude)
@@ -70,24 +83,36 @@ class MaskFormerConfig(Schema):
 
 
 class MaskFormer(DenseModel):
-    """Semantic segmentation by masks. Raw output: class_logits [B, Q, K + 1] and mask_logits [B, Q, H/4, W/4]."""
+    """Segmentation by masks. Raw output: class_logits [B, Q, K + 1] and mask_logits [B, Q, H/4, W/4].
+
+    Predictions are semantic maps of semantic data, and partitions of panoptic data, in which things come one by one.
+    """
+
+    things: Tensor
 
     def __init__(
         self,
         backbone: Backbone,
+        encoder: TransformerEncoder | None,
         pixel_decoder: PixelDecoder,
         transformer: TransformerDecoder,
         channels: int,
-        num_classes: int,
+        info: DatasetInfo,
         deep_supervision: bool,
+        partition: PartitionConfig,
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.encoder = encoder
         self.pixel_decoder = pixel_decoder
         self.transformer = transformer
-        self.classifier = nn.Linear(channels, num_classes + 1)
+        self.classifier = nn.Linear(channels, info.num_classes + 1)
         self.mask_embedding = nn.ModuleList(nn.Linear(channels, channels) for _ in range(3))
         self.deep_supervision = deep_supervision
+        self.partition = partition
+        self.is_panoptic = info.task == "panoptic"
+        things = torch.tensor(info.things or (False,) * info.num_classes)
+        self.register_buffer("things", things, persistent=False)
 
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
         """Images [B, 3, H, W] -> {"class_logits": [B, Q, K + 1], "mask_logits": [B, Q, H/4, W/4]} of the last layer.
@@ -99,25 +124,32 @@ class MaskFormer(DenseModel):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss_class", "loss_mask", "loss_dice"}, each the sum over all layers that learn."""
-        truth = [segments_of(target.semantic) for target in batch.targets]  # type: ignore[arg-type]
+        truth = [segments_of(target, self.things) for target in batch.targets]
         layers = self._layers(batch.images)[0 if self.deep_supervision else -1 :]
         by_layer = [losses(queries, truth, batch.images.shape[-2:]) for queries in layers]
         return {name: torch.stack([terms[name] for terms in by_layer]).sum() for name in by_layer[0]}
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Prediction]:
-        """Classes at original size: each mask votes for its classes as far as it holds a pixel."""
-        classes, masks = self._layers(batch.images)[-1]
-        probabilities = classes.float().softmax(dim=2)[:, :, :-1]
+        """At original size: each mask votes for its classes as far as it holds a pixel, or wins it altogether."""
         padded = batch.images.shape[-2], batch.images.shape[-1]
-        return [
-            Prediction(semantic=best_classes(scores, logits, padded, inside, target.size))
-            for scores, logits, inside, target in zip(probabilities, masks, batch.sizes, batch.targets, strict=True)
-        ]
+        predictions = []
+        for classes, masks, inside, target in zip(
+            *self._layers(batch.images)[-1], batch.sizes, batch.targets, strict=True
+        ):
+            if self.is_panoptic:
+                found = partition(classes, masks, padded, inside, target.size, self.things, self.partition)
+                predictions.append(Prediction(panoptic=found))
+            else:
+                scores = classes.float().softmax(dim=1)[:, :-1]
+                predictions.append(Prediction(semantic=best_classes(scores, masks, padded, inside, target.size)))
+        return predictions
 
     def _layers(self, images: Tensor) -> list[Queries]:
-        """What each layer of the transformer says, first to last."""
+        """What each layer of the transformer decoder says, first to last."""
         levels = self.backbone(images)
+        if self.encoder is not None:
+            levels = [*levels[:-1], self.encoder(levels[-1])]
         features = self.pixel_decoder(levels)
         return [self._queries(x, features) for x in self.transformer(levels[-1])]
 

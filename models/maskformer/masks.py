@@ -1,4 +1,4 @@
-"""What MaskFormer learns from: a mask for each class of the image, matched with queries one to one.
+"""What MaskFormer learns from: a mask for each class or thing of the image, matched with queries one to one.
 
 Cheng et al., NeurIPS 2021, section 3; matching as in Carion et al., "DETR", ECCV 2020; focal loss: Lin et al., ICCV
 2017; dice loss: Milletari et al., 3DV 2016.
@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from models.losses import mean_count
-from structures import IGNORE
+from structures import IGNORE, Target
 
 CLASS_WEIGHT, MASK_WEIGHT, DICE_WEIGHT = 1.0, 20.0, 1.0  # of the costs of a match and of the losses
 NO_OBJECT_WEIGHT = 0.1  # of queries without a mask in the cross-entropy
@@ -33,11 +33,22 @@ class Queries(NamedTuple):
     masks: Tensor
 
 
-def segments_of(semantic: Tensor) -> Segments:
-    """One mask for each label that occurs in a map [H, W]; pixels to ignore belong to none."""
-    labels = semantic.unique()
+def segments_of(target: Target, things: Tensor) -> Segments:
+    """One mask for each label that occurs in the semantic map, or, if `things` [K] bool has it, for each such object.
+
+    Pixels to ignore, and crowds of things, belong to none.
+    """
+    semantic, objects = target.semantic, target.instances
+    assert semantic is not None
+    labels = semantic.unique().long()
     labels = labels[labels != IGNORE]
-    return Segments(labels.long(), semantic == labels[:, None, None])
+    labels = labels[~things[labels]]
+    found = Segments(labels, semantic == labels[:, None, None])
+    if objects is None:
+        return found
+    assert objects.masks is not None
+    own = slice(None) if objects.crowd is None else ~objects.crowd
+    return Segments(torch.cat([objects.labels[own], found.labels]), torch.cat([objects.masks[own], found.masks]))
 
 
 @torch.no_grad()

@@ -30,7 +30,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         words = ["-m", "pytest", "-n", "2", "--dist", "worksteal", "-m", "not gpu", "--all-faults", "tests/faults"]
         environment = {**os.environ, "FAULT_TALLIES": folder, "OMP_NUM_THREADS": "1"}
-        code = subprocess.run([sys.executable, *words, *sys.argv[1:]], cwd=ROOT, env=environment, check=False).returncode
+        code = subprocess.run(
+            [sys.executable, *words, *sys.argv[1:]], cwd=ROOT, env=environment, check=False
+        ).returncode
         lines = [json.loads(line) for path in Path(folder).iterdir() for line in path.read_text().splitlines()]
     chapters: dict[str, dict[str, list[int]]] = {}
     for line in lines:

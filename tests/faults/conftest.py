@@ -1,4 +1,4 @@
-"""The fault suite: shortened in `make test`, whole in `make faults`, which writes RELIABILITY.md from what it counted."""
+"""The fault suite: shortened in `make test`, whole in `make faults`, which writes RELIABILITY.md from its counts."""
 
 import json
 import os

@@ -85,7 +85,9 @@ def start(module: str, *words: object, processes: int = 1, sabotage: Sequence[Sa
     return Running(module, [str(word) for word in words], processes, sabotage)
 
 
-def run(module: str, *words: object, processes: int = 1, sabotage: Sequence[Sabotage] = (), seconds: float = 120) -> Done:
+def run(
+    module: str, *words: object, processes: int = 1, sabotage: Sequence[Sabotage] = (), seconds: float = 120
+) -> Done:
     """The same, to its end."""
     return start(module, *words, processes=processes, sabotage=sabotage).wait(seconds)
 

@@ -1,4 +1,4 @@
-"""MaskFormer: counts, decoders, matching, losses and semantic inference against literal forms, every upsampler."""
+"""MaskFormer: counts, decoders, matching, losses and inference against literal forms, every upsampler."""
 
 import itertools
 import math
@@ -11,23 +11,26 @@ from pydantic import TypeAdapter
 from models import ModelConfig
 from models.maskformer import masks
 from models.maskformer.maskformer import MaskFormer, MaskFormerConfig
-from models.maskformer.masks import Queries, Segments, match, match_costs, segments_of
+from models.maskformer.masks import Queries, Segments, match, match_costs
+from models.maskformer.partition import PartitionConfig, partition
 from models.maskformer.pixel_decoder import PixelDecoder
-from models.maskformer.transformer import TransformerDecoder
+from models.maskformer.transformer import TransformerDecoder, TransformerEncoder
 from models.resize import best_classes, resized_argmax
-from structures import IGNORE, Batch, DatasetInfo, Target
+from structures import IGNORE, Batch, DatasetInfo, Instances, Target
 from upsamplers import PAPER_NAMES, NearestConfig
 
 INFO = DatasetInfo("semantic", "any", tuple("abcde"))
+ROOMS = DatasetInfo("panoptic", "any", tuple("abcde"), things=(True, False, True, False, False))
+COCO = DatasetInfo("panoptic", "coco_panoptic", tuple(map(str, range(133))), things=(True,) * 80 + (False,) * 53)
 ADE = DatasetInfo("semantic", "ade20k", tuple(map(str, range(150))))
 
 
-def build(upsampler: object = "nearest", **options: object) -> MaskFormer:
+def build(upsampler: object = "nearest", info: DatasetInfo = INFO, **options: object) -> MaskFormer:
     torch.manual_seed(0)
     backbone = {"name": "mit_b0", "channels": [8, 16, 40, 64], "depths": [1, 1, 1, 1], "drop_path": 0}
     small = {"backbone": backbone, "channels": 32, "queries": 7, "layers": 2, "hidden": 32, "dropout": 0}
     config = {"name": "maskformer", "upsampler": upsampler, **small, **options}
-    return TypeAdapter(ModelConfig).validate_python(config).build(INFO)
+    return TypeAdapter(ModelConfig).validate_python(config).build(info)
 
 
 def batch(maps: list[torch.Tensor], sizes: list[tuple[int, int]] | None = None) -> Batch:
@@ -38,6 +41,10 @@ def batch(maps: list[torch.Tensor], sizes: list[tuple[int, int]] | None = None) 
     ]
     generator = torch.Generator().manual_seed(1)
     return Batch(torch.randn(len(maps), 3, height, width, generator=generator), inside, targets)
+
+
+def segments_of(semantic: torch.Tensor) -> Segments:
+    return masks.segments_of(Target("0", semantic.shape, semantic=semantic), torch.zeros(5, dtype=torch.bool))
 
 
 def halves(left: int, right: int, size: tuple[int, int] = (64, 96)) -> torch.Tensor:
@@ -60,6 +67,15 @@ def test_published_counts(backbone: str, total: int, pixel_decoder: int, rest: i
     assert sum(parameter.numel() for parameter in model.pixel_decoder.parameters()) == pixel_decoder
     parts = (model.transformer, model.classifier, model.mask_embedding)
     assert sum(parameter.numel() for part in parts for parameter in part.parameters()) == rest
+
+
+def test_the_panoptic_model_has_the_published_45_million() -> None:
+    options = {"backbone": "resnet50", "upsampler": "nearest", "encoder_layers": 6}
+    with torch.device("meta"):
+        model = MaskFormerConfig.model_validate(options).build(COCO)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 45_065_158
+    # A layer of 256 channels and 2,048 hidden ones: attention, two linear layers, two norms; and the projection.
+    assert sum(parameter.numel() for parameter in model.encoder.parameters()) == 6 * 1_315_072 + 2048 * 256 + 256
 
 
 # Of the three stages: all parameters, and weights of convolutions alone. DySample-S+ has 2.8 % of CARAFE's (section 1).
@@ -114,6 +130,41 @@ def test_the_transformer_is_pytorchs_decoder_with_positions_where_detr_adds_them
     layer.load_state_dict(state)
     x, memory = torch.randn(2, 5, 32), torch.randn(2, 12, 32)
     torch.testing.assert_close(own(x, torch.zeros_like(x), memory, memory), layer(x, memory))
+
+
+def test_the_encoder_is_pytorchs_with_positions_where_detr_adds_them() -> None:
+    torch.manual_seed(0)
+    ours = TransformerEncoder(24, 32, layers=2, heads=4, hidden=48, dropout=0.0)
+    assert ours(torch.randn(2, 24, 3, 4)).shape == (2, 32, 3, 4)
+    layer = torch.nn.TransformerEncoderLayer(32, 4, 48, dropout=0.0, batch_first=True)
+    own = ours.layers[0]
+    names = {"among": "self_attn", "expand": "linear1", "contract": "linear2", "norms.0": "norm1", "norms.1": "norm2"}
+    state = {}
+    for name, value in own.state_dict().items():
+        begin = next(begin for begin in names if name.startswith(f"{begin}."))
+        state[names[begin] + name.removeprefix(begin)] = value
+    layer.load_state_dict(state)
+    x, position = torch.randn(2, 12, 32), torch.randn(12, 32)
+    torch.testing.assert_close(own(x, torch.zeros_like(position)), layer(x))
+    # With positions: they tell where to look, but are not looked at.
+    attended = layer.self_attn(x + position, x + position, x, need_weights=False)[0]
+    y = layer.norm1(x + attended)
+    torch.testing.assert_close(own(x, position), layer.norm2(y + layer.linear2(F.relu(layer.linear1(y)))))
+
+
+def test_things_are_segments_one_by_one_and_crowds_are_none() -> None:
+    semantic = halves(0, 3)
+    semantic[:10] = 2  # a crowd
+    objects = torch.zeros(3, 64, 96, dtype=torch.bool)
+    objects[0, 10:30, :48], objects[1, 30:, :48], objects[2, :10] = True, True, True
+    instances = Instances(
+        torch.zeros(3, 4), torch.tensor([0, 0, 2]), masks=objects, crowd=torch.tensor([False, False, True])
+    )
+    target = Target("0", (64, 96), semantic=semantic, instances=instances)
+    labels, found = masks.segments_of(target, torch.tensor(ROOMS.things))
+    assert labels.tolist() == [0, 0, 3]
+    assert torch.equal(found[:2], objects[:2])
+    assert torch.equal(found[2], semantic == 3)
 
 
 def test_segments_are_the_classes_that_occur() -> None:
@@ -228,6 +279,87 @@ def test_classes_by_votes_are_those_of_the_whole_maps(size: tuple[int, int], mon
     assert resized_argmax(scores[0], size, size, size).shape == size
 
 
+# --- panoptic inference ----------------------------------------------------------------------------------------------
+
+
+def literal_partition(
+    classes: torch.Tensor, logits: torch.Tensor, inside: tuple[int, int], size: tuple[int, int], padded: tuple[int, int]
+) -> tuple[torch.Tensor, dict[int, int]]:
+    """All maps at once, as the paper says it."""
+    large = F.interpolate(logits[None], padded, mode="bilinear")[:, :, : inside[0], : inside[1]]
+    p = F.interpolate(large, size, mode="bilinear")[0].sigmoid()
+    scores, labels = classes.softmax(dim=1).max(dim=1)
+    kept = [query for query in range(len(p)) if labels[query] < 5 and scores[query] > 0.5]
+    owner = torch.stack([scores[query] * p[query] for query in kept]).argmax(dim=0)
+    ids, names, stuff = torch.zeros(size, dtype=torch.int32), {}, {}
+    for place, query in enumerate(kept):
+        area, label = (owner == place).sum().item(), labels[query].item()
+        if area == 0 or area / (p[query] >= 0.5).sum().item() < 0.3:
+            continue
+        if not ROOMS.things[label] and label in stuff:
+            ids[owner == place] = stuff[label]
+            continue
+        names[len(names) + 1] = label
+        stuff[label] = len(names)
+        ids[owner == place] = len(names)
+    return ids, names
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_partition_is_that_of_the_whole_maps(seed: int) -> None:
+    torch.manual_seed(seed)
+    classes = 4 * torch.randn(12, 6)
+    logits = F.interpolate(3 * torch.randn(1, 12, 4, 6) - 2, (16, 24), mode="bilinear")[0]
+    sizes = (60, 90), (75, 101), (64, 96)
+    config = PartitionConfig(min_score=0.5, min_visible=0.3)
+    found = partition(classes, logits, sizes[2], *sizes[:2], torch.tensor(ROOMS.things), config)
+    ids, names = literal_partition(classes, logits, *sizes)
+    assert found.labels == names
+    assert found.ids.dtype == torch.int32
+    assert torch.equal(found.ids, ids)
+    assert len(names) > 2
+
+
+def test_no_mask_is_no_segment() -> None:
+    sizes = [(64, 96)] * 3
+    found = partition(torch.zeros(3, 6), torch.zeros(3, 16, 24), *sizes, torch.tensor(ROOMS.things), PartitionConfig())
+    assert found.labels == {}
+    assert not found.ids.any()
+
+
+def test_hidden_masks_are_left_out_and_stuff_is_merged() -> None:
+    classes = torch.full((4, 6), -20.0)
+    classes[[0, 1, 2, 3], [1, 1, 0, 2]] = torch.tensor([20.0, 20.0, 20.0, 4.0])
+    logits = torch.full((4, 16, 24), -9.0)
+    logits[0, :, :8] = logits[1, :, 8:16] = 9.0  # two of one class of stuff
+    logits[2, :, 16:] = logits[3, :8, 18:] = 9.0  # the second of the things is hidden by the first
+    sizes = [(64, 96)] * 3
+    found = partition(classes, logits, *sizes, torch.tensor(ROOMS.things), PartitionConfig())
+    assert found.labels == {1: 1, 2: 0}
+    assert (found.ids[:, :60] == 1).all()
+    assert (found.ids[:, 68:] == 2).all()
+
+
+def test_it_learns_two_things_of_one_class_by_heart() -> None:
+    model = build("dysample-s+", ROOMS, encoder_layers=1, partition={"min_score": 0.5})
+    data = batch([halves(0, 3)])
+    data.targets[0].semantic[:, :48] = 0
+    objects = torch.zeros(2, 64, 96, dtype=torch.bool)
+    objects[0, :32, :48], objects[1, 32:, :48] = True, True
+    data.targets[0].instances = Instances(torch.zeros(2, 4), torch.tensor([0, 0]), masks=objects)
+    data.images[:, 0, :, 48:] += 3
+    data.images[:, 1, 32:] += 3
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        torch.stack(list(model(data).values())).sum().backward()
+        optimizer.step()
+    found = model.eval().predict(data)[0].panoptic
+    assert sorted(found.labels.values()) == [0, 0, 3]
+    for area in (objects[0], objects[1], data.targets[0].semantic == 3):
+        assert (found.ids[area] == found.ids[area].mode().values).float().mean() > 0.9
+
+
 # --- the whole model -------------------------------------------------------------------------------------------------
 
 
@@ -276,7 +408,7 @@ def test_it_learns_a_picture_by_heart() -> None:
 
 def test_other_data_and_sizes_are_refused() -> None:
     config = MaskFormerConfig.model_validate({"backbone": "mit_b0", "upsampler": "nearest"})
-    with pytest.raises(ValueError, match="use data"):
+    with pytest.raises(ValueError, match="use ade20k or coco_panoptic"):
         config.build(DatasetInfo("depth", "nyu", max_depth=10))
     with pytest.raises(ValueError, match="channels 48 do not divide into 32 groups"):
         build(channels=48)

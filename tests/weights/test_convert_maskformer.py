@@ -98,9 +98,10 @@ HUB = [
 ]
 
 
-def model(upsampler: str = "nearest") -> MaskFormer:
+def model(upsampler: str = "nearest", backbone: str = "swin_t", **extra: int) -> MaskFormer:
     torch.manual_seed(0)
-    options = {"backbone": "swin_t", "upsampler": upsampler, "queries": 5, "layers": 2, "hidden": 48, "channels": 64}
+    options = {"backbone": backbone, "upsampler": upsampler, "queries": 5, "layers": 2, "hidden": 48, "channels": 64}
+    options |= extra
     return MaskFormerConfig.model_validate(options).build(INFO)
 
 
@@ -142,6 +143,44 @@ def test_every_tensor_arrives_at_its_place(source: str) -> None:
         2,
         48,
     ]
+    assert tensors.keys() == ours.keys()
+    for name, value in ours.items():
+        assert torch.equal(tensors[name], value), name
+
+
+RELEASED_RESNET = [
+    (r"^encoder\.enter", "sem_seg_head.pixel_decoder.input_proj"),
+    (r"^encoder\.layers\.(\d)\.norms\.0", r"sem_seg_head.pixel_decoder.transformer.encoder.layers.\1.norm1"),
+    (r"^encoder\.layers\.(\d)\.norms\.1", r"sem_seg_head.pixel_decoder.transformer.encoder.layers.\1.norm2"),
+    (r"^encoder\.layers", "sem_seg_head.pixel_decoder.transformer.encoder.layers"),
+    (r"^backbone\.conv1", "backbone.stem.conv1"),
+    (r"^backbone\.bn1", "backbone.stem.conv1.norm"),
+    (r"^backbone\.layer(\d)\.", lambda found: f"backbone.res{int(found[1]) + 1}."),
+    (r"(res\d\.\d+)\.bn(\d)", r"\1.conv\2.norm"),
+    (r"downsample\.0", "shortcut"),
+    (r"downsample\.1", "shortcut.norm"),
+]
+HUB_RESNET = [
+    (r"^backbone\.conv1", f"{START}encoder.embedder.embedder.convolution"),
+    (r"^backbone\.bn1", f"{START}encoder.embedder.embedder.normalization"),
+    (
+        r"^backbone\.layer(\d)\.(\d+)\.",
+        lambda found: f"{START}encoder.encoder.stages.{int(found[1]) - 1}.layers.{found[2]}.",
+    ),
+    (r"(encoder\.stages.*)conv(\d)", lambda found: f"{found[1]}layer.{int(found[2]) - 1}.convolution"),
+    (r"(encoder\.stages.*)bn(\d)", lambda found: f"{found[1]}layer.{int(found[2]) - 1}.normalization"),
+    (r"downsample\.0", "shortcut.convolution"),
+    (r"downsample\.1", "shortcut.normalization"),
+]
+
+
+@pytest.mark.parametrize(("source", "encoder_layers"), [("maskformer", 2), ("maskformer", 0), ("huggingface", 0)])
+def test_those_on_a_resnet_arrive_too(source: str, encoder_layers: int) -> None:
+    ours = model(backbone="resnet50", encoder_layers=encoder_layers).state_dict()
+    state = published(source, renamed(ours, *(RELEASED_RESNET if source == "maskformer" else HUB_RESNET)))
+    kind, tensors, remark = convert(source, state, "test")
+    assert kind == "maskformer_resnet50"
+    assert ("encoder_layers" in remark) == bool(encoder_layers)
     assert tensors.keys() == ours.keys()
     for name, value in ours.items():
         assert torch.equal(tensors[name], value), name
