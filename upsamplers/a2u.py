@@ -120,6 +120,6 @@ class A2UConfig(UpsamplerConfig):
 
     name: Literal["a2u"] = "a2u"
 
-    def build(self, channels: int, guide_channels: int, scale: int = 2) -> A2U:
+    def construct(self, channels: int, guide_channels: int, scale: int) -> A2U:
         """Guide and x may differ in channels."""
         return A2U(channels, guide_channels, scale)

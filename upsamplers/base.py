@@ -129,9 +129,20 @@ class UpsamplerConfig(ABC):
                 expected = _described(hints[field.name])
                 raise ValueError(f"upsampler {self.name}: {field.name} must be {expected}, got {value!r}")
 
-    @abstractmethod
     def build(self, channels: int, guide_channels: int, scale: int = 2) -> Upsampler:
-        """Construct the module for x with `channels` and a guide with `guide_channels`."""
+        """The module for x with `channels` and a guide with `guide_channels`.
+
+        It takes one random number, whichever upsampler it is, and its start from a generator of that seed: with the same
+        seed, the rest of a model starts the same with every upsampler.
+        """
+        seed = int(torch.randint(2**62, (), device="cpu"))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return self.construct(channels, guide_channels, scale)
+
+    @abstractmethod
+    def construct(self, channels: int, guide_channels: int, scale: int) -> Upsampler:
+        """The module, its start drawn from PyTorch's generator."""
 
 
 def _fits(value: object, kind: Any) -> bool:

@@ -67,6 +67,6 @@ class CarafeConfig(UpsamplerConfig):
         require_whole(compressed_channels=self.compressed_channels, groups=self.groups)
         require_odd(kernel=self.kernel, encoder_kernel=self.encoder_kernel)
 
-    def build(self, channels: int, guide_channels: int, scale: int = 2) -> Carafe:
+    def construct(self, channels: int, guide_channels: int, scale: int) -> Carafe:
         """The guide's channels play no part."""
         return Carafe(channels, scale, self.compressed_channels, self.kernel, self.encoder_kernel, self.groups)

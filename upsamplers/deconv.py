@@ -34,6 +34,6 @@ class DeconvConfig(UpsamplerConfig):
 
     name: Literal["deconv"] = "deconv"
 
-    def build(self, channels: int, guide_channels: int, scale: int = 2) -> Deconv:
+    def construct(self, channels: int, guide_channels: int, scale: int) -> Deconv:
         """The guide's channels play no part."""
         return Deconv(channels, scale)

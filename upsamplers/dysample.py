@@ -213,7 +213,7 @@ class DySampleConfig(UpsamplerConfig):
         if self.groups is not None:
             require_whole(groups=self.groups)
 
-    def build(self, channels: int, guide_channels: int, scale: int = 2) -> DySample:
+    def construct(self, channels: int, guide_channels: int, scale: int) -> DySample:
         """The guide's channels play no part."""
         groups = self.groups
         if groups is None:

@@ -89,6 +89,6 @@ class FadeConfig(UpsamplerConfig):
         require_whole(embedding=self.embedding)
         require_odd(kernel=self.kernel, encoder_kernel=self.encoder_kernel)
 
-    def build(self, channels: int, guide_channels: int, scale: int = 2) -> Fade:
+    def construct(self, channels: int, guide_channels: int, scale: int) -> Fade:
         """The gate needs as many guide channels as channels."""
         return Fade(channels, guide_channels, scale, self.gate, self.embedding, self.kernel, self.encoder_kernel)

@@ -81,6 +81,6 @@ class IndexNetConfig(UpsamplerConfig):
     network: Literal["hin", "m2o"] = "hin"
     double_sigmoid: bool = False
 
-    def build(self, channels: int, guide_channels: int, scale: int = 2) -> IndexNet:
+    def construct(self, channels: int, guide_channels: int, scale: int) -> IndexNet:
         """Guide and x may differ in channels."""
         return IndexNet(channels, guide_channels, scale, self.network, self.double_sigmoid)

@@ -47,7 +47,7 @@ class NearestConfig(UpsamplerConfig):
 
     name: Literal["nearest"] = "nearest"
 
-    def build(self, channels: int, guide_channels: int, scale: int = 2) -> Nearest:
+    def construct(self, channels: int, guide_channels: int, scale: int) -> Nearest:
         """The guide's channels play no part."""
         return Nearest(channels, scale=scale)
 
@@ -59,6 +59,6 @@ class BilinearConfig(UpsamplerConfig):
     name: Literal["bilinear"] = "bilinear"
     align_corners: bool = False
 
-    def build(self, channels: int, guide_channels: int, scale: int = 2) -> Bilinear:
+    def construct(self, channels: int, guide_channels: int, scale: int) -> Bilinear:
         """The guide's channels play no part."""
         return Bilinear(channels, scale, self.align_corners)

@@ -32,6 +32,6 @@ class PixelShuffleConfig(UpsamplerConfig):
 
     name: Literal["pixelshuffle"] = "pixelshuffle"
 
-    def build(self, channels: int, guide_channels: int, scale: int = 2) -> PixelShuffle:
+    def construct(self, channels: int, guide_channels: int, scale: int) -> PixelShuffle:
         """The guide's channels play no part."""
         return PixelShuffle(channels, scale)

@@ -93,6 +93,6 @@ class SapaConfig(UpsamplerConfig):
         require_whole(embedding=self.embedding)
         require_odd(kernel=self.kernel)
 
-    def build(self, channels: int, guide_channels: int, scale: int = 2) -> Sapa:
+    def construct(self, channels: int, guide_channels: int, scale: int) -> Sapa:
         """Guide and x may differ in channels."""
         return Sapa(channels, guide_channels, scale, self.norm, self.embedding, self.kernel)

@@ -197,3 +197,17 @@ print(sorted(new))
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@all_names
+def test_the_rest_of_a_model_starts_the_same_with_every_upsampler(name):
+    def rest(upsampler: str) -> torch.Tensor:
+        torch.manual_seed(3)
+        first, _ = build_upsampler(upsampler, 16), build_upsampler(upsampler, 32)
+        stages = [build_upsampler(upsampler, 16) for _ in range(2)]
+        weights = [list(stage.parameters()) for stage in (first, *stages)]
+        for one, other in zip(weights[0], weights[1], strict=True):
+            assert one.unique().numel() == 1 or not torch.equal(one, other)  # but stages differ
+        return torch.randn(9)
+
+    assert torch.equal(rest(name), rest("nearest"))
