@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 DEMO := data/scenes/scenes.json
 
-.PHONY: help install dev scenes demo demo-all test test-slow check format gpu clean
+.PHONY: help install dev scenes demo demo-all test test-slow faults check format gpu clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
@@ -36,6 +36,9 @@ test: dev ## the test suite, one process a core
 
 test-slow: dev ## the tests marked slow
 	$(PY) -m pytest -m "slow and not gpu"
+
+faults: dev ## the whole fault suite, within an hour on two cores -> RELIABILITY.md
+	OMP_NUM_THREADS=1 $(PY) -m tests.faults
 
 check: dev ## formatter, linter, types
 	$(PY) -m ruff format --check .

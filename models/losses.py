@@ -6,7 +6,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributed.nn.functional import all_reduce
 
 from models.resize import row_weights
 from structures import IGNORE
@@ -18,13 +17,19 @@ _DEPTH_OFFSET = 0.001  # metres, keeps logarithms finite
 _SMALLEST_SQUARE = 1e-12  # a root's slope has no end at 0
 
 
-@torch.compiler.disable  # a loop over strips, which a compiler would only unroll
 def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of logits [B, K, h, w], resized bilinearly to labels [B, H, W] (class or IGNORE) -> scalar.
 
     The mean is over all pixels, ignored ones included, as in the original SegFormer. Computed in float32 whatever
     autocast says, and strip by strip: neither the resized logits nor their gradient ever exist as a whole.
     """
+    if torch.compiler.is_compiling():  # a loop over strips, which a compiler would only unroll
+        loss: Tensor = torch.compiler.disable(_pixel_cross_entropy)(logits, labels)
+        return loss
+    return _pixel_cross_entropy(logits, labels)
+
+
+def _pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     with torch.autocast(logits.device.type, enabled=False):
         loss: Tensor = _PixelCrossEntropy.apply(logits.float(), labels)
     return loss
@@ -93,7 +98,12 @@ def scale_invariant_log_loss(depth: Tensor, labels: Tensor) -> Tensor:
 
 def _over_processes(total: Tensor) -> Tensor:
     """The sum over all processes. Each sends gradients back to all, so that their mean is that of one process."""
-    return all_reduce(total) if dist.is_initialized() else total
+    if not dist.is_initialized():
+        return total
+    from torch.distributed.nn.functional import all_reduce  # here, since it loads PyTorch's compiler, for seconds
+
+    summed: Tensor = all_reduce(total)
+    return summed
 
 
 def mean_count(count: float, like: Tensor) -> Tensor:

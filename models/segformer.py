@@ -57,7 +57,9 @@ class SegFormerConfig(Schema):
         channels = self.channels or (768 if self.backbone.name in WIDE_HEADS else 256)
         widths = [level.channels for level in backbone.feature_info]
         one_step = self.upsampler == BilinearConfig() if self.one_step is None else self.one_step
-        stages = [] if one_step else [self.upsampler.build(channels, channels) for _ in range(6)]
+        stages = [self.upsampler.build(channels, channels) for _ in range(6)]  # always, so that all else starts alike
+        if one_step:
+            stages = []
         head = SegFormerHead(widths, channels, info.num_classes, stages, self.upsampler.name, self.dropout)
         model = SegFormer(backbone, head)
         if self.weights and pretrained:

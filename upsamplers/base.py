@@ -132,8 +132,8 @@ class UpsamplerConfig(ABC):
     def build(self, channels: int, guide_channels: int, scale: int = 2) -> Upsampler:
         """The module for x with `channels` and a guide with `guide_channels`.
 
-        It takes one random number, whichever upsampler it is, and its start from a generator with that seed: so the rest
-        of a model starts the same with every upsampler.
+        It takes one random number, whichever upsampler it is, and its start from a generator with that seed: so the
+        rest of a model starts the same with every upsampler.
         """
         seed = int(torch.randint(2**62, (), device="cpu"))
         with torch.random.fork_rng(devices=[]):

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -66,6 +65,8 @@ class ResNet(Backbone):
 
     def __init__(self, name: str, frozen: int) -> None:
         super().__init__()
+        import torchvision  # here, since it takes as long as importing PyTorch: see models.detection.operators
+
         net = torchvision.models.get_model(name, weights=None, norm_layer=FixedBatchNorm2d)
         self.conv1, self.bn1 = net.conv1, net.bn1
         self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torchvision.ops import batched_nms
 
 from config import Schema
 from models.detection.boxes import decode, encode
 from models.detection.matching import assign, objects_and_crowds, sample
+from models.detection.operators import batched_nms
 from models.detection.regions import RegionConfig, pool_regions
 from models.losses import mean_count
 from structures import Instances, Size, Target

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from pycocotools import mask as coco_mask
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
 from models.detection.box_head import Samples
+from models.detection.operators import roi_align
 from models.detection.regions import RegionConfig, pool_regions
 from models.losses import mean_count
 from structures import Instances, Size, Target
@@ -85,7 +85,7 @@ def _cut_out(boxes: Tensor, samples: Samples, target: Target) -> Tensor:
     seen, rows = samples.objects.unique(return_inverse=True)  # bitmaps are large: only those that are looked at
     masks = target.instances.masks[seen, None].float()
     rois = torch.cat([rows[:, None].to(boxes.dtype), boxes], dim=1)
-    return (roi_align(masks, rois, SIDE, 1.0, sampling_ratio=0, aligned=True)[:, 0] >= 0.5).float()
+    return (roi_align(masks, rois, SIDE, 1.0, sampling=0, aligned=True)[:, 0] >= 0.5).float()
 
 
 Pasted = tuple[tuple[slice, slice], np.ndarray]  # a part of an image, and a mask [h, w] bool in it

@@ -6,9 +6,9 @@ crowd regions are left out instead of being background.
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from models.detection.boxes import covered_share
+from models.detection.operators import box_iou
 from structures import Target
 
 NEGATIVE, IGNORED = -1, -2  # what is assigned to a box besides the index of an object

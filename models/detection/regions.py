@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from pydantic import NonNegativeInt
 from torch import Tensor
-from torchvision.ops import roi_align
 
 from config import Schema
 from models.detection.boxes import area
+from models.detection.operators import roi_align
 
 STRIDES = (4, 8, 16, 32)  # of P2..P5; P6 serves proposals only
 FINEST_SIDE = 56  # regions of twice this side and more are looked at on P3, of four times on P4, and so on

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
-from torchvision.ops import batched_nms
 
 from config import Schema
 from models.detection.boxes import AnchorConfig, anchors_of_level, decode, encode
 from models.detection.matching import IGNORED, assign, objects_and_crowds, sample
+from models.detection.operators import batched_nms
 from models.losses import mean_count
 from structures import Batch, Size, Target
 

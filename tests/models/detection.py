@@ -18,9 +18,9 @@ SMALL = {
 }
 
 
-def build(name: str = "mask_rcnn", upsampler: object = "nearest", **options: object) -> RCNN:
+def build(name: str = "mask_rcnn", upsampler: object = "nearest", seed: int = 0, **options: object) -> RCNN:
     """A detector with a tiny backbone."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     extra = {"mask_channels": 32} if name == "mask_rcnn" else {}
     config = {"name": name, "upsampler": upsampler, **SMALL, **extra, **options}
     info = INFO if name == "mask_rcnn" else replace(INFO, task="detection")
