@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.upsamplers import machine
 from errors import UserError, run_command
 from eval import write_result
+from tools.benchmark import machine
 
 RESULTS = Path("benchmarks/results")
 TASKS = ("seg", "det", "inst", "pan", "depth")
@@ -61,8 +61,9 @@ def main() -> None:
     name = re.sub(r"\W+", "_", record["device"]).strip("_").lower()
     path = RESULTS / f"gpu_{name}_{record['date']}.json"
     parts: dict[str, Callable[[], Any]] = {
-        "upsamplers_fp32": partial(timing, "benchmarks.upsamplers", "--dtype", "fp32", "--repeats", "50"),
-        "upsamplers_bf16": partial(timing, "benchmarks.upsamplers", "--dtype", "bf16", "--repeats", "50"),
+        "upsamplers": partial(
+            timing, "tools.benchmark", "--json", "--device", "cuda", "--dtype", "float32", "bfloat16"
+        ),
         "segformer_step": partial(timing, "benchmarks.segformer_step", "--rounds", "1"),
         "detector_step": partial(
             timing, "benchmarks.detector_step", "--rounds", "1", "--height", "800", "--width", "1344"

@@ -40,6 +40,10 @@ class A2U(Upsampler):
 
     def upsample(self, x: Tensor, guide: Tensor | None) -> Tensor:
         """Upsample x [B, C, H, W] by guide [B, G, 2H, 2W] to [B, C, 2H, 2W]."""
+        return reassemble(x, self.kernels(x, guide))
+
+    def kernels(self, x: Tensor, guide: Tensor | None) -> Tensor:
+        """See Upsampler."""
         assert guide is not None
         B, _, H, W = x.shape
         filters = torch.cat([self.bconv_U(guide), self.bconv_V(guide)], dim=1)  # two 6 x 6 filters per sample
@@ -49,7 +53,7 @@ class A2U(Upsampler):
         affinity = (at_least_float32(u) * at_least_float32(v)).sum(1, keepdim=True) / math.sqrt(self.guide_channels)
         logits = affinity * self.bconv_UP(guide)
         logits = logits.reshape(B, 1, KERNEL**2, self.scale**2, H, W)
-        return reassemble(x, torch.softmax(torch.sigmoid(logits), dim=2))
+        return torch.softmax(torch.sigmoid(logits), dim=2)
 
     def macs(self, height: int, width: int) -> int:
         """Two 6 x 6 filters per guide channel, the affinity, its outer product, 9 per output number.

@@ -42,9 +42,7 @@ class Upsampler(nn.Module, ABC):
         self._check_input("x", x, self.channels)
         height, width = self.scale * x.shape[2], self.scale * x.shape[3]
         target = self._target_size(x, guide, size)
-        if self.uses_guide:
-            guide = _continued(self._checked_guide(x, guide), height, width)
-        output = self.upsample(x, guide)
+        output = self.upsample(x, self.whole_guide(x, guide))
         if target is not None and target != (height, width):
             output = output[:, :, : target[0], : target[1]]
         return output.to(x.dtype)
@@ -52,6 +50,23 @@ class Upsampler(nn.Module, ABC):
     @abstractmethod
     def upsample(self, x: Tensor, guide: Tensor | None) -> Tensor:
         """Compute the whole enlarged map. x [B, C, H, W], guide [B, G, sH, sW] if used -> [B, C, sH, sW]."""
+
+    def kernels(self, x: Tensor, guide: Tensor | None) -> Tensor | None:
+        """The weights with which each output pixel sums its window of x, as `reassemble` takes them.
+
+        x [B, C, H, W], guide [B, G, sH, sW] if used -> [B, g, K², s², H, W] for g contiguous groups of
+        channels; None for upsamplers that are no such sum.
+        """
+        return None
+
+    def whole_guide(self, x: Tensor, guide: Tensor | None) -> Tensor | None:
+        """The guide as `upsample` and `kernels` take it, in the dtype of x and continued to [B, G, sH, sW].
+
+        None if it is not used. Raises ValueError if it is used and missing, or does not fit.
+        """
+        if not self.uses_guide:
+            return None
+        return _continued(self._checked_guide(x, guide), self.scale * x.shape[2], self.scale * x.shape[3])
 
     @abstractmethod
     def macs(self, height: int, width: int) -> int:

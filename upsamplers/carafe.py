@@ -41,10 +41,14 @@ class Carafe(Upsampler):
 
     def upsample(self, x: Tensor, guide: Tensor | None) -> Tensor:
         """Upsample x [B, C, H, W] to [B, C, sH, sW]."""
+        return reassemble(x, self.kernels(x, guide))
+
+    def kernels(self, x: Tensor, guide: Tensor | None) -> Tensor:
+        """See Upsampler."""
         B, _, H, W = x.shape
         logits = self.content_encoder(self.channel_compressor(x))
         logits = at_least_float32(logits).reshape(B, self.groups, self.kernel**2, self.scale**2, H, W)
-        return reassemble(x, torch.softmax(logits, dim=2))
+        return torch.softmax(logits, dim=2)
 
     def macs(self, height: int, width: int) -> int:
         """Two convolutions at low resolution, K² per output number."""

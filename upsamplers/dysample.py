@@ -110,8 +110,12 @@ class DySample(Upsampler):
 
         In low-res pixels with pixel centres at +1/2; reading clamps to the outermost centres.
         """
-        offset = _arranged(*self._predict(x), self.style, self.scale, self.groups)
-        return _start(offset, self.start, self.scale) + self.factor * offset
+        offsets = self.offsets(x)
+        return _start(offsets, self.start, self.scale) + offsets
+
+    def offsets(self, x: Tensor) -> Tensor:
+        """How far each of the `sampling_points` lies from its start, in the same form and units."""
+        return self.factor * _arranged(*self._predict(x), self.style, self.scale, self.groups)
 
     def _predict(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the convolutions give: raw offsets, and the logits of the scope if it is dynamic."""

@@ -52,16 +52,20 @@ class Fade(Upsampler):
     def upsample(self, x: Tensor, guide: Tensor | None) -> Tensor:
         """Upsample x [B, C, H, W] by guide [B, G, sH, sW] to [B, C, sH, sW]."""
         assert guide is not None
-        # The shared encoder sees either map at its own resolution, so its bias enters twice, as published.
-        fine = unshuffle(self.content_encoder(self.compressor_en(guide)), self.scale)
-        coarse = self.content_encoder(self.compressor_de(x)).unsqueeze(2)
-        logits = at_least_float32(fine) + at_least_float32(coarse)  # [B, K², s², H, W]
-        output = reassemble(x, torch.softmax(logits, dim=1).unsqueeze(1))
+        output = reassemble(x, self.kernels(x, guide))
         if self.gate is None:
             return output
         gate = torch.sigmoid(self.gate(x))
         gate = gate.repeat_interleave(self.scale, dim=2).repeat_interleave(self.scale, dim=3)
         return torch.lerp(output, guide.to(output.dtype), gate.to(output.dtype))
+
+    def kernels(self, x: Tensor, guide: Tensor | None) -> Tensor:
+        """See Upsampler. What a gate mixes in of the guide comes after them."""
+        # The shared encoder sees either map at its own resolution, so its bias enters twice, as published.
+        fine = unshuffle(self.content_encoder(self.compressor_en(guide)), self.scale)
+        coarse = self.content_encoder(self.compressor_de(x)).unsqueeze(2)
+        logits = at_least_float32(fine) + at_least_float32(coarse)  # [B, K², s², H, W]
+        return torch.softmax(logits, dim=1).unsqueeze(1)
 
     def macs(self, height: int, width: int) -> int:
         """Convolutions of x at low, of the guide at high resolution; K², and with a gate 2, per output number."""

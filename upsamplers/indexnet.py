@@ -49,12 +49,15 @@ class IndexNet(Upsampler):
 
     def upsample(self, x: Tensor, guide: Tensor | None) -> Tensor:
         """Upsample x [B, C, H, W] by guide [B, G, 2H, 2W] to [B, C, 2H, 2W]."""
+        return shuffle(x.unsqueeze(2) * self.kernels(x, guide)[:, :, 0], 2)
+
+    def kernels(self, x: Tensor, guide: Tensor | None) -> Tensor:
+        """See Upsampler. The index map: windows of one pixel, one group or, many to one, as many as channels."""
         B, _, H, W = x.shape
         index = torch.sigmoid(self.indexnet(guide))
         if self.double_sigmoid:
             index = torch.sigmoid(index)
-        index = index.reshape(B, index.shape[1] // 4, 4, H, W)  # the sub-pixels of one map, or of one a channel
-        return shuffle(x.unsqueeze(2) * index, 2)
+        return index.reshape(B, index.shape[1] // 4, 1, 4, H, W)  # the sub-pixels of one map, or of one a channel
 
     def macs(self, height: int, width: int) -> int:
         """Every convolution gives low-resolution maps; one product per output number."""

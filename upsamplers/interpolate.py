@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -15,6 +16,10 @@ class Nearest(Upsampler):
     def upsample(self, x: Tensor, guide: Tensor | None) -> Tensor:
         """Upsample x [B, C, H, W] to [B, C, sH, sW]."""
         return F.interpolate(x, scale_factor=float(self.scale), mode="nearest")
+
+    def kernels(self, x: Tensor, guide: Tensor | None) -> Tensor:
+        """See Upsampler. Windows of one pixel with weight 1."""
+        return x.new_ones(x.shape[0], 1, 1, self.scale**2, *x.shape[2:])
 
     def macs(self, height: int, width: int) -> int:
         """Free by the paper's rule."""
@@ -36,9 +41,27 @@ class Bilinear(Upsampler):
         """Upsample x [B, C, H, W] to [B, C, sH, sW]."""
         return F.interpolate(x, scale_factor=float(self.scale), mode="bilinear", align_corners=self.align_corners)
 
+    def kernels(self, x: Tensor, guide: Tensor | None) -> Tensor:
+        """See Upsampler. Windows of 3 x 3; over the border weights are 0, in float32."""
+        rows, columns = (_bilinear_weights(length, self.scale, self.align_corners, x.device) for length in x.shape[2:])
+        kernels = torch.einsum("yih,xjw->yxijhw", rows, columns).flatten(2, 3).flatten(0, 1)
+        return kernels.expand(x.shape[0], 1, -1, -1, -1, -1)
+
     def macs(self, height: int, width: int) -> int:
         """Free by the paper's rule."""
         return 0
+
+
+def _bilinear_weights(length: int, scale: int, align_corners: bool, device: torch.device) -> Tensor:
+    """Along one axis, the weights of a pixel and its two neighbours in each of its sub-pixels, [3, s, length]."""
+    outputs = torch.arange(scale * length, dtype=torch.float32, device=device)
+    if align_corners:
+        centres = outputs * ((length - 1) / max(scale * length - 1, 1))
+    else:
+        centres = ((outputs + 0.5) / scale - 0.5).clamp(0, length - 1)
+    centres = centres.reshape(length, scale).T  # each within 1 of the pixel that it is a sub-pixel of
+    taps = torch.arange(length, device=device) + torch.tensor([-1, 0, 1], device=device)[:, None, None]
+    return (1 - (centres - taps).abs()).clamp(min=0)
 
 
 @dataclass(frozen=True)

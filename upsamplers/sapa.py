@@ -61,10 +61,13 @@ class Sapa(Upsampler):
 
     def upsample(self, x: Tensor, guide: Tensor | None) -> Tensor:
         """Upsample x [B, C, H, W] by guide [B, G, sH, sW] to [B, C, sH, sW]."""
+        return reassemble(x, self.kernels(x, guide))  # the x that was not normalised
+
+    def kernels(self, x: Tensor, guide: Tensor | None) -> Tensor:
+        """See Upsampler."""
         query = unshuffle(self.q(self.norm_y(guide)), self.scale)
         key = self.k(self.norm_x(x))
-        kernels = torch.softmax(similarity(query, key, self.kernel), dim=1)
-        return reassemble(x, kernels.unsqueeze(1))  # the x that was not normalised
+        return torch.softmax(similarity(query, key, self.kernel), dim=1).unsqueeze(1)
 
     def macs(self, height: int, width: int) -> int:
         """Projections at their own resolutions, K²·D and K²·C per output pixel."""

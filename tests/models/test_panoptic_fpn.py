@@ -237,7 +237,9 @@ def test_images_without_objects_give_finite_losses_and_every_gradient() -> None:
 
 
 def test_it_learns_one_picture_by_heart() -> None:
-    model = build(seed=1, fusion={"min_stuff_area": 32}, box_head={"channels": 64, "best_match": True, "min_score": 0.6})
+    model = build(
+        seed=1, fusion={"min_stuff_area": 32}, box_head={"channels": 64, "best_match": True, "min_score": 0.6}
+    )
     data = panoptic_batch([[[16.0, 24, 80, 88], [96, 40, 168, 104]]])
     for index, mask in enumerate(data.targets[0].instances.masks):
         data.images[0, index, mask] += 3

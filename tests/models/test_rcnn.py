@@ -1,8 +1,8 @@
 """Losses, gradients and predictions of both detectors."""
 
 import math
-import statistics
 import socket
+import statistics
 
 import pytest
 import torch

@@ -1,0 +1,248 @@
+"""What an upsampler does at one stage: where it samples, by which kernels, and its map before and after.
+
+Positions in a picture are (column, row) in pixels of that picture, the centre of its first pixel at (1/2, 1/2).
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from pictures.canvas import BLACK, GREY, RED, WHITE, Colour, as_tuple, palette, tile
+from structures import Size
+
+PANEL = 360  # the longer side of a panel, in pixels
+PANELS_IN_ROW = 4
+SUBPIXELS = 4  # OpenCV draws to 1 / 2**SUBPIXELS of a pixel
+SHORTEST_ARROW = 3.0  # pixels; what moves less is drawn as a line without a head
+HISTOGRAM_HEIGHT = 160
+PERCENTILES = 1, 99  # the ends of a component's range: single wild pixels do not stretch it
+
+
+Panels = dict[str, np.ndarray]  # pictures by their titles
+Region = tuple[int, int, int, int]  # left, top, width, height in pixels of the image
+
+
+@dataclass(frozen=True)
+class View:
+    """How an image [H, W, 3] lies on the map of a stage. stride: image pixels per low-res pixel, (column, row)."""
+
+    image: np.ndarray
+    stride: np.ndarray
+    region: Region
+
+    @property
+    def corners(self) -> np.ndarray:
+        """Of the region, [[left, top], [right, bottom]] in image pixels."""
+        left, top, width, height = self.region
+        return np.array([[left, top], [left + width, top + height]], float)
+
+    @property
+    def panel(self) -> Size:
+        """(height, width) of a panel of the region."""
+        return _panel_size(self.region[3], self.region[2])
+
+    def on_panel(self, points: np.ndarray) -> np.ndarray:
+        """Low-res positions [..., 2] as positions in a panel of the region."""
+        height, width = self.panel
+        return (points * self.stride - self.corners[0]) * np.array([width, height]) / self.region[2:]
+
+    def holds(self, points: np.ndarray) -> np.ndarray:
+        """Whether low-res positions [..., 2] lie in the region."""
+        places = points * self.stride
+        return ((self.corners[0] <= places) & (places < self.corners[1])).all(-1)
+
+    def crop(self) -> np.ndarray:
+        """The region of the image as a panel."""
+        left, top, width, height = self.region
+        return _fitted(self.image[top : top + height, left : left + width], self.panel)
+
+    def crop_with_pixels(self) -> np.ndarray:
+        """The same, paler, with the edges of the low-res pixels."""
+        pale = (self.crop() * 0.6 + 255 * 0.4).astype(np.uint8)
+        height, width = self.panel
+        for axis, (low, high) in enumerate((self.corners / self.stride).T):
+            edges = np.arange(np.ceil(low), np.floor(high) + 1)
+            places = self.on_panel(np.stack([edges, edges], axis=-1))[:, axis]
+            for place in np.rint(places).astype(int).tolist():
+                end = (place, height) if axis == 0 else (width, place)
+                cv2.line(pale, (place, 0) if axis == 0 else (0, place), end, GREY, 1)
+        return pale
+
+    def crop_of_map(self, colours: np.ndarray, scale: int) -> np.ndarray:
+        """The region of a map [h, w, 3] with `scale` pixels per low-res one, as a panel."""
+        (left, top), (right, bottom) = self.corners / self.stride * scale
+        height, width = self.panel
+        columns = np.floor(left + (np.arange(width) + 0.5) / width * (right - left)).astype(int)
+        rows = np.floor(top + (np.arange(height) + 0.5) / height * (bottom - top)).astype(int)
+        return colours[np.ix_(rows.clip(0, len(colours) - 1), columns.clip(0, colours.shape[1] - 1))]
+
+
+class Kernel(NamedTuple):
+    """The weights [K, K] by which the pixel (column, row) of an output `scale` times as large sums its window."""
+
+    column: int
+    row: int
+    scale: int
+    weights: np.ndarray
+
+
+def sheet(view: View, before: np.ndarray, after: np.ndarray, scale: int, rows: list[Panels]) -> np.ndarray:
+    """The whole picture: image, maps [C, h, w] before and after (without padding), their region, rows of panels."""
+    colours = feature_colours(before, after)
+    size = _panel_size(*view.image.shape[:2])
+    ratio = np.array(size[::-1]) / view.image.shape[1::-1]
+    titles = [
+        f"{name} {'x'.join(map(str, maps.shape[1:]))}"
+        for name, maps in zip(("feature", "upsampled"), (before, after), strict=True)
+    ]
+    whole = [
+        _with_frame(_fitted(view.image, size), view.corners * ratio),
+        *(_fitted(colour, size) for colour in colours),
+    ]
+    near = [view.crop(), view.crop_of_map(colours[0], 1), view.crop_of_map(colours[1], scale)]
+    maps = [dict(zip(["image", *titles], whole, strict=True)), dict(zip(["region", *titles], near, strict=True))]
+    lines = []
+    for row in [*maps, *rows]:
+        names = list(row)
+        for first in range(0, len(names), PANELS_IN_ROW):
+            lines.append(tile({name: row[name] for name in names[first : first + PANELS_IN_ROW]}, {}))
+    return _stacked(lines)
+
+
+def output_centres(height: int, width: int, scale: int) -> np.ndarray:
+    """Where the pixels of an output lie on the low-res map, [height, width, 2]."""
+    columns, rows = ((np.arange(length) + 0.5) / scale for length in (width, height))
+    return np.stack(np.meshgrid(columns, rows), axis=-1)
+
+
+def arrow_panels(view: View, starts: np.ndarray, ends: np.ndarray, margin: float, scale: int) -> Panels:
+    """A panel for each group: for the output's pixels in the region where they start and end up, both [g, h, w, 2]."""
+    shown = view.holds(output_centres(ends.shape[1], ends.shape[2], scale))
+    panels = {}
+    for group, colour in enumerate(palette(len(ends))):
+        places = view.on_panel(starts[group][shown]), view.on_panel(ends[group][shown])
+        share = (np.abs(ends[group] - starts[group]) > margin).any(-1)[shown].mean()
+        title = f"group {group}: {share:.0%} here beyond {margin:.3g}"
+        panels[title] = with_arrows(view.crop_with_pixels(), *places, as_tuple(colour))
+    return panels
+
+
+def kernel_panels(view: View, kernels: list[Kernel]) -> Panels:
+    """A panel for each kernel, all in one range of colours."""
+    largest = max(float(kernel.weights.max()) for kernel in kernels)
+    panels = {}
+    for column, row, scale, weights in kernels:
+        first = np.array([column // scale, row // scale]) - len(weights) // 2
+        window = view.on_panel(np.stack([first, first + len(weights)]))
+        point = view.on_panel((np.array([column, row]) + 0.5) / scale)
+        title = f"({column}, {row}): up to {weights.max():.3f}, sum {weights.sum():.3f}"
+        panels[title] = with_kernel(view.crop_with_pixels(), weights, window, point, largest)
+    return panels
+
+
+def with_arrows(picture: np.ndarray, starts: np.ndarray, ends: np.ndarray, colour: Colour) -> np.ndarray:
+    """The picture with an arrow from each start to its end, both [N, 2], and a dot at each end."""
+    drawn = picture.copy()
+    for start, end in zip(starts, ends, strict=True):
+        length = float(np.hypot(*(end - start)))
+        head = min(0.5, 6 / length) if length >= SHORTEST_ARROW else 0
+        cv2.arrowedLine(drawn, _fixed(start), _fixed(end), BLACK, 1, cv2.LINE_AA, SUBPIXELS, head)
+    for end in ends:
+        cv2.circle(drawn, _fixed(end), 2 << SUBPIXELS, colour, cv2.FILLED, cv2.LINE_AA, SUBPIXELS)
+    return drawn
+
+
+def with_kernel(
+    picture: np.ndarray, kernel: np.ndarray, window: np.ndarray, point: np.ndarray, largest: float
+) -> np.ndarray:
+    """The picture under a kernel [K, K], dark where 0 and bright from `largest` on, and a ring at the point it serves.
+
+    window: the corners of the kernel in the picture, [[left, top], [right, bottom]]; what lies outside is cut off.
+    """
+    height, width = picture.shape[:2]
+    taps = len(kernel)
+    (left, top), (right, bottom) = window
+    columns = np.floor((np.arange(width) + 0.5 - left) / (right - left) * taps).astype(int)
+    rows = np.floor((np.arange(height) + 0.5 - top) / (bottom - top) * taps).astype(int)
+    inside = np.ix_((rows >= 0) & (rows < taps), (columns >= 0) & (columns < taps))
+    weights = kernel[np.ix_(rows.clip(0, taps - 1), columns.clip(0, taps - 1))]
+    shares = np.rint(np.clip(weights / max(largest, 1e-12), 0, 1) * 255).astype(np.uint8)
+    colours = cv2.applyColorMap(shares, cv2.COLORMAP_VIRIDIS)[..., ::-1]
+    drawn = picture.copy()
+    drawn[inside] = (0.25 * picture[inside] + 0.75 * colours[inside]).astype(np.uint8)
+    cv2.circle(drawn, _fixed(point), 6 << SUBPIXELS, BLACK, 3, cv2.LINE_AA, SUBPIXELS)
+    return cv2.circle(drawn, _fixed(point), 6 << SUBPIXELS, WHITE, 1, cv2.LINE_AA, SUBPIXELS)
+
+
+def feature_colours(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Maps [C, h, w] before and after upsampling, both as RGB: the first three principal components of `low`.
+
+    The same colours mean the same features in both.
+    """
+    features = low.reshape(len(low), -1).astype(np.float64)
+    mean = features.mean(1, keepdims=True)
+    _, vectors = np.linalg.eigh((features - mean) @ (features - mean).T)
+    axes = vectors[:, ::-1][:, :3]
+    axes = axes * np.where(axes.sum(0) < 0, -1, 1)  # an eigenvector has no sign of its own
+    ends = np.percentile(axes.T @ (features - mean), PERCENTILES, axis=1)[..., None]
+
+    def coloured(maps: np.ndarray) -> np.ndarray:
+        projected = axes.T @ (maps.reshape(len(maps), -1) - mean)
+        shares = np.clip((projected - ends[0]) / np.maximum(ends[1] - ends[0], 1e-12), 0, 1)
+        picture = np.zeros((3, shares.shape[1]))
+        picture[: len(shares)] = shares  # fewer than three channels leave colours out
+        return np.rint(picture.T.reshape(*maps.shape[1:], 3) * 255).astype(np.uint8)
+
+    return coloured(low), coloured(high)
+
+
+def histogram_panel(counts: np.ndarray, edges: np.ndarray, margin: float) -> np.ndarray:
+    """Bars of `counts`, the edges of whose bins are `edges`, red beyond +-margin, over a labelled axis."""
+    width = 3 * PANEL
+    panel = np.full((HISTOGRAM_HEIGHT + 22, width, 3), 255, np.uint8)
+    places = 20 + (edges - edges[0]) / (edges[-1] - edges[0]) * (width - 40)
+    heights = counts / max(counts.max(), 1) * (HISTOGRAM_HEIGHT - 8)
+    for left, right, height, low, high in zip(places[:-1], places[1:], heights, edges[:-1], edges[1:], strict=True):
+        colour = RED if abs(low + high) / 2 > margin else GREY
+        top = HISTOGRAM_HEIGHT - round(float(height))
+        cv2.rectangle(panel, (round(left), top), (max(round(right) - 2, round(left)), HISTOGRAM_HEIGHT), colour, -1)
+    cv2.line(panel, (20, HISTOGRAM_HEIGHT), (width - 20, HISTOGRAM_HEIGHT), BLACK, 1)
+    for value in (edges[0], -margin, 0.0, margin, edges[-1]):
+        x = round(float(np.interp(value, edges, places)))
+        cv2.line(panel, (x, HISTOGRAM_HEIGHT), (x, HISTOGRAM_HEIGHT + 4), BLACK, 1)
+        text = f"{value:.3g}"
+        half = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)[0][0] // 2
+        place = min(max(x - half, 0), width - 2 * half), HISTOGRAM_HEIGHT + 18
+        cv2.putText(panel, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.4, BLACK, 1, cv2.LINE_AA)
+    return panel
+
+
+def _stacked(rows: list[np.ndarray]) -> np.ndarray:
+    """Rows below each other on white."""
+    width = max(row.shape[1] for row in rows)
+    padded = [np.pad(row, ((0, 8), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+    return np.vstack(padded)
+
+
+def _fixed(point: np.ndarray) -> tuple[int, int]:
+    """A point as OpenCV's fixed-point numbers, for which pixel centres are whole."""
+    column, row = np.rint((point - 0.5) * (1 << SUBPIXELS)).astype(int).tolist()
+    return column, row
+
+
+def _panel_size(height: int, width: int) -> Size:
+    factor = PANEL / max(height, width)
+    return max(round(height * factor), 1), max(round(width * factor), 1)
+
+
+def _fitted(picture: np.ndarray, size: Size) -> np.ndarray:
+    """The picture [h, w, 3] at (height, width), pixels left sharp."""
+    return cv2.resize(picture, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def _with_frame(picture: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """The picture with a rectangle from corner to corner, [[left, top], [right, bottom]]."""
+    (left, top), (right, bottom) = np.rint(corners).astype(int).tolist()
+    return cv2.rectangle(picture, (left, top), (right - 1, bottom - 1), RED, 2)

@@ -1,0 +1,328 @@
+"""tools.compare: what makes it fair, whole comparisons of tiny runs, its words, its refusals."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from scipy import stats
+
+import tools.compare as command
+from errors import Interrupted, UserError, run_command
+from experiment import load_experiment
+from runtime.checkpoint import load_checkpoint
+from tests.conftest import ROOT, TINY, logged, read
+from tests.faults import launch
+from tools.compare_report import repeated, verdict
+from tools.compare_statistics import mean
+from upsamplers import Upsampler
+
+CFG = str(ROOT / "configs/demo/seg.yaml")
+DEMOS = ("seg", "maskformer", "det", "inst", "pan", "depth")
+SHORT = ["steps=2", "evaluation.every=2", "evaluation.pictures=0", "system.reuse_memory=false"]
+
+# --- what is equal between two variants ------------------------------------------------------------------------------
+
+
+def shared_state(demo: str, upsampler: str) -> dict[str, torch.Tensor]:
+    """All parameters and buffers of a model with seed 3 but for those of its upsamplers."""
+    options = [f"model.upsampler={upsampler}", "seed=3"]
+    model = load_experiment(ROOT / f"configs/demo/{demo}.yaml", options).build_model()
+    own = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, Upsampler))
+    assert own
+    return {name: value for name, value in model.state_dict().items() if not name.startswith(own)}
+
+
+@pytest.mark.parametrize("demo", DEMOS)
+def test_models_with_one_seed_start_equal_outside_the_upsamplers(demo):
+    first = shared_state(demo, "nearest")
+    assert sum(value.numel() for value in first.values()) > 100_000
+    for upsampler in ("dysample+", "fade"):
+        second = shared_state(demo, upsampler)
+        assert first.keys() == second.keys()
+        assert not [name for name in first if not torch.equal(first[name], second[name])]
+
+
+# --- whole comparisons -----------------------------------------------------------------------------------------------
+
+
+class Forked:
+    """Stands in for Popen: the same command, forked from a process that has imported all. `signal_at`: see below."""
+
+    signal_at: int | None = None  # this process gets SIGTERM once the log of a run has so many lines
+
+    def __init__(self, words: list[str], stdout: object, **_: object) -> None:
+        self.output, self.returncode = Path(stdout.name), None
+        self.running = launch.start("train", *words[2:])
+
+    def poll(self) -> int | None:
+        log = self.output.with_name("log.jsonl")
+        if Forked.signal_at and log.exists() and len(log.read_text().splitlines()) >= Forked.signal_at:
+            Forked.signal_at = None
+            os.kill(os.getpid(), signal.SIGTERM)
+        if self.returncode is None and self.running.processes[0].exitcode is not None:
+            done = self.running.wait()
+            self.output.write_text(done.out + done.err)
+            self.returncode = done.code
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            self.running.send(number)
+
+    def wait(self) -> None:
+        self.running.wait()
+        self.poll()
+
+
+def compare(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
+    monkeypatch.setattr("tools.compare_runs.Popen", Forked)
+    monkeypatch.setattr(sys, "argv", ["tools.compare", "--cfg", CFG, *map(str, words)])
+    threads = torch.get_num_threads()
+    try:
+        command.main()
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def compared(scenes, tmp_path_factory):
+    """The words and the folder of a finished comparison, two runs at a time."""
+    out = tmp_path_factory.mktemp("compared") / "out"
+    words = [*TINY, *SHORT, f"data.root={scenes}/ADEChallengeData2016", "--upsamplers", "nearest,dysample+"]
+    words += ["--out", out]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        compare(monkeypatch, *words, "--seeds", 2, "--jobs", 2)
+    return words, out
+
+
+def final(folder: Path, metric: str = "mIoU") -> float:
+    return logged(folder, "val")[-1][metric]
+
+
+def test_report_holds_the_last_scores_and_their_paired_test(compared):
+    _, out = compared
+    report = read(out / "report.json")
+    first, second = ([final(out / name / f"seed_{seed}") for seed in (0, 1)] for name in ("nearest", "dysample+"))
+    nearest, dysample = report["variants"]
+    assert (nearest["scores"], dysample["scores"]) == (first, second)
+    assert nearest["comparison"] is None
+    found, expected = dysample["comparison"], stats.ttest_rel(second, first)
+    assert (found["p"], found["p_corrected"]) == pytest.approx((expected.pvalue, expected.pvalue))
+    assert found["interval"] == pytest.approx(list(expected.confidence_interval()))
+    assert found["difference"] == pytest.approx(sum(second) / 2 - sum(first) / 2)
+    assert dysample["metrics"]["aAcc"] == [final(out / "dysample+" / f"seed_{seed}", "aAcc") for seed in (0, 1)]
+    assert (report["metric"], report["lower_is_better"], report["step"], report["threads"]) == ("mIoU", False, 2, 1)
+
+
+def test_report_has_a_control_with_other_seeds_and_an_equal_repeat(compared):
+    _, out = compared
+    report = read(out / "report.json")
+    assert (report["control"]["name"], report["control"]["seeds"]) == ("nearest again", [2, 3])
+    assert report["control"]["scores"] == [final(out / "nearest" / f"seed_{seed}") for seed in (2, 3)]
+    expected = stats.ttest_ind(report["control"]["scores"], report["variants"][0]["scores"], equal_var=False)
+    assert report["control"]["comparison"]["p"] == pytest.approx(expected.pvalue)
+    assert report["repeat"] == {"seed": 0, "equal": True, "numbers": 4, "largest_difference": 0}
+
+
+def test_report_is_written_in_words_and_as_a_picture(compared):
+    _, out = compared
+    report, text = read(out / "report.json"), (out / "report.md").read_text()
+    for item in (report["variants"][1], report["control"]):
+        assert f"| {item['comparison']['verdict']} |" in text
+    assert "nearest again is nearest with seeds 2, 3 (" in text
+    assert "equal to the last digit in all 4 numbers" in text
+    assert (out / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_is_an_ordinary_run_whatever_runs_beside_it(compared, here, tmp_path):
+    words, out = compared
+    options = [word for word in map(str, words) if "=" in word]
+    here("train", "--cfg", CFG, *options, "model.upsampler=dysample+", "seed=1", f"output_dir={tmp_path}")
+    alone, beside = logged(tmp_path / "seg", "val"), logged(out / "dysample+/seed_1", "val")
+    timed = {"seconds": 0}
+    assert [line | timed for line in alone] == [line | timed for line in beside]
+
+
+def test_finished_runs_are_not_repeated(compared, monkeypatch, capsys):
+    words, out = compared
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("log.jsonl")}
+    assert len(before) == 7
+    compare(monkeypatch, *words, "--seeds", 2, "--check")
+    assert "7, of which 7 are finished" in capsys.readouterr().out
+    other = out.parent / "other.json"
+    compare(monkeypatch, *words, "--seeds", 2, "--metric", "aAcc", "--json", other)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("log.jsonl")} == before
+    assert read(other)["variants"][1]["scores"] == [
+        final(out / "dysample+" / f"seed_{seed}", "aAcc") for seed in (0, 1)
+    ]
+
+
+def test_more_seeds_use_the_runs_of_the_control(compared, monkeypatch, capsys):
+    words, _ = compared
+    compare(monkeypatch, *words, "--seeds", 3, "--check")
+    assert "10, of which 7 are finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("--threads=2", "threads 2: the runs in"),
+        ("optimizer.lr=0.5", r"nearest, seed 0: optimizer.lr=0.5: the run in .* was made with"),
+    ],
+)
+def test_a_folder_with_other_settings_is_refused(compared, monkeypatch, change, expected):
+    words, _ = compared
+    with pytest.raises(UserError, match=expected):
+        compare(monkeypatch, *words, "--seeds", 2, change)
+
+
+def test_an_interrupted_comparison_goes_on_and_ends_bit_identical(compared, monkeypatch, tmp_path):
+    words = [*compared[0][:-4], "steps=20", "evaluation.every=10", "--upsamplers", "nearest", "--seeds", 1]
+    words += ["--out", tmp_path / "out"]
+    monkeypatch.setattr(Forked, "signal_at", 4)
+    monkeypatch.setattr("tools.compare_runs.POLL_SECONDS", 0.01)
+    with pytest.raises(Interrupted) as stop:
+        compare(monkeypatch, *words)
+    assert stop.value.signal_number == signal.SIGTERM
+    folder = tmp_path / "out/nearest/seed_0"
+    assert len(logged(folder, "train")) < 20
+    assert (folder / "checkpoints/last.pt").exists()
+    compare(monkeypatch, *words)
+    report = read(tmp_path / "out/report.json")
+    assert "resuming" in (folder / "output.txt").read_text()
+    assert report["repeat"]["equal"]  # the run that was not interrupted
+    assert (report["control"]["comparison"]["verdict"], report["control"]["sd"]) == ("one seed shows nothing", None)
+
+
+def test_a_failed_run_stops_the_rest_with_its_own_line(monkeypatch, tmp_path):
+    words = [*TINY, "data.root=/nowhere", "--upsamplers", "nearest,carafe", "--seeds", 2, "--jobs", 2]
+    with pytest.raises(UserError, match=r"^(nearest|carafe), seed 0: .*/nowhere: no such folder; "):
+        compare(monkeypatch, *words, "--out", tmp_path / "out")
+    assert not (tmp_path / "out/nearest/seed_1").exists()
+
+
+def test_ctrl_c_stops_the_run_which_saves_and_exits_130(scenes, tmp_path):
+    words = [*TINY, f"data.root={scenes}/ADEChallengeData2016", "steps=100000", "--upsamplers", "nearest"]
+    process = launch.start("tools.compare", "--cfg", CFG, *words, "--seeds", 1, "--out", tmp_path / "out")
+    folder = tmp_path / "out/nearest/seed_0"
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoints/last.pt").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send(signal.SIGINT)
+    done = process.wait()
+    assert (done.code, done.err) == (130, "")
+    assert load_checkpoint(folder / "checkpoints/last.pt")["step"] == logged(folder, "train")[-1]["step"]
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("differences", "lower_is_better", "expected"),
+    [
+        ([1.0, 1.1, 1.2], False, "better by 1.1 [0.8516, 1.348]"),
+        ([1.0, 1.1, 1.2], True, "worse by 1.1 [0.8516, 1.348]"),
+        ([-1.0, -1.1, -1.2], False, "worse by 1.1 [0.8516, 1.348]"),
+        ([-1.0, -1.1, -1.2], True, "better by 1.1 [0.8516, 1.348]"),
+        ([0.0, 0.0, 0.0], False, "no difference shown (the scores are equal)"),
+        ([1.0], False, "one seed shows nothing"),
+        ([1.0, float("nan")], False, "no verdict: the metric has no value in one of the runs"),
+        # sd 2, n = 3: 5.6535 standard errors of 2 / sqrt(3), from tables of the noncentral t.
+        ([-2.0, 0.0, 2.0], False, "(a difference below 6.528 could not have been seen with 3 seeds)"),
+    ],
+)
+def test_verdicts(differences, lower_is_better, expected):
+    found = mean(differences)
+    assert verdict(found, found.p, lower_is_better, len(differences)).endswith(expected)
+
+
+def test_verdict_goes_by_the_corrected_p_value():
+    found = mean([1.0, 1.1, 1.2])
+    assert verdict(found, 0.06, False, 3).startswith("no difference shown")
+
+
+@pytest.mark.parametrize(("value", "equal"), [(40.0, True), (40.00000000000001, False)])
+def test_repeat_is_compared_to_the_last_digit(value, equal):
+    def run(numbers):
+        return SimpleNamespace(evaluations=lambda: numbers, experiment=SimpleNamespace(seed=0))
+
+    nan = float("nan")
+    found = repeated(run({1: {"mIoU": 40.0, "AP": nan}}), run({1: {"mIoU": value, "AP": nan}}))
+    assert (found["equal"], found["numbers"]) == (equal, 2)
+    assert found["largest_difference"] == abs(value - 40)
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--upsamplers", "nearest,dysampel"], "--upsamplers dysampel: no such upsampler; did you mean dysample?"),
+        (["--upsamplers", "nearest,nearest"], "--upsamplers nearest: is named twice"),
+        (["--upsamplers", "nearest,"], "no such upsampler"),
+        (["--upsamplers", "nearest", "--seeds", "0"], "--seeds 0: is less than 1"),
+        (["--upsamplers", "nearest", "--seeds", "x"], "invalid int value"),
+        (["--upsamplers", "nearest", "--jobs", "0"], "--jobs 0: is less than 1"),
+        (["--upsamplers", "nearest", "--metric", "miou"], "--metric miou: is no metric of task semantic; did you mean"),
+        (["--upsamplers", "nearest", "--baseline", "neerest"], "did you mean nearest?"),
+        (["--upsamplers", "nearest", "seed=4"], "seed in seed=4: is set for every run"),
+        (["--upsamplers", "nearest", "stpes=4"], "stpes: unknown key; did you mean steps?"),
+        (["--upsamplers", "nearest", "--variants", "x.yaml"], "not allowed with argument"),
+        ([], "one of the arguments --upsamplers --variants is required"),
+        (["--variants", "/nowhere.yaml"], "/nowhere.yaml: no such file"),
+        (["--upsamplers", "nearest", "--out", "/dev/null", "data.root=/nowhere"], "/dev/null/environment.json: cannot"),
+    ],
+)
+def test_wrong_arguments_end_in_one_line_before_any_run(monkeypatch, capsys, words, expected):
+    seeds = [] if "--seeds" in words else ["--seeds", "2"]
+    monkeypatch.setattr("tools.compare.run_all", None)
+    monkeypatch.setattr(sys, "argv", ["tools.compare", "--cfg", CFG, *words, *seeds])
+    with pytest.raises(SystemExit) as stop:
+        run_command(command.main)
+    lines = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert expected in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("a: [steps=2]\na: [steps=3]", "key a appears twice"),
+        ("a: steps=2", "a: is not a list of KEY=VALUE"),
+        ("1: [steps=2]", "1: is not a list"),
+        ("a/b: [steps=2]", "cannot name a folder"),
+        ("{}", "names no variant"),
+        ("a: [steps=2]\nb: [model.upsampler.gruops=2]", "variant b: .*gruops"),
+        ("a: [model.upsampler={name: dysample}]", "variants.yaml line 1: expected"),
+        ("a: [metrics.0.boundary=false, evaluation.best=bIoU]", "evaluation.best: no metric bIoU"),
+        ("a: []\nb: [metrics.0.boundary=false]", "variant b: metric bIoU: is no metric"),
+        ("a: []\nb: ['model.upsampler={name: dysample, groups: 7}']", "variant b: .*groups"),
+    ],
+)
+def test_wrong_variants_end_in_one_line_before_any_run(monkeypatch, tmp_path, content, expected):
+    path = tmp_path / "variants.yaml"
+    path.write_text(content)
+    monkeypatch.setattr("tools.compare.run_all", None)
+    words = ["--variants", path, "--seeds", 2, "--out", tmp_path / "out", "--check"]
+    with pytest.raises(UserError, match=expected):
+        compare(monkeypatch, *words, *(["--metric", "bIoU"] if "b: [metrics" in content else []))
+
+
+def test_variants_may_differ_by_any_setting(monkeypatch, tmp_path, capsys):
+    path = tmp_path / "variants.yaml"
+    path.write_text(json.dumps({"plain": [], "groups-1": ["model.upsampler.groups=1", "optimizer.lr=0.01"]}))
+    compare(monkeypatch, "--variants", path, "--seeds", 3, "--baseline", "groups-1", "--check")
+    plan = capsys.readouterr().out
+    assert "10, of which 0 are finished" in plan
+    assert "variant     plain: " in plan
+    assert "variant     groups-1, the baseline: " in plan

@@ -1,0 +1,284 @@
+"""The report of a comparison: as a record, as Markdown, as a picture."""
+
+import math
+import platform
+import statistics
+import subprocess
+from collections.abc import Iterable, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from tools.compare_runs import TRAIN, Comparison, Run
+from tools.compare_statistics import LEVEL, Estimate, holm, mean, paired_difference, unpaired_difference
+
+
+def make_report(
+    comparison: Comparison, costs: dict[str, dict[str, Any]], circumstances: dict[str, Any]
+) -> dict[str, Any]:
+    """All numbers of finished runs, and what they say. costs: of `tools.complexity`, by variant.
+
+    The paired comparisons with the baseline are one family, corrected together (Holm). The control is a test of the
+    procedure and not one of them. A number without a value is NaN.
+    """
+    metric, baseline = comparison.metric, comparison.baseline
+    runs = comparison.paired
+    scores = {variant: [_score(run, metric) for run in of_variant] for variant, of_variant in runs.items()}
+    others = [variant for variant in runs if variant != baseline]
+    differences = {variant: paired_difference(scores[variant], scores[baseline]) for variant in others}
+    tested = [variant for variant in others if not math.isnan(differences[variant].p)]
+    corrected = dict(zip(tested, holm([differences[variant].p for variant in tested]), strict=True))
+    comparisons = {
+        variant: _compared(difference, corrected.get(variant, math.nan), comparison, len(others))
+        for variant, difference in differences.items()
+    }
+    control_scores = [_score(run, metric) for run in comparison.control]
+    control = unpaired_difference(control_scores, scores[baseline])
+    experiment = runs[baseline][0].experiment
+    return {
+        "cfg": str(comparison.cfg),
+        "overrides": comparison.overrides,
+        "task": experiment.data.info.task,
+        "dataset": experiment.data.info.name,
+        "metric": metric,
+        "lower_is_better": comparison.lower_is_better,
+        "step": experiment.steps,
+        "seeds": list(range(comparison.seeds)),
+        "baseline": baseline,
+        "variants": [
+            {
+                "name": variant,
+                "overrides": comparison.variants[variant],
+                **_added(costs[variant], costs[baseline]),
+                "seconds_per_step": _median(run.seconds_per_step() for run in of_variant),
+                **_described(scores[variant], of_variant),
+                "comparison": comparisons.get(variant),
+            }
+            for variant, of_variant in runs.items()
+        ],
+        "control": {
+            "name": f"{baseline} again",
+            "seeds": [run.experiment.seed for run in comparison.control],
+            **_described(control_scores, comparison.control),
+            "comparison": _compared(control, control.p, comparison, 1),
+        },
+        "repeat": repeated(runs[baseline][0], comparison.repeat),
+        **circumstances,
+        "cpu": processor(),
+        "date": date.today().isoformat(),
+        "commit": commit(),
+    }
+
+
+def verdict(difference: Estimate, p: float, lower_is_better: bool, seeds: int) -> str:
+    """What a difference to the baseline says, p being its corrected p-value."""
+    if seeds == 1:
+        return "one seed shows nothing"
+    if math.isnan(difference.mean):
+        return "no verdict: the metric has no value in one of the runs"
+    if p < LEVEL:
+        sign = math.copysign(1, difference.mean)
+        low, high = sorted((sign * difference.low, sign * difference.high))
+        word = "worse" if (sign > 0) == lower_is_better else "better"
+        return f"{word} by {_short(abs(difference.mean))} [{_short(low)}, {_short(high)}]"
+    if difference.error == 0:
+        return "no difference shown (the scores are equal)"
+    least = _short(difference.smallest_shown())
+    return f"no difference shown (a difference below {least} could not have been seen with {seeds} seeds)"
+
+
+def repeated(run: Run, again: Run) -> dict[str, Any]:
+    """Whether a run with the same seed gave the same numbers to the last digit, in all metrics of all evaluations."""
+    first, second = run.evaluations(), again.evaluations()
+    pairs = [
+        (value, second[step][name])
+        for step in first.keys() & second.keys()  # a kill at the wrong moment can lose one that is not the last
+        for name, value in first[step].items()
+    ]
+    unequal = [abs(one - two) for one, two in pairs if one != two and not (math.isnan(one) and math.isnan(two))]
+    return {
+        "seed": run.experiment.seed,
+        "equal": not unequal,
+        "numbers": len(pairs),
+        "largest_difference": max(unequal, default=0.0),
+    }
+
+
+def _score(run: Run, metric: str) -> float:
+    return run.evaluations()[run.experiment.steps][metric]
+
+
+def _described(scores: Sequence[float], runs: Sequence[Run]) -> dict[str, Any]:
+    found = mean(scores)
+    last = [run.evaluations()[run.experiment.steps] for run in runs]
+    return {
+        "scores": list(scores),
+        "mean": found.mean,
+        "sd": found.sd,
+        "interval": [found.low, found.high],
+        "metrics": {name: [values[name] for values in last] for name in last[0]},
+    }
+
+
+def _compared(difference: Estimate, p_corrected: float, comparison: Comparison, family: int) -> dict[str, Any]:
+    return {
+        "difference": difference.mean,
+        "interval": [difference.low, difference.high],
+        "sd": difference.sd,
+        "p": difference.p,
+        "p_corrected": p_corrected,
+        "smallest_shown": difference.smallest_shown(),
+        "smallest_shown_corrected": difference.smallest_shown(family),
+        "verdict": verdict(difference, p_corrected, comparison.lower_is_better, comparison.seeds),
+    }
+
+
+def _added(cost: dict[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "params": cost["params"],
+        "params_added": cost["params"] - baseline["params"],
+        "macs": cost["macs"],
+        "macs_added": cost["macs"] - baseline["macs"],
+    }
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
+
+
+def processor() -> str:
+    """The name of the CPU."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def commit() -> str | None:
+    """The git commit of this repository, marked if files differ from it; None without git."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(TRAIN.parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + (" with changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+# --- Markdown --------------------------------------------------------------------------------------------------------
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The report as a page."""
+    metric, seeds, baseline, control = (report[key] for key in ("metric", "seeds", "baseline", "control"))
+    direction = "lower" if report["lower_is_better"] else "higher"
+    family = len(report["variants"]) - 1
+    compared = [variant for variant in report["variants"] if variant["comparison"]]
+    repeat = report["repeat"]
+    same = (
+        f"equal to the last digit in all {repeat['numbers']} numbers of its evaluations"
+        if repeat["equal"]
+        else f"NOT equal, by up to {_short(repeat['largest_difference'])}: the machine adds noise to that of the seeds"
+    )
+    parts = [
+        f"# {report['cfg']}: {metric} ({direction} is better)",
+        f"Score: the last evaluation, at step {report['step']}. {len(seeds)} seeds for each variant, "
+        f"compared seed by seed with {baseline}.",
+        _table(
+            ["variant", "mean", "standard deviation", "95 % interval of the mean"],
+            [
+                [item["name"], _short(item["mean"]), _short(item["sd"]), _interval(item["interval"])]
+                for item in [*report["variants"], control]
+            ],
+        ),
+        _table(
+            [f"minus {baseline}", "difference", "95 % interval", "p", "p, Holm", "smallest shown", "verdict"],
+            [_comparison_row(item["name"], item["comparison"]) for item in [*compared, control]],
+        ),
+        "p: two-sided paired t-test; Holm: corrected for the number of variants compared, and the verdict goes by it. "
+        "Smallest shown: the true difference that so many seeds show in 80 % of repetitions at the 5 % level"
+        + (
+            f"; in brackets at {100 * LEVEL / family:.2g} %, the strictest that Holm may ask for."
+            if family > 1
+            else "."
+        ),
+        f"**Control**: {control['name']} is {baseline} with seeds {', '.join(map(str, control['seeds']))} "
+        "(Welch's unpaired t-test, outside the correction). A difference there is a false alarm, which one report in "
+        f"twenty has. **Repeat**: {baseline} with seed {repeat['seed']} was run twice, and is {same}.",
+        _table(
+            ["variant", "parameters", "added", "GMACs", "added", "seconds per step"],
+            [
+                [
+                    item["name"],
+                    f"{item['params']:,}",
+                    f"{item['params_added']:+,}",
+                    f"{item['macs'] / 1e9:.3f}",
+                    f"{item['macs_added'] / 1e9:+.3f}",
+                    _short(item["seconds_per_step"]),
+                ]
+                for item in report["variants"]
+            ],
+        ),
+        _table(
+            ["score with seed", *map(str, seeds)],
+            [[item["name"], *map(_short, item["scores"])] for item in report["variants"]],
+        ),
+        f"Made by `{report['command']}` on {report['date']}: {report['device']}, {report['cpu']}, CPU threads "
+        f"of a run: {report['threads']}, runs at a time: {report['jobs']}, Python {report['python']}, "
+        f"torch {report['torch']}, commit {report['commit'] or 'unknown'}.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _comparison_row(name: str, compared: dict[str, Any]) -> list[str]:
+    smallest, corrected = (_short(compared[key]) for key in ("smallest_shown", "smallest_shown_corrected"))
+    return [
+        name,
+        _short(compared["difference"]),
+        _interval(compared["interval"]),
+        _short(compared["p"]),
+        _short(compared["p_corrected"]),
+        smallest if smallest == corrected else f"{smallest} ({corrected})",
+        compared["verdict"],
+    ]
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _interval(ends: Sequence[float]) -> str:
+    return "-" if math.isnan(ends[0]) else f"[{_short(ends[0])}, {_short(ends[1])}]"
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.4g}"
+
+
+# --- picture ---------------------------------------------------------------------------------------------------------
+
+
+def draw(report: dict[str, Any], path: Path) -> None:
+    """The scores as a PNG: a point for each run, joined seed by seed, and mean and 95 % interval beside them."""
+    from matplotlib.figure import Figure  # here, so that nothing but a picture waits for its import
+
+    items = [*report["variants"], report["control"]]
+    columns = range(len(items))
+    figure = Figure(figsize=(2 + 1.3 * len(items), 4.5), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    for seed in report["seeds"]:
+        line = [item["scores"][seed] for item in report["variants"]]
+        axes.plot(columns[:-1], line, color="0.75", linewidth=0.8, zorder=1)
+    for column, item in zip(columns, items, strict=True):
+        axes.scatter([column] * len(item["scores"]), item["scores"], s=14, color="tab:blue", zorder=2)
+        reach = 0.0 if math.isnan(item["interval"][0]) else item["mean"] - item["interval"][0]
+        axes.errorbar(column + 0.18, item["mean"], reach, fmt="o", color="black", markersize=4, capsize=4, zorder=3)
+    names = [f"{item['name']}\n(other seeds)" if item is report["control"] else item["name"] for item in items]
+    axes.set_xticks(columns, names)
+    axes.set_xlim(-0.5, len(items) - 0.3)
+    axes.set_ylabel(f"{report['metric']} ({'lower' if report['lower_is_better'] else 'higher'} is better)")
+    axes.set_title(f"{Path(report['cfg']).name}: runs, joined by seed; mean and 95 % interval", fontsize=9)
+    figure.savefig(path, format="png", metadata={"Software": None})

@@ -1,0 +1,296 @@
+"""Where a trained upsampler samples: `python -m tools.show_sampling --checkpoint PATH IMAGE --out FILE`.
+
+For DySample, as in Figs. 3, 7 and 9 of its paper: the points of a region with arrows from their starts, the map before
+and after, and the histogram of all offsets. For upsamplers that sum windows, the kernels of four points; for the others
+the maps alone. FILE is a picture; the numbers of all stages are written beside it as JSON.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from datasets.base import Sample
+from datasets.images import read_image
+from datasets.loading import single_batch
+from errors import ArgumentParser, UserError, run_command
+from eval import check_writable, find_checkpoint, load_trained, write_result
+from models.base import DenseModel
+from pictures.sampling import (
+    Kernel,
+    Panels,
+    Region,
+    View,
+    arrow_panels,
+    histogram_panel,
+    kernel_panels,
+    output_centres,
+    sheet,
+)
+from runtime.distributed import start_processes
+from runtime.memory import keep_freed_memory
+from structures import Batch
+from upsamplers import DySample, Upsampler
+
+REGION = 8  # low-resolution pixels: the side of the region that is shown by default
+BINS = 81
+FORMATS = (".png", ".jpg", ".jpeg")
+
+
+@dataclass
+class Stage:
+    """One call of an upsampler: x [1, C, H, W], the guide as `upsample` takes it, and the output [1, C, h, w]."""
+
+    name: str
+    upsampler: Upsampler
+    x: Tensor
+    guide: Tensor | None
+    output: Tensor
+
+    @property
+    def margin(self) -> float:
+        """How far points may move without entering the range of their neighbours (section 3.2), in low-res pixels."""
+        return 1 / (2 * self.upsampler.scale)
+
+    def offsets(self) -> np.ndarray | None:
+        """Of the output's pixels, [g, h, w, 2], (column, row) in low-res pixels; None but for DySample."""
+        return self._of_output(self.upsampler.offsets(self.x)) if isinstance(self.upsampler, DySample) else None
+
+    def sampling_points(self) -> np.ndarray | None:
+        """Where the output's pixels read x, in the form of the offsets."""
+        return self._of_output(self.upsampler.sampling_points(self.x)) if isinstance(self.upsampler, DySample) else None
+
+    def kernel(self, column: int, row: int) -> Kernel | None:
+        """Of a pixel of the output, the mean over groups; None for upsamplers that are no sum of a window."""
+        kernels = self.upsampler.kernels(self.x, self.guide)
+        if kernels is None:
+            return None
+        s, taps = self.upsampler.scale, round(kernels.shape[2] ** 0.5)
+        weights = kernels[0, :, :, row % s * s + column % s, row // s, column // s].float().mean(0)
+        return Kernel(column, row, s, weights.reshape(taps, taps).detach().cpu().numpy())
+
+    def _of_output(self, positions: Tensor) -> np.ndarray:
+        height, width = self.output.shape[2:]
+        return positions[0, :, :height, :width].detach().cpu().numpy()
+
+
+def run_stages(model: DenseModel, images: Tensor) -> list[Stage]:
+    """What each upsampler gets and gives for images [1, 3, H, W], in the order in which the model runs them."""
+    stages: list[Stage] = []
+    names = {module: name for name, module in model.named_modules() if isinstance(module, Upsampler)}
+
+    def record(module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], output: Tensor) -> None:
+        assert isinstance(module, Upsampler)
+        x = inputs[0]
+        stages.append(Stage(names[module], module, x, module.whole_guide(x, options.get("guide")), output))
+
+    handles = [module.register_forward_hook(record, with_kwargs=True) for module in names]
+    model.outputs(images)
+    for handle in handles:
+        handle.remove()
+    return stages
+
+
+def offset_statistics(offsets: np.ndarray, margin: float) -> dict[str, Any]:
+    """Of offsets [g, h, w, 2] in low-res pixels. A point is beyond the margin if its offset is along either axis."""
+    beyond = (np.abs(offsets) > margin).any(-1)
+    reach = max(2 * margin, float(np.abs(offsets).max()))
+    counts, edges = np.histogram(offsets, BINS, (-reach, reach))
+    return {
+        "margin": margin,
+        "share_beyond": float(beyond.mean()),
+        "share_beyond_by_group": beyond.mean((1, 2)).tolist(),
+        "mean_abs": float(np.abs(offsets).mean()),
+        "std": float(offsets.std()),
+        "max_abs": float(np.abs(offsets).max()),
+        "histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
+    }
+
+
+def stage_record(number: int, stage: Stage) -> dict[str, Any]:
+    """What the JSON says of a stage. Raises UserError if an offset is no finite number."""
+    offsets = stage.offsets()
+    if offsets is not None and not np.isfinite(offsets).all():
+        raise UserError(f"stage {number} ({stage.name})", "gives offsets that are no numbers", "use another checkpoint")
+    return {
+        "stage": number,
+        "name": stage.name,
+        "upsampler": type(stage.upsampler).__name__,
+        "input": list(stage.x.shape[1:]),
+        "output": list(stage.output.shape[1:]),
+        "offsets": None if offsets is None else offset_statistics(offsets, stage.margin),
+    }
+
+
+def stage_panels(stage: Stage, statistics: dict[str, Any] | None, view: View) -> tuple[str, list[Panels]]:
+    """What can be shown of a stage, in words, and the rows of its panels. statistics: of its offsets."""
+    offsets, points = stage.offsets(), stage.sampling_points()
+    if offsets is None or points is None or statistics is None:
+        found = [stage.kernel(*place) for place in _four_points(stage, view)]
+        kernels = [kernel for kernel in found if kernel is not None]
+        if kernels:
+            return "kernels", [kernel_panels(view, kernels)]
+        return f"maps only ({type(stage.upsampler).__name__} has neither sampling points nor kernels)", []
+    counts, edges = (np.array(statistics["histogram"][key]) for key in ("counts", "edges"))
+    share = f"{statistics['share_beyond']:.1%} of points beyond {stage.margin:.3g}"
+    title = f"offsets of the whole map along both axes, in low-resolution pixels; {share}"
+    bars = {title: histogram_panel(counts, edges, stage.margin)}
+    return "sampling points", [arrow_panels(view, points - offsets, points, stage.margin, stage.upsampler.scale), bars]
+
+
+def sampling_sheet(stage: Stage, rows: list[Panels], view: View) -> np.ndarray:
+    """The whole picture, RGB uint8: the maps of a stage and rows of panels."""
+    scale = stage.upsampler.scale
+    width, height = np.ceil(np.array(view.image.shape[1::-1]) / view.stride).astype(int).tolist()
+    before = stage.x[0, :, :height, :width].float().cpu().numpy()
+    after = stage.output[0, :, : scale * height, : scale * width].float().cpu().numpy()
+    return sheet(view, before, after, scale, rows)
+
+
+def _four_points(stage: Stage, view: View) -> list[tuple[int, int]]:
+    """(column, row) of the output's pixels at a quarter and three quarters of the region."""
+    last = np.array(stage.output.shape[:1:-1]) - 1
+    points = []
+    for share in ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75)):
+        place = view.corners[0] + np.array(share) * view.region[2:]
+        column, row = np.minimum(place / view.stride * stage.upsampler.scale, last).astype(int).tolist()
+        points.append((column, row))
+    return points
+
+
+def view_of(stage: Stage, batch: Batch, image: np.ndarray, region: Region | None) -> View:
+    """The image [H, W, 3], which the batch holds resized and padded, on the map of a stage.
+
+    region: by default REGION x REGION low-res pixels in the middle, or what the image has of them.
+    Raises UserError if no pixel of the stage's output has its centre in the region.
+    """
+    # Maps of odd sizes are rounded up, but their strides are powers of two.
+    strides = 2 ** np.rint(np.log2(np.array(batch.images.shape[:1:-1]) / np.array(stage.x.shape[:1:-1])))
+    size = np.array(image.shape[1::-1])
+    stride = strides * size / np.array(batch.sizes[0][::-1])
+    if region is None:
+        first = np.rint(np.floor((size / stride - REGION) / 2).clip(0) * stride).astype(int)
+        sides = np.minimum(np.ceil(REGION * stride).astype(int), size - first)
+        region = (int(first[0]), int(first[1]), int(sides[0]), int(sides[1]))
+    view = View(image, stride, region)
+    scale = stage.upsampler.scale
+    if not view.holds(output_centres(stage.output.shape[2], stage.output.shape[3], scale)).any():
+        apart = float((stride / scale).max())
+        what = f"holds no point of the stage; they lie {apart:.3g} pixels apart"
+        raise UserError(f"--region {' '.join(map(str, region))}", what, "choose a larger one")
+    return view
+
+
+def check_region(region: Region, image: np.ndarray) -> None:
+    """Raise UserError unless the region lies in the image."""
+    left, top, width, height = region
+    rows, columns = image.shape[:2]
+    if min(left, top) < 0 or min(width, height) < 1 or left + width > columns or top + height > rows:
+        what = f"does not lie in the image of {columns} x {rows} pixels"
+        raise UserError(f"--region {left} {top} {width} {height}", what, "give left, top, width and height inside it")
+
+
+def choose(stages: list[Stage], number: int | None, checkpoint: Path) -> int:
+    """The number of the stage to show, by default the last. Raises UserError if there is none, or not that one."""
+    if not stages:
+        what = "its model runs no upsampler, so there is nothing to show"
+        raise UserError(checkpoint, what, "use one that does; SegFormer with bilinear does with model.one_step=false")
+    if number is None:
+        return len(stages) - 1
+    if not 0 <= number < len(stages):
+        raise UserError(f"--stage {number}", f"the model runs {len(stages)} upsamplers", f"use 0 to {len(stages) - 1}")
+    return number
+
+
+def log_to_board(folder: Path, step: int, name: str, picture: np.ndarray, stages: list[Stage]) -> None:
+    """The picture and the histograms of all stages' offsets, on a TensorBoard."""
+    with SummaryWriter(str(folder)) as board:
+        board.add_image(f"sampling/{name}", picture, step, dataformats="HWC")
+        for number, stage in enumerate(stages):
+            offsets = stage.offsets()
+            if offsets is not None:
+                board.add_histogram(f"sampling/{name}/stage_{number}", offsets, step)
+
+
+def describe(record: dict[str, Any]) -> str:
+    """One line for a stage."""
+    line = f"stage {record['stage']}  {record['name']}  {record['upsampler']} of {record['input']}"
+    found = record["offsets"]
+    if found is None:
+        return line
+    return (
+        f"{line}: offsets {found['mean_abs']:.4f} in the mean, {found['max_abs']:.3f} at most,"
+        f" {found['share_beyond']:.1%} of points beyond {found['margin']:.3g}"
+    )
+
+
+def _json_beside(out: Path, image: Path) -> Path:
+    """The path of the JSON beside the picture. Raises UserError if `out` is no picture's name or the image's."""
+    if out.suffix.lower() not in FORMATS:
+        raise UserError(f"--out {out}", "is no name of a picture", f"end it with {' or '.join(FORMATS)}")
+    if out.resolve() == image.resolve():
+        raise UserError(f"--out {out}", "would overwrite the image", "choose another file")
+    return out.with_suffix(".json")
+
+
+def _board_folder(checkpoint: Path) -> Path:
+    folder = checkpoint.resolve().parent.parent / "tensorboard"
+    if not folder.is_dir():
+        what = f"{checkpoint} lies in no run folder with a tensorboard"
+        raise UserError("--tensorboard", what, "name a run folder, or a checkpoint in it")
+    return folder
+
+
+@torch.inference_mode()
+def main() -> None:
+    """The command."""
+    parser = ArgumentParser(prog="tools.show_sampling", description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="or a run folder")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--stage", type=int, help="in the order of running, from 0; default: the last, the finest")
+    parser.add_argument("--region", type=int, nargs=4, metavar=("X", "Y", "W", "H"), help="in pixels of the image")
+    parser.add_argument("--tensorboard", action="store_true", help="also log to the TensorBoard of the run")
+    parser.add_argument("image", type=Path, metavar="IMAGE")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    arguments = parser.parse_intermixed_args()
+
+    if not os.path.exists(arguments.image):
+        raise UserError(arguments.image, "no such image", "name an existing one")
+    image = read_image(arguments.image)
+    if arguments.region:
+        check_region(arguments.region, image)
+    checkpoint = find_checkpoint(arguments.checkpoint)
+    board = _board_folder(checkpoint) if arguments.tensorboard else None
+    experiment, model, step = load_trained(checkpoint, None, arguments.overrides)
+    json_path = _json_beside(arguments.out, arguments.image)
+    if experiment.system.reuse_memory:
+        keep_freed_memory()
+    device = start_processes(experiment.system.device).device
+    sample = Sample(arguments.image.stem, image.shape[:2], image)
+    batch = single_batch(sample, experiment.data.test_transforms, model.size_divisor).to(device)
+
+    with experiment.autocast(device):  # positions and kernels are then computed as the model computes them
+        stages = run_stages(model.to(device).eval(), batch.images)
+        chosen = choose(stages, arguments.stage, checkpoint)
+        view = view_of(stages[chosen], batch, image, tuple(arguments.region) if arguments.region else None)
+        records = [stage_record(number, stage) for number, stage in enumerate(stages)]
+        shown, rows = stage_panels(stages[chosen], records[chosen]["offsets"], view)
+        picture = sampling_sheet(stages[chosen], rows, view)
+        if board is not None:
+            log_to_board(board, step, arguments.image.stem, picture, stages)
+    check_writable(arguments.out)
+    Image.fromarray(picture).save(arguments.out)
+    result = {"checkpoint": str(checkpoint), "step": step, "image": str(arguments.image), "region": list(view.region)}
+    write_result(json_path, {**result, "stage": chosen, "shown": shown, "stages": records})
+    print("\n".join(describe(record) for record in records))
+    print(f"{shown} of stage {chosen} in {arguments.out}, numbers of all in {json_path}")
+
+
+if __name__ == "__main__":
+    run_command(main)
