@@ -6,6 +6,8 @@ A changed `name` starts its mapping afresh, so that the options of one component
 mapping with a `name` is meant is short for `{name: word}`, and always starts afresh.
 """
 
+import re
+import reprlib
 import types
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
@@ -27,31 +29,78 @@ class Schema(BaseModel):
 
 SchemaType = TypeVar("SchemaType", bound=Schema)
 
+LARGEST_FILE = 128 * 1024  # bytes; ten times the largest configuration of this repository
+DEEPEST = 50  # levels of nesting, and of bases
+
+
+class _Short(reprlib.Repr):
+    """`repr` for one line of an error, however long or deep the value is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 100
+        self.maxlevel = 3
+
+
+_shown = _Short().repr
+
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain YAML without duplicate keys and without aliases, which can expand a small file into gigabytes."""
+    """Plain YAML: no duplicate keys, no tags, no aliases, which can expand a small file into gigabytes.
+
+    Nor the numbers of YAML 1.1 that are not what they look like: 010, which is 8, and 1:30, which is 90.
+    """
+
+    _depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.constructor.ConstructorError(
-                None, None, "aliases are not supported", self.peek_event().start_mark
-            )
-        return super().compose_node(parent, index)
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            raise _refusal("aliases are not supported", event)
+        if getattr(event, "tag", None) is not None:
+            raise _refusal(f"tags are not supported ({event.tag})", event)
+        if self._depth == DEEPEST:
+            raise _refusal(f"nests deeper than {DEEPEST} levels", event)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
-                raise yaml.constructor.ConstructorError(None, None, "keys must be plain words", key_node.start_mark)
-            if key_node.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key_node.value} appears twice", key_node.start_mark
-                )
-            seen.add(key_node.value)
+                raise _refusal("keys must be plain words", key_node)
+            key = str(self.construct_object(key_node))
+            if key in seen:
+                raise _refusal(f"key {key_node.value} appears twice", key_node)
+            seen.add(key)
         return super().construct_mapping(node, deep=deep)
+
+    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+        text = str(node.value)
+        if "\0" in text:
+            raise _refusal("a NUL character is not possible", node)
+        kind = node.tag.rpartition(":")[2]
+        if kind in ("int", "float") and (":" in text or re.match(r"[-+]?0[\d_]", text)):
+            raise _refusal(f"{text} is no plain decimal number", node)
+        return super().construct_scalar(node)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        value: int = super().construct_yaml_int(node)
+        if abs(value) >= 2**63:
+            raise _refusal(f"{_shown(value)} is too large", node)
+        return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
+def _refusal(what: str, place: yaml.Node | yaml.Event) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, what, place.start_mark)
 
 
 def _parse(text: str, where: str) -> Any:
@@ -61,17 +110,24 @@ def _parse(text: str, where: str) -> Any:
         mark = error.problem_mark
         line = f" line {mark.line + 1}" if mark else ""
         raise UserError(where + line, error.problem or "is not valid YAML", "correct the file") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(where, f"is not valid YAML ({error})", "correct the file") from None
 
 
-def _read_file(path: Path) -> dict[str, Any]:
+def _read_file(path: Path, child: Path | None = None) -> dict[str, Any]:
+    where = path if child is None else f"{path} (the `base` of {child})"
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        if path.exists() and not path.is_file():
+            raise UserError(where, "is a folder or a device", "give a YAML file")
+        with path.open("rb") as file:
+            data = file.read(LARGEST_FILE + 1)
+        text = data.decode("utf-8-sig")
     except FileNotFoundError:
-        raise UserError(path, "no such file", "name an existing YAML file, for example one in configs/") from None
+        raise UserError(where, "no such file", "name an existing YAML file, for example one in configs/") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(path, f"cannot be read ({error})", "give a UTF-8 YAML file") from None
+        raise UserError(where, f"cannot be read ({error})", "give a UTF-8 YAML file") from None
+    if len(data) > LARGEST_FILE:
+        raise UserError(where, f"is larger than {LARGEST_FILE} bytes", "give a configuration")
     content = _parse(text, str(path))
     if not isinstance(content, dict):
         raise UserError(path, "is not a mapping of keys to values", "write `key: value` lines")
@@ -79,23 +135,29 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 
 def _read_with_bases(path: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
-    path = path.resolve()
-    if path in children:
+    try:
+        path = path.resolve()
+    except (OSError, RuntimeError) as error:  # a circle of symbolic links
+        raise UserError(path, f"cannot be read ({error})", "give a UTF-8 YAML file") from None
+    if path in children or len(children) == DEEPEST:
         raise UserError(children[0], f"`base` runs in a circle through {path.name}", "remove one `base`")
-    content = _read_file(path)
+    content = _read_file(path, *children[-1:])
     base = content.pop("base", None)
     if base is None:
         return content
     if not isinstance(base, str):
         raise UserError(f"{path}: base", "is not a path", "give one path relative to this file")
-    merged: dict[str, Any] = merge(_read_with_bases(path.parent / base, (*children, path)), content)
+    merged: dict[str, Any] = merge(_read_with_bases(path.parent / base, (*children, path)), content, f"{path}: ")
     return merged
 
 
-def merge(old: Any, new: Any) -> Any:
-    """`old` overridden by `new`, by the rules at the top of this file. Neither argument changes."""
-    if isinstance(old, list) and isinstance(new, dict) and all(str(key).isdigit() for key in new):
-        return _merge_items(old, new)
+def merge(old: Any, new: Any, where: str = "") -> Any:
+    """`old` overridden by `new`, by the rules at the top of this file. Neither argument changes.
+
+    where: what stands before the keys in an error. Raises UserError for an item that a list has not.
+    """
+    if isinstance(old, list) and isinstance(new, dict) and new and all(map(_is_position, new)):
+        return _merge_items(old, new, where)
     if isinstance(old, dict) and isinstance(new, str):
         return {"name": new}
     if isinstance(old, str) and isinstance(new, dict):
@@ -104,15 +166,23 @@ def merge(old: Any, new: Any) -> Any:
         return new
     if new.get("name", old.get("name")) != old.get("name"):
         return new
-    return {**old, **{key: merge(old[key], value) if key in old else value for key, value in new.items()}}
+    return {
+        **old,
+        **{key: merge(old[key], value, f"{where}{key}.") if key in old else value for key, value in new.items()},
+    }
 
 
-def _merge_items(old: list[Any], new: dict[Any, Any]) -> list[Any]:
+def _is_position(key: Any) -> bool:
+    return re.fullmatch(r"[0-9]{1,9}", str(key)) is not None
+
+
+def _merge_items(old: list[Any], new: dict[Any, Any], where: str) -> list[Any]:
     result = list(old)
     for key, value in new.items():
         if int(key) >= len(old):
-            raise UserError(f"list item {key}", f"the list has {len(old)} items", f"use 0 to {len(old) - 1}")
-        result[int(key)] = merge(old[int(key)], value)
+            advice = f"use 0 to {len(old) - 1}" if old else "give the whole list"
+            raise UserError(f"{where}{key}", f"the list has {len(old)} items", advice)
+        result[int(key)] = merge(old[int(key)], value, f"{where}{key}.")
     return result
 
 
@@ -123,7 +193,7 @@ def _override(config: dict[str, Any], argument: str) -> dict[str, Any]:
     value = _parse(text, f"argument {argument}")
     for key in reversed(dotted.split(".")):
         value = {key: value}
-    merged: dict[str, Any] = merge(config, value)
+    merged: dict[str, Any] = merge(config, value, "argument ")
     return merged
 
 
@@ -195,17 +265,18 @@ def _explain(schema: type[Schema], problem: ErrorDetails) -> tuple[str, str, str
         return dotted, "is required", "set it"
     if kind == "union_tag_invalid":
         valid = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
-        return f"{dotted}.name", f"unknown name {context['tag']}", suggest(str(context["tag"]), valid)
+        tag = str(context["tag"])[:100]
+        return f"{dotted}.name", f"unknown name {tag}", suggest(tag, valid)
     if kind == "union_tag_not_found":
         return f"{dotted}.name", "is required", f"say which, as in {keys[-1]}: {{name: ...}}"
     if kind == "literal_error":
         valid = [word.strip(" '") for word in context["expected"].replace(" or ", ",").split(",")]
-        return dotted, f"{given!r} is not possible", suggest(str(given), valid)
+        return dotted, f"{_shown(given)} is not possible", suggest(_shown(given), valid)
     message = problem["msg"].removeprefix("Value error, ")
     if kind == "value_error":
         what, _, do = message.partition("; ")
         return dotted, what, do or "change it"
-    return dotted, f"{given!r} is not possible", message[0].lower() + message[1:]
+    return dotted, f"{_shown(given)} is not possible", message[0].lower() + message[1:]
 
 
 def _locate(schema: Any, location: tuple[int | str, ...]) -> tuple[list[str], Any]:

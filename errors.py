@@ -1,10 +1,14 @@
 """Leaf: how a command of this repository fails when its input is wrong. One line on stderr, exit code 2."""
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import NoReturn
+
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EPIPE})
 
 
 class UserError(Exception):
@@ -18,8 +22,15 @@ class UserError(Exception):
         super().__init__(str(where), what, do)
 
     def __str__(self) -> str:
-        where, what, do = (" ".join(part.split()) for part in self.args)
+        where, what, do = map(one_line, self.args)
         return f"{where}: {what}; {do}"
+
+
+def one_line(text: str) -> str:
+    """`text` on one line that any terminal can show; only the beginning and the end of a very long one."""
+    line = " ".join(text.split())
+    line = line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    return line if len(line) <= 1000 else f"{line[:700]} ... {line[-200:]}"
 
 
 class Interrupted(Exception):  # noqa: N818 (not an error)
@@ -45,15 +56,39 @@ def suggest(wrong: str, valid: list[str]) -> str:
     return f"did you mean {by_lower_case[near[0]]}?" if near else f"use one of {', '.join(sorted(valid))}"
 
 
+def exit_code(error: BaseException) -> int:
+    """What a command that ends with `error` exits with.
+
+    2: wrong input, or a disk that takes no more. 128+N: stopped by signal N. 1: a defect.
+    """
+    match error:
+        case UserError():
+            return 2
+        case OSError() if error.errno in DISK_ERRORS:
+            return 2
+        case Interrupted():
+            return 128 + error.signal_number
+        case KeyboardInterrupt():
+            return 130
+    return 1
+
+
 def run_command(main: Callable[[], None]) -> NoReturn:
-    """Run `main` and exit: 0 done, 2 wrong input, 128+N stopped by signal N. Defects keep their traceback."""
+    """Run `main` and exit, 0 or by `exit_code`. Defects keep their traceback."""
     try:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(2)
-    except Interrupted as stop:
-        sys.exit(128 + stop.signal_number)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(exit_code(error))
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        advice = "free space or see to the disk, then run the same command again"
+        full = UserError(error.filename or "output", f"cannot be written ({error.strerror})", advice)
+        print(f"error: {full}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # if it was this that is full, Python would complain once more
+            sys.stdout.close()
+        sys.exit(exit_code(error))
+    except (Interrupted, KeyboardInterrupt) as stop:
+        sys.exit(exit_code(stop))
     sys.exit(0)

@@ -26,9 +26,11 @@ from models.base import DenseModel
 from models.weights import load_state, load_weights
 from pictures import draw
 from runtime.checkpoint import is_checkpoint, load_checkpoint
-from runtime.distributed import Processes, start_processes, stop_processes
+from runtime.distributed import Processes, start_processes
+from runtime.ending import ending_together
 from runtime.log import environment
-from runtime.memory import keep_freed_memory
+from runtime.memory import EVALUATION, keep_freed_memory
+from storage import write_text
 from structures import Batch
 
 
@@ -37,7 +39,7 @@ def evaluate(
     model: DenseModel,
     batches: Iterable[Batch],
     metrics: list[Metric],
-    device: torch.device,
+    processes: Processes,
     files: PredictionFiles | None = None,
 ) -> None:
     """Predict every batch and let the metrics compare it with its targets; then merge them over all processes.
@@ -47,13 +49,14 @@ def evaluate(
     was_training = model.training
     model.eval()
     for batch in batches:
-        predictions = [prediction.to("cpu") for prediction in model.predict(batch.to(device))]
+        predictions = [prediction.to("cpu") for prediction in model.predict(batch.to(processes.device))]
         for metric in metrics:
             metric.update(predictions, batch.targets)
         if files is not None:
             for prediction, target in zip(predictions, batch.targets, strict=True):
                 files.write(prediction, target)
     model.train(was_training)
+    processes.wait()
     if files is not None:
         files.finish()
     for metric in metrics:
@@ -81,7 +84,7 @@ def score(
     )
     start = time.perf_counter()
     with experiment.autocast(processes.device):
-        evaluate(model, loader, metrics, processes.device, files)
+        evaluate(model, loader, metrics, processes, files)
     return result_record(experiment, metrics, dataset) | {
         "seconds": round(time.perf_counter() - start, 3),
         "environment": environment(processes),
@@ -128,19 +131,30 @@ def result_record(experiment: Experiment, metrics: list[Metric], dataset: DenseD
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:
-    """Write a result record as JSON; a number without a value (no such class or pixel) is null."""
-    check_writable(path)
-    path.write_text(json.dumps(_without_nan(result), indent=2, allow_nan=False) + "\n")
+    """Write a result record as JSON, whole or not at all; a number without a value (no such class or pixel) is null."""
+    try:
+        write_text(path, json.dumps(_without_nan(result), indent=2, allow_nan=False) + "\n")
+    except OSError as error:
+        raise _unwritable(path, error) from None
 
 
 def check_writable(path: Path) -> None:
     """Raise UserError unless a file can be written at `path`: to know before the work, not after it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not path.exists()
         with path.open("a"):
             pass
+        if is_new:
+            path.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(path, f"cannot be written ({error})", "name a file in a folder that you may write") from None
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        path, f"cannot be written ({error})", "name a file in a folder that you may write, with space left"
+    )
 
 
 def check_outside_data(folder: Path, option: str, experiment: Experiment) -> None:
@@ -195,6 +209,7 @@ def load_trained(path: Path, cfg: Path | None, overrides: list[str]) -> tuple[Ex
     return experiment, model, state["step"]
 
 
+@ending_together()
 def main() -> None:
     """The command."""
     parser = ArgumentParser(prog="eval.py", description=__doc__)
@@ -212,20 +227,17 @@ def main() -> None:
     if arguments.predictions:
         check_outside_data(arguments.predictions, "--predictions", experiment)
     if experiment.system.reuse_memory:
-        keep_freed_memory()
+        keep_freed_memory(EVALUATION)
     dataset = experiment.data.build("val")
     files = experiment.data.prediction_files(arguments.predictions) if arguments.predictions else None
     processes = start_processes(experiment.system.device)
-    try:
-        result = score(model.to(processes.device), dataset, experiment, processes, files)
-        result |= {"checkpoint": str(path), "step": step}
-        if processes.is_main:
-            print(f"{path}, step {step}, {len(dataset)} images of {result['dataset']} in {result['seconds']} s")
-            print(describe(result))
-            if arguments.json:
-                write_result(arguments.json, result)
-    finally:
-        stop_processes()
+    result = score(model.to(processes.device), dataset, experiment, processes, files)
+    result |= {"checkpoint": str(path), "step": step}
+    if processes.is_main:
+        print(f"{path}, step {step}, {len(dataset)} images of {result['dataset']} in {result['seconds']} s")
+        print(describe(result))
+        if arguments.json:
+            write_result(arguments.json, result)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,10 @@ from runtime.optimizer import OptimizerConfig
 from runtime.schedule import ScheduleConfig
 from structures import Size
 
+# Beyond these it is a slip of the hand, which would fill the memory before anything else could complain.
+ImageCount = Annotated[int, Field(gt=0, le=2**20)]
+WorkerCount = Annotated[int, Field(ge=0, le=1024)]
+
 
 class EvaluationConfig(Schema):
     """When and how to score.
@@ -31,7 +35,7 @@ class EvaluationConfig(Schema):
     """
 
     every: PositiveInt
-    batch_size: PositiveInt = 1
+    batch_size: ImageCount = 1
     pictures: NonNegativeInt = 8
     best: str | None = None
 
@@ -49,15 +53,17 @@ class SystemConfig(Schema):
     Where a loss is a mean over objects, or no mean at all as that of depth, rounds of accumulation are averaged.
     workers: data-loading processes per training process. max_per_process: the most images that fit in one process at
     once; more are accumulated. channels_last, compile: memory layout and torch.compile.
-    reuse_memory: on CPU let glibc keep freed memory (see runtime/memory.py).
+    reuse_memory: on CPU let glibc keep freed memory (see runtime/memory.py). deterministic: train with deterministic
+    algorithms alone, so that equal runs end bit-equal on CUDA too; an operation that has none is an error.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    workers: NonNegativeInt = 4
+    workers: WorkerCount = 4
     max_per_process: PositiveInt | None = None
     channels_last: bool = False
     compile: bool = False
     reuse_memory: bool = True
+    deterministic: bool = False
 
 
 class Experiment(Schema):
@@ -71,7 +77,7 @@ class Experiment(Schema):
     output_dir: Path = Path("runs")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     steps: PositiveInt
-    batch_size: PositiveInt
+    batch_size: ImageCount
     model: ModelConfig
     data: DataConfig
     metrics: Annotated[tuple[MetricConfig, ...], Field(min_length=1)]
@@ -97,8 +103,10 @@ class Experiment(Schema):
         torch.manual_seed(self.seed)
         try:
             return self.model.build(self.data.info, pretrained=pretrained)
-        except ValueError as error:  # a combination of sizes that a component refuses
-            raise UserError(f"{self._source}: model", str(error), "change the model's options") from error
+        except (ValueError, RuntimeError, MemoryError) as error:
+            # A combination of sizes that a component refuses, or PyTorch because no memory holds it.
+            what = str(error).partition("\n")[0] or "the memory does not hold it"
+            raise UserError(f"{self._source}: model", what, "change the model's options") from error
 
     def build_metrics(self) -> list[Metric]:
         """Fresh metrics."""
@@ -121,8 +129,10 @@ class Experiment(Schema):
     def best_metric(self) -> tuple[str, bool]:
         """What the best checkpoint is chosen by, and whether lower is better. UserError if no metric gives it."""
         metrics = self.build_metrics()
-        name = self.evaluation.best or metrics[0].primary
+        name = metrics[0].primary if self.evaluation.best is None else self.evaluation.best
         names = [name for metric in metrics for name in metric.names]
+        if len(set(names)) < len(names):
+            raise UserError(f"{self._source}: metrics", "two of them give the same numbers", "remove one")
         if name not in names:
             raise UserError(f"{self._source}: evaluation.best", f"no metric {name}", suggest(name, names))
         return name, any(name in metric.lower_is_better for metric in metrics)

@@ -14,19 +14,14 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from datasets.loading import next_batches, training_loader
-from errors import ArgumentParser, run_command
+from errors import ArgumentParser, Interrupted, run_command
 from eval import score, validation_pictures, write_result
 from experiment import Experiment, load_experiment
 from models.base import DenseModel
 from runtime.checkpoint import Checkpoints
-from runtime.distributed import (
-    Processes,
-    local_gradients,
-    parallelize,
-    start_processes,
-    stop_processes,
-    synchronize_batch_norm,
-)
+from runtime.deterministic import deterministic_algorithms
+from runtime.distributed import Processes, local_gradients, parallelize, start_processes, synchronize_batch_norm
+from runtime.ending import ending_together
 from runtime.log import RunLog
 from runtime.memory import keep_freed_memory
 from runtime.run_folder import RunFolder
@@ -70,7 +65,10 @@ def train(experiment: Experiment, processes: Processes) -> None:
     )
     learning_rate = 0.0
 
-    with RunLog(folder, state.step, experiment.steps, layout.total, processes) as log, StopSignals() as stop:
+    with (
+        RunLog(folder, state.step, state.evaluated, experiment.steps, layout.total, processes) as log,
+        StopSignals() as stop,
+    ):
         log.say(f"{'resuming' if resumed else 'starting'} {folder} at step {state.step} of {experiment.steps}")
         if not resumed:
             for line in [*training_set.skipped, *validation_set.skipped]:
@@ -78,19 +76,21 @@ def train(experiment: Experiment, processes: Processes) -> None:
             log.say(f"pretrained weights: {', '.join(experiment.weight_files()) or 'none, all start at random'}")
         for step in range(state.step, experiment.steps + 1):
             if experiment.evaluation_due(step) and step > state.evaluated:
-                with stop.at_once():  # all is saved: a stop signal need not wait for the end of the evaluation
+                processes.wait()  # until the step is saved: stopped from here on, all of this is done again
+                with stop.at_once():
                     scored = cast(DenseModel, averaged.module) if averaged else model
                     result = score(scored, validation_set, experiment, processes)
-                is_best = state.scored(best_metric, result["metrics"][best_metric], lower_is_better)
-                if processes.is_main:
-                    checkpoints.save(state.content(), is_best)
-                    if is_best:
+                    is_best = state.scored(best_metric, result["metrics"][best_metric], lower_is_better)
+                    log.evaluation(result["metrics"], result["seconds"])
+                    for image_id, picture in validation_pictures(scored, validation_set, experiment, processes):
+                        log.picture(image_id, picture)
+                    if processes.is_main and is_best:
                         result |= {"checkpoint": str(checkpoints.best), "step": step}
                         write_result(folder / "results.json", result)
-                # Only now, so that a run killed before reports this evaluation once.
-                log.evaluation(result["metrics"], result["seconds"])
-                for image_id, picture in validation_pictures(scored, validation_set, experiment, processes):
-                    log.picture(image_id, picture)
+                    processes.wait()
+                # Last, so that of an evaluation that counts as done nothing is missing.
+                if processes.is_main:
+                    checkpoints.save(state.content(), is_best)
             if step == experiment.steps:
                 break
 
@@ -100,7 +100,8 @@ def train(experiment: Experiment, processes: Processes) -> None:
                 log.flush(learning_rate)
                 if processes.is_main:
                     checkpoints.save(state.content())
-                raise problem if problem and not stop.received else stop.interruption()
+                reasons = processes.collect(Interrupted(stop.received) if stop.received else problem)
+                raise next(reason for reason in reasons if reason)
             learning_rate = set_learning_rate(optimizer, experiment.schedule.factor(step, experiment.steps))
             seed_step(experiment.seed, step, processes.rank)
             totals: dict[str, Tensor] = {}
@@ -133,6 +134,7 @@ def train(experiment: Experiment, processes: Processes) -> None:
         log.say(f"done: {folder}, best {state.best}")
 
 
+@ending_together()
 def main() -> None:
     """The command."""
     parser = ArgumentParser(prog="train.py", description=__doc__)
@@ -144,14 +146,12 @@ def main() -> None:
     if experiment.system.reuse_memory:
         keep_freed_memory()
     processes = start_processes(experiment.system.device)
-    try:
+    with deterministic_algorithms(experiment.system.deterministic):
         if arguments.check:
             print_plan(experiment, processes)
             return
         with RunFolder(experiment.run_folder, experiment.dump()) if processes.is_main else nullcontext():
             train(experiment, processes)
-    finally:
-        stop_processes()
 
 
 if __name__ == "__main__":

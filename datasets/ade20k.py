@@ -4,6 +4,7 @@ That form is a folder of images and a folder of label PNGs with the same stems; 
 label values are set in the YAML.
 """
 
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -14,6 +15,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 
 from config import Schema
 from datasets.base import DenseDataset, Sample
+from datasets.coco_paths import problem_with
 from datasets.folders import Names, list_by_stem
 from datasets.images import read_image, read_label_map
 from datasets.semantic_files import SemanticFiles
@@ -169,16 +171,16 @@ def _refuse_unpaired(
 
 def _existing_root(root: Path) -> Path:
     inner = root / "ADEChallengeData2016"
-    if inner.is_dir():
+    if os.path.isdir(inner):  # unlike that of Path, no error where a folder may not be entered
         raise UserError(root, "is one folder too high", f"set data.root={inner}")
-    if not root.is_dir():
-        raise UserError(root, "no such folder", f"unpack {DOWNLOAD} and set data.root to its ADEChallengeData2016")
+    if problem := problem_with(root, "folder"):
+        raise UserError(root, problem, f"unpack {DOWNLOAD} and set data.root to its ADEChallengeData2016")
     return root
 
 
 def _listed(folder: Path, suffixes: Collection[str], kind: str, key: str) -> dict[str, str]:
-    if not folder.is_dir():
-        what = "no such folder, which the ADE20K layout needs"
+    if problem := problem_with(folder, "folder"):
+        what = f"{problem}, which the ADE20K layout needs"
         raise UserError(folder, what, f"check data.root, or set {key} to the folder's path below it")
     names = list_by_stem(folder, suffixes)
     if not names:

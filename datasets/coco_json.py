@@ -5,7 +5,7 @@ import json
 import math
 import os
 import reprlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,10 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import yaml
 
-from datasets.coco_values import is_id, is_text
+from datasets.coco_values import is_id, is_text, unique_keys
 from datasets.folders import Names
 from datasets.images import MAX_PIXELS
-from errors import UserError
+from errors import UserError, one_line
 from structures import Size
 
 OnError = Literal["stop", "skip"]
@@ -72,16 +72,22 @@ def no_garbage_collection() -> Iterator[None]:
 
 
 class AnnotationFile:
-    """A parsed JSON object. form: the official file that it should resemble. simplify: called on every object in it.
+    """A parsed JSON object. form: the official file that it should resemble. without: a key that no object keeps.
 
     Raises UserError, from every method too, where the file is unusable as a whole.
     """
 
-    def __init__(self, path: Path, form: str, simplify: Callable[[dict[str, Any]], Any] | None = None) -> None:
+    def __init__(self, path: Path, form: str, without: str | None = None) -> None:
+        def simplified(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+            record = unique_keys(pairs)
+            if without is not None:
+                record.pop(without, None)
+            return record
+
         self.path = path
         self._advice = f"give a file in the form of COCO's {form}"
         try:
-            self._content = json.loads(path.read_bytes(), object_hook=simplify)
+            self._content = json.loads(path.read_bytes(), object_pairs_hook=simplified)
         except OSError as error:
             raise UserError(path, f"cannot be read ({error.strerror})", "check the path and the permissions") from None
         except json.JSONDecodeError as error:
@@ -153,7 +159,7 @@ class Faults:
         """Take down what is wrong with an entry. Raises UserError instead if that is wanted."""
         if self._stop:
             raise UserError(f"{self._path}: {entry}", what, self._advice)
-        self.lines.append(f"{self._path}: {entry}: {what}")
+        self.lines.append(one_line(f"{self._path}: {entry}: {what}"))
 
 
 def entry_name(kind: str, record: Any, number: int) -> str:

@@ -60,7 +60,7 @@ def _encode_runs(segmentation: dict[str, Any], size: Size) -> bytes:
         raise ValueError(f"of its segmentation the counts cover {runs.sum()} pixels, its image has {size[0] * size[1]}")
     if isinstance(counts, str):
         return counts.encode()
-    encoded: bytes = mask_utils.frPyObjects(segmentation, *size)["counts"]
+    encoded: bytes = mask_utils.frPyObjects({"size": list(size), "counts": counts}, *size)["counts"]
     return encoded
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch.distributed as dist
 
+from datasets.coco_paths import problem_with
+from datasets.coco_values import unique_keys
 from errors import UserError
 
 FILE_NAME = "predictions.json"
@@ -24,7 +26,7 @@ class ResultFile:
     """
 
     def __init__(self, path: Path, head: str = "", tail: str = "") -> None:
-        is_file = path.is_file() or (path.suffix == ".json" and not path.is_dir())
+        is_file = os.path.isfile(path) or (path.suffix == ".json" and not os.path.isdir(path))
         self.path = path if is_file else path / FILE_NAME
         self._head, self._tail = head.encode(), tail.encode()
         self._part: BufferedWriter | None = None
@@ -67,11 +69,10 @@ class ResultFile:
     def read(self) -> Any:
         """What the file holds. Raises UserError if it is missing or no JSON."""
         file = self.path
+        if problem := problem_with(file, "file"):
+            raise UserError(file, problem, f"name a file of COCO results, or the folder of {FILE_NAME}")
         try:
-            return json.loads(file.read_bytes())
-        except FileNotFoundError:
-            what = "no such file"
-            raise UserError(file, what, f"name a file of COCO results, or the folder of {FILE_NAME}") from None
+            return json.loads(file.read_bytes(), object_pairs_hook=unique_keys)
         except OSError as error:
             raise UserError(file, f"cannot be read ({error.strerror})", "check the disk and the permissions") from None
         except (ValueError, RecursionError) as error:

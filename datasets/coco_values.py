@@ -6,6 +6,16 @@ from typing import Any, TypeGuard
 LONGEST_TEXT = 4096  # of a path or a class; longer ones would cost memory for every image
 
 
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The JSON object of these pairs. Raises ValueError if a key occurs twice: Python would take the last one."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        keys = [key for key, _ in pairs]
+        double = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {reprlib.repr(double)} appears twice in one object")
+    return record
+
+
 def is_id(value: Any) -> TypeGuard[int]:
     """Whether it is an integer from 0 on that fits into int64."""
     return type(value) is int and 0 <= value < 2**63

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from datasets.base import PredictionFiles
+from datasets.coco_paths import problem_with
 from datasets.depth_maps import SATURATED, read_depth_values
 from datasets.images import write_png
 from errors import UserError
@@ -48,8 +49,8 @@ class DepthFiles(PredictionFiles):
         Raises UserError if the file is missing, of another size, not 16-bit grey, or has pixels without a prediction.
         """
         path = self._path(target)
-        if not path.exists():
-            raise UserError(path, "no such file", f"predict image {target.image_id}, or name the predictions' folder")
+        if problem := problem_with(path, "file"):
+            raise UserError(path, problem, f"predict image {target.image_id}, or name the predictions' folder")
         values = read_depth_values(path)
         if values.shape != target.size:
             (h, w), (height, width) = values.shape, target.size

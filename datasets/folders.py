@@ -12,10 +12,14 @@ from errors import UserError
 def list_by_stem(folder: Path, suffixes: Collection[str]) -> dict[str, str]:
     """Stem -> name of every file in `folder` with one of the (lower-case) suffixes, hidden files excepted.
 
-    Raises UserError where two files share a stem.
+    Raises UserError if the folder cannot be listed, or two files share a stem.
     """
+    try:
+        listed = sorted(os.listdir(folder))
+    except OSError as error:
+        raise UserError(folder, f"cannot be listed ({error.strerror})", "check the permissions") from None
     names: dict[str, str] = {}
-    for name in sorted(os.listdir(folder)):
+    for name in listed:
         stem, suffix = os.path.splitext(name)
         if name.startswith(".") or suffix.lower() not in suffixes:
             continue

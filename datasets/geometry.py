@@ -6,14 +6,18 @@ from its index to the next.
 """
 
 from dataclasses import replace
+from typing import Annotated
 
 import cv2
 import numpy as np
 from PIL import Image
+from pydantic import Field
 
 from datasets.base import Objects, Sample
 from errors import UserError
 from structures import IGNORE, Size
+
+Side = Annotated[int, Field(gt=0, lt=2**15)]  # of an image, in pixels; OpenCV counts no further everywhere
 
 
 def scaled_size(size: Size, scale: float) -> Size:

@@ -4,6 +4,7 @@ Official form: two lists of image and depth files (see `nyu_lists.py`), 24,231 p
 data: such lists, or a folder of images and a folder of depth maps with the same stems.
 """
 
+import os
 from pathlib import Path
 from typing import Literal, Self
 
@@ -14,6 +15,7 @@ from pydantic import PositiveFloat, model_validator
 from config import Schema
 from datasets.ade20k import IMAGE_SUFFIXES
 from datasets.base import DenseDataset, Sample
+from datasets.coco_paths import problem_with
 from datasets.depth_files import DepthFiles
 from datasets.depth_maps import read_depth
 from datasets.folders import Names, list_by_stem
@@ -176,8 +178,8 @@ def _paired(images: Path, depths: Path, split: Split, depths_only: bool) -> list
 
 
 def _files(folder: Path, suffixes: set[str] | frozenset[str], key: str) -> dict[str, str]:
-    if not folder.is_dir():
-        raise UserError(folder, "no such folder", f"correct {key} or data.root")
+    if problem := problem_with(folder, "folder"):
+        raise UserError(folder, problem, f"correct {key} or data.root")
     names = list_by_stem(folder, suffixes)
     if not names:
         raise UserError(folder, f"holds no {' '.join(sorted(suffixes))} file", f"correct {key} or data.root")
@@ -186,8 +188,9 @@ def _files(folder: Path, suffixes: set[str] | frozenset[str], key: str) -> dict[
 
 def _existing_root(root: Path, split: Split) -> Path:
     inner = root / "nyu"
-    if (inner / LISTS[split]).is_file() and not (root / LISTS[split]).exists():
+    # Unlike those of Path, these raise no error where a folder may not be entered.
+    if os.path.isfile(inner / LISTS[split]) and not os.path.exists(root / LISTS[split]):
         raise UserError(root, "is one folder too high", f"set data.root={inner}")
-    if not root.is_dir():
-        raise UserError(root, "no such folder", "set data.root to the folder with the lists; docs/depth.md tells more")
+    if problem := problem_with(root, "folder"):
+        raise UserError(root, problem, "set data.root to the folder with the lists; docs/depth.md tells more")
     return root

@@ -5,13 +5,15 @@ they start with a slash, as in the training list, or not.
 """
 
 import hashlib
+import math
 import os
 import posixpath
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from errors import UserError
+from datasets.coco_paths import problem_with
+from errors import UserError, one_line
 
 SOURCE = "https://github.com/cleinc/bts (train_test_inputs)"
 PUBLISHED = {  # SHA-256 of the published files; of the test pairs also that of their sorted lines without focal lengths
@@ -46,7 +48,7 @@ def read_list(file: Path, do: str) -> tuple[list[Pair], list[str]]:
             what = f"{line.strip()[:120]!r} is not `image depth focal-length`"
             raise UserError(f"{file} line {number}", what, "write two paths without spaces and a number")
         if fields[1] == "None":
-            skipped.append(f"{file} line {number}: {fields[0]} has no depth")
+            skipped.append(one_line(f"{file} line {number}: {fields[0]} has no depth"))
             continue
         image, depth = (_inside(path, f"{file} line {number}") for path in fields[:2])
         if (name := image_id(image)) in seen:
@@ -84,10 +86,9 @@ def refuse_missing(file: Path, root: Path, pairs: Sequence[Pair], with_images: b
 
 def describe_list(file: Path) -> str:
     """Which list a file is, for results: a published one, or its number of pairs and its SHA-256."""
-    try:
-        data = file.read_bytes()
-    except OSError:
+    if problem_with(file, "file"):
         return f"{file.name}, which is not on this machine"
+    data = file.read_bytes()
     lines = [line.split() for line in data.decode(errors="replace").splitlines() if line.strip()]
     pairs = [" ".join(path.lstrip("/") for path in fields[:2]) for fields in lines]
     unix = b"\n".join(data.rstrip().splitlines())  # the published files end without a newline
@@ -103,10 +104,10 @@ def list_text(pairs: Iterable[tuple[str, str]], focal: float) -> str:
 
 
 def _text(file: Path, do: str) -> str:
+    if problem := problem_with(file, "file"):
+        raise UserError(file, problem, do)
     try:
         return file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(file, "no such file", do) from None
     except OSError as error:
         raise UserError(file, f"cannot be read ({error.strerror})", do) from None
     except UnicodeDecodeError:
@@ -115,15 +116,16 @@ def _text(file: Path, do: str) -> str:
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
-    return True
 
 
 def _inside(path: str, where: str) -> str:
-    """The path without leading slashes. Raises UserError if it leads out of the root."""
+    """The path without leading slashes. Raises UserError if it is none, or leads out of the root."""
     inside = posixpath.normpath(path.lstrip("/"))
+    if "\0" in inside:
+        raise UserError(where, f"{path!r} is no path", "write a text file in UTF-8")
     if inside == ".." or inside.startswith("../") or inside == ".":
         raise UserError(where, f"{path} leads out of data.root", "write paths of files below it")
     return inside

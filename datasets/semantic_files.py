@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from datasets.base import PredictionFiles
+from datasets.coco_paths import problem_with
 from datasets.images import read_label_map, write_png
 from errors import UserError
 from structures import Prediction, Target
@@ -30,8 +31,8 @@ class SemanticFiles(PredictionFiles):
     def read(self, target: Target) -> Prediction:
         """The stored label map [H, W] int16. Raises UserError if missing, of another size, or with unknown classes."""
         path = self._path(target)
-        if not path.exists():
-            raise UserError(path, "no such file", f"predict image {target.image_id}, or name the predictions' folder")
+        if problem := problem_with(path, "file"):
+            raise UserError(path, problem, f"predict image {target.image_id}, or name the predictions' folder")
         labels = read_label_map(path)
         if labels.shape != target.size:
             (h, w), (height, width) = labels.shape, target.size

@@ -10,11 +10,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import cv2
 import numpy as np
-from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveFloat
 
 from config import Schema
 from datasets.base import Sample
-from datasets.geometry import cropped, flipped, padded, resized, rotated, scaled_size
+from datasets.geometry import Side, cropped, flipped, padded, resized, rotated, scaled_size
 from errors import UserError
 from structures import IGNORE
 
@@ -51,8 +51,8 @@ class ResizeRandom(Transform):
     """
 
     name: Literal["resize_random"] = "resize_random"
-    long: PositiveInt
-    short: PositiveInt
+    long: Side
+    short: Side
     ratio_range: FactorRange
 
     def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
@@ -66,8 +66,8 @@ class ResizeFit(Transform):
     """The largest size that fits into (long, short), keeping the aspect ratio. Draws nothing."""
 
     name: Literal["resize_fit"] = "resize_fit"
-    long: PositiveInt
-    short: PositiveInt
+    long: Side
+    short: Side
 
     def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """See the class."""
@@ -84,7 +84,7 @@ class ResizeToMultiple(Transform):
     """Stretch both sides up to the next multiple (SegFormer's aligned test resize). Draws nothing."""
 
     name: Literal["resize_to_multiple"] = "resize_to_multiple"
-    multiple: PositiveInt
+    multiple: Side
 
     def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """See the class."""
@@ -100,8 +100,8 @@ class ResizeShortest(Transform):
 
     needs_uint8 = True
     name: Literal["resize_shortest"] = "resize_shortest"
-    sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
-    longest: PositiveInt
+    sizes: Annotated[tuple[Side, ...], Field(min_length=1)]
+    longest: Side
 
     def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """See the class."""
@@ -119,7 +119,7 @@ class RandomCrop(Transform):
     """
 
     name: Literal["random_crop"] = "random_crop"
-    size: tuple[PositiveInt, PositiveInt]
+    size: tuple[Side, Side]
     max_class_share: Annotated[float, Field(gt=0, le=1)] | None = None
 
     def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
@@ -155,7 +155,7 @@ class CropWindow(Transform):
     name: Literal["crop_window"] = "crop_window"
     top: NonNegativeInt
     left: NonNegativeInt
-    size: tuple[PositiveInt, PositiveInt]
+    size: tuple[Side, Side]
 
     def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """See the class."""
@@ -203,7 +203,7 @@ class Pad(Transform):
     """
 
     name: Literal["pad"] = "pad"
-    size: tuple[PositiveInt, PositiveInt]
+    size: tuple[Side, Side]
     fill: float = 0
 
     def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:

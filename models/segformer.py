@@ -19,6 +19,7 @@ from models.base import Backbone, DenseModel
 from models.components import BackboneConfig, UpsamplerConfig
 from models.losses import pixel_cross_entropy
 from models.resize import resized_argmax
+from models.rows import by_rows
 from models.weights import load_weights
 from structures import Batch, DatasetInfo, Prediction
 from upsamplers.interpolate import BilinearConfig, NearestConfig
@@ -127,29 +128,47 @@ class SegFormerHead(nn.Module):
         # Evaluation keeps the published order of operations, so that counted MACs are those of the paper.
         folded = self.training and self.one_step
         fused = self._fused_by_folded_weights(features) if folded else self._fused(features)
-        logits: Tensor = self.classifier(self.dropout(F.relu(self.norm(fused), inplace=True)))
-        return logits
+        rows = fused.permute(0, 2, 3, 1)
+        # Batch norm must see whole maps in training.
+        logits = self._classified(rows) if self.training else by_rows(self._classified, rows, rows.shape[3])
+        return logits.permute(0, 3, 1, 2)
+
+    def _classified(self, fused: Tensor) -> Tensor:
+        """What comes behind `fuse`. Maps [B, H, W, C] -> [B, H, W, K]."""
+        x = F.relu(self.norm(fused.permute(0, 3, 1, 2)), inplace=True)
+        logits: Tensor = self.classifier(self.dropout(x))
+        return logits.permute(0, 2, 3, 1)
 
     def _fused(self, features: list[Tensor]) -> Tensor:
-        """`fuse` of the concatenated levels, as a sum over levels: only one level is at full size at a time."""
-        embeddings = [
-            embed(level.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-            for embed, level in zip(self.embeds, features, strict=True)
-        ]
-        weights = [part[..., None, None] for part in self.fuse.weight.flatten(1).chunk(4, dim=1)]
-        levels = (level.contiguous(memory_format=torch.channels_last) for level in self._enlarged(*embeddings))
-        return functools.reduce(Tensor.add_, map(F.conv2d, levels, weights))
+        """`fuse` of the concatenated levels, as a sum over levels: only one of them is at full size at a time."""
+        maps, embeds = [level.permute(0, 2, 3, 1) for level in features], list(self.embeds)
+        if any(upsampler.uses_guide for upsampler in self.upsamplers):
+            maps = [embed(level) for embed, level in zip(embeds, maps, strict=True)]
+            embeds = [nn.Identity() for _ in embeds]
+        enlarged = self._enlarged(maps, embeds)
+        *weights, last_weight = self.fuse.weight.chunk(4, dim=1)
+        width, fused = self.fuse.out_channels, None
+        for weight in weights:
+            mix = functools.partial(_mixed, weight=weight)
+            fused = by_rows(mix, next(enlarged).permute(0, 2, 3, 1), width, total=fused)
+        fused = by_rows(lambda rows: _mixed(embeds[0](rows), last_weight), maps[0], width, total=fused)
+        return fused.permute(0, 3, 1, 2)
 
-    def _enlarged(self, e1: Tensor, e2: Tensor, e3: Tensor, e4: Tensor) -> Iterator[Tensor]:
-        """Embeddings at 1/4, 1/8, 1/16, 1/32 -> all at 1/4, in the order of `fuse`: c4, c3, c2, c1."""
+    def _enlarged(self, maps: list[Tensor], embeds: list[nn.Module]) -> Iterator[Tensor]:
+        """Maps [B, H, W, C_i] at 1/4 to 1/32 -> the embeddings of the other three at 1/4, in the order of `fuse`.
+
+        That is c4, c3, c2. The maps guide: where upsamplers read more than their sizes, they must be embeddings
+        already, else they become embeddings one by one.
+        """
+        c1, c2, c3, _ = (level.permute(0, 3, 1, 2) for level in maps)
+        _, e2, e3, e4 = (functools.partial(_embedded, *pair) for pair in zip(embeds, maps, strict=True))
         if self.one_step:
-            yield from (F.interpolate(embedding, e1.shape[-2:], mode=self.mode) for embedding in (e4, e3, e2))
+            yield from (F.interpolate(embedding(), c1.shape[-2:], mode=self.mode) for embedding in (e4, e3, e2))
         else:
             up = self.upsamplers
-            yield up[2](up[1](up[0](e4, guide=e3), guide=e2), guide=e1)
-            yield up[4](up[3](e3, guide=e2), guide=e1)
-            yield up[5](e2, guide=e1)
-        yield e1
+            yield up[2](up[1](up[0](e4(), guide=c3), guide=c2), guide=c1)
+            yield up[4](up[3](e3(), guide=c2), guide=c1)
+            yield up[5](e2(), guide=c1)
 
     def _fused_by_folded_weights(self, features: list[Tensor]) -> Tensor:
         """The same in one step: embedding and fusing act on channels, resizing on pixels, so resizing can come last."""
@@ -161,3 +180,14 @@ class SegFormerHead(nn.Module):
         finest = next(levels)
         resized = (F.interpolate(level, finest.shape[-2:], mode=self.mode) for level in levels)
         return functools.reduce(Tensor.add_, resized, finest)
+
+
+def _embedded(embed: nn.Module, x: Tensor) -> Tensor:
+    """Map [B, H, W, C] -> [B, D, H, W]."""
+    result: Tensor = embed(x)
+    return result.permute(0, 3, 1, 2)
+
+
+def _mixed(x: Tensor, weight: Tensor) -> Tensor:
+    """Map [B, H, W, C] -> [B, H, W, D] by the weight [D, C, 1, 1] of a convolution."""
+    return F.conv2d(x.contiguous().permute(0, 3, 1, 2), weight).permute(0, 2, 3, 1)

@@ -5,20 +5,23 @@ it anywhere. The SHA-256 of its bytes is kept inside it, as the comment of the z
 Files are written beside their place, flushed to the disk and renamed into it; the one before is kept as `previous.pt`.
 """
 
+import errno
 import hashlib
 import os
-import pickle
 import shutil
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from errors import UserError
+from storage import is_state, read_tensors
 
 LABEL = b"sha256:"
 COMMENT_LENGTH = len(LABEL) + 64
+LINK = "link.part"  # the name of a checkpoint on its way to a second one
 
 
 class DamagedCheckpointError(Exception):
@@ -50,24 +53,31 @@ class Checkpoints:
             self._last_is_sound = True
             _flush_folder(self.folder)
         except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+                (self.folder / LINK).unlink(missing_ok=True)
             advice = "free space or fix the permissions, then run the same command again"
             raise UserError(
                 self.last, f"cannot be written ({error}); the checkpoint before is intact", advice
             ) from error
 
     def load(self) -> tuple[dict[str, Any], Path] | None:
-        """The newest sound checkpoint and its path; None if there has never been one.
+        """The newest sound checkpoint and its path, named on the terminal if it is not the last one; None if there has
+        never been one.
 
         Raises UserError if there are checkpoints and none is sound.
         """
-        present = [path for path in (self.last, self.previous, self.best) if path.exists()]
+        present = [path for path in (self.last, self.previous, self.best) if os.path.lexists(path)]
         for path in present:
             try:
-                return _read(path), path
+                state = _read(path)
             except DamagedCheckpointError as error:
                 self._last_is_sound = self._last_is_sound and path != self.last
                 print(f"warning: {path} {error}; trying the checkpoint before", flush=True)
+                continue
+            if path != present[0]:
+                print(f"warning: taking {path}, of step {state.get('step')}", flush=True)
+            return state, path
         if present:
             raise UserError(
                 present[0], "is damaged, and so is every older one", "restore it or choose another run_name"
@@ -78,16 +88,24 @@ class Checkpoints:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """One checkpoint of ours, verified. Raises UserError if it is missing, damaged or something else."""
     if not path.is_file():
-        raise UserError(path, "no such checkpoint", "name a .pt file or a run folder")
+        what = "is a folder, a pipe or a device" if path.exists() else "no such checkpoint"
+        raise UserError(path, what, "name a .pt file or a run folder")
     try:
         state = _read(path)
     except DamagedCheckpointError as error:
         raise UserError(path, str(error), "use another checkpoint, for example previous.pt beside it") from None
-    if not {"config", "model", "ema", "step"} <= state.keys() or not isinstance(state["model"], dict):
-        raise UserError(
-            path, "is not a checkpoint of this project's train.py", "convert weights with tools.convert_weights"
-        )
+    check_content(state, path)
     return state
+
+
+def check_content(state: dict[str, Any], path: Path) -> None:
+    """Raise UserError unless `state` has what train.py puts into a checkpoint, each of its kind."""
+    kinds: dict[str, Any] = {"config": dict, "model": dict, "ema": dict | None, "step": int}
+    wrong = [key for key, kind in kinds.items() if key not in state or not isinstance(state[key], kind)]
+    wrong += [key for key in ("model", "ema") if key not in wrong and not is_state(state[key] or {})]
+    if wrong:
+        what = f"is not a checkpoint of this project's train.py (see {', '.join(wrong)})"
+        raise UserError(path, what, "convert weights with tools.convert_weights")
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -110,21 +128,26 @@ def _write(state: dict[str, Any], path: Path) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if size > COMMENT_LENGTH + 22:  # an empty archive has 22 bytes
-            digest = _digest(file, length=size - COMMENT_LENGTH - 2)
-            stored = file.read()
-        else:
-            digest = stored = b""
+    if not path.is_file():
+        raise DamagedCheckpointError("is no file")
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            if size > COMMENT_LENGTH + 22:  # an empty archive has 22 bytes
+                digest = _digest(file, length=size - COMMENT_LENGTH - 2)
+                stored = file.read()
+            else:
+                digest = stored = b""
+    except OSError as error:
+        raise DamagedCheckpointError(f"cannot be read ({error.strerror})") from None
     if stored[2 : 2 + len(LABEL)] != LABEL:
         raise DamagedCheckpointError("is cut short, or no checkpoint that train.py wrote: it has no checksum")
     if stored != struct.pack("<H", COMMENT_LENGTH) + LABEL + digest:
         raise DamagedCheckpointError("is damaged or incomplete: its checksum does not match")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise DamagedCheckpointError(f"holds more than tensors and plain values ({error})") from None
+        state = read_tensors(path, path)
+    except UserError as error:
+        raise DamagedCheckpointError(error.args[1]) from None
     if not isinstance(state, dict):
         raise DamagedCheckpointError("holds no dictionary")
     return state
@@ -136,6 +159,8 @@ def _digest(file: Any, length: int) -> bytes:
     digest = hashlib.sha256()
     while length:
         block = file.read(min(length, 1 << 20))
+        if not block:
+            raise OSError(errno.EIO, "it ends too early")
         digest.update(block)
         length -= len(block)
     return digest.hexdigest().encode()
@@ -143,13 +168,16 @@ def _digest(file: Any, length: int) -> bytes:
 
 def _replace_by_link(source: Path, place: Path) -> None:
     """Let `place` name the file `source` too, atomically. Files never change in place, so sharing one is safe."""
-    part = place.with_suffix(".link")
+    part = place.with_name(LINK)
     part.unlink(missing_ok=True)
     try:
         os.link(source, part)
     except OSError:  # a file system without hard links
         shutil.copyfile(source, part)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
     part.replace(place)
+    part.unlink(missing_ok=True)  # two names of one file stay two names
 
 
 def _flush_folder(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Processes of one run, as started by torchrun, and batch normalisation across them."""
 
 import os
+import time
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -13,15 +14,20 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from errors import UserError
+from runtime.ending import place, shared_store
+
+# Who is not heard of for so long in the middle of a step is taken for dead; a patient wait has no limit.
+TIMEOUT, NO_TIMEOUT = timedelta(minutes=30), timedelta(days=365)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """One process among `count`; `device` is where its model lives."""
+    """One process among `count`; `device` is where its model lives. patient: the group in which `wait` waits."""
 
     rank: int
     count: int
     device: torch.device
+    patient: dist.ProcessGroup | None = None
 
     @property
     def is_main(self) -> bool:
@@ -51,20 +57,24 @@ class Processes:
         return values
 
     def wait(self) -> None:
-        """Return when all processes have come here."""
+        """Return when all processes have come here, however long one of them works on a metric or a large file."""
         if self.count > 1:
-            dist.barrier()
+            barrier = dist.barrier(self.patient, async_op=True)
+            while not barrier.is_completed():
+                time.sleep(0.02)  # in `barrier.wait()` a stop signal would not be heard
+            barrier.wait()
 
 
 def start_processes(device: str) -> Processes:
     """Join the processes that torchrun started, or be the only one.
 
     device: "auto" (CUDA if there is any), "cpu" or "cuda". CPU tensors travel by gloo, CUDA tensors by NCCL.
+    `ending_together` leaves them again.
     Raises UserError where CUDA is asked for and missing.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("system.device", "cuda is asked for, but PyTorch sees no CUDA device", "use auto or cpu")
-    rank, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, count = place()
     local_rank, local_count = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if device == "cpu" or not torch.cuda.is_available():
         own = torch.device("cpu")
@@ -75,13 +85,13 @@ def start_processes(device: str) -> Processes:
     else:
         own = torch.device("cuda", local_rank)
         torch.cuda.set_device(own)
-    if count > 1:
-        backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
-        # torchrun may keep its store over restarts, and in it the addresses of processes that are gone.
-        store, _, _ = next(dist.rendezvous("env://"))
-        store = dist.PrefixStore(f"start_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-        dist.init_process_group(backend, timeout=timedelta(minutes=30), store=store, rank=rank, world_size=count)
-    return Processes(rank, count, own)
+    if count == 1:
+        return Processes(rank, count, own)
+    backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=TIMEOUT, store=shared_store(), rank=rank, world_size=count)
+    patient = dist.new_group(backend="gloo", timeout=NO_TIMEOUT)
+    assert isinstance(patient, dist.ProcessGroup)
+    return Processes(rank, count, own, patient)
 
 
 def parallelize(model: nn.Module, processes: Processes) -> nn.Module:
@@ -96,12 +106,6 @@ def parallelize(model: nn.Module, processes: Processes) -> nn.Module:
 def local_gradients(parallel: nn.Module) -> AbstractContextManager[None]:
     """Within, a backward pass only adds to this process's gradients: for all accumulation rounds but the last."""
     return parallel.no_sync() if isinstance(parallel, DistributedDataParallel) else nullcontext()
-
-
-def stop_processes() -> None:
-    """Leave the process group, if there is one."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def synchronize_batch_norm(model: nn.Module, processes: Processes) -> nn.Module:

@@ -3,7 +3,10 @@
 import json
 import resource
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +17,23 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from errors import UserError
+from errors import UserError, one_line
 from runtime.distributed import Processes
+from runtime.state import DIVERGED
+from storage import write_text
 
 
 class RunLog:
-    """The log of one run, from `step` on: what an earlier start wrote beyond `step` is dropped.
+    """The log of one run, from `step` on: what an earlier start wrote of later steps, or of an evaluation after
+    `evaluated`, is dropped.
 
     Every process holds one and calls every method; only the main process writes. Losses stay on their device until
     `flush`, so that logging does not make the device wait at every step.
     """
 
-    def __init__(self, folder: Path, step: int, steps: int, batch_size: int, processes: Processes) -> None:
+    def __init__(
+        self, folder: Path, step: int, evaluated: int, steps: int, batch_size: int, processes: Processes
+    ) -> None:
         self.step, self.steps, self.batch_size, self.processes = step, steps, batch_size, processes
         self._folder = folder
         self._window: list[tuple[int, dict[str, Tensor], list[str]]] = []
@@ -34,8 +42,15 @@ class RunLog:
         self._bar = tqdm(total=steps, initial=step, disable=not self._on_terminal, unit="step", dynamic_ncols=True)
         if processes.is_main:
             self._lines = folder / "log.jsonl"
-            _drop_lines_after(self._lines, step)
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+            with self._writing():
+                kept = _drop_lines_after(self._lines, step, evaluated)
+                # The board drops whole steps only: if the last one was not yet scored, it gets its losses again.
+                purged = step + 1 if evaluated == step else step
+                threading.excepthook = _quiet_about_disks
+                self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=purged)
+                for line in kept:
+                    if line["step"] >= purged:
+                        self._show_on_board(line.pop("section"), line.pop("step"), line)
 
     def __enter__(self) -> "RunLog":
         return self
@@ -43,7 +58,9 @@ class RunLog:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
         if self.processes.is_main:
-            self._board.close()
+            with suppress(OSError):  # what could not be written has been told before
+                self._board.close()
+            threading.excepthook = threading.__excepthook__
 
     def add(self, step: int, losses: dict[str, Tensor], image_ids: list[str]) -> None:
         """Remember the losses (detached scalars) of optimiser step number `step` and the images they came from."""
@@ -85,9 +102,12 @@ class RunLog:
 
     def picture(self, image_id: str, picture: np.ndarray) -> None:
         """Show an RGB picture [H, W, 3] uint8 on the board and keep it as pictures/step_N/IMAGE_ID.png."""
-        if self.processes.is_main:
-            self._board.add_image(f"pictures/{image_id}", picture, self.step, dataformats="HWC")
-            path = self._folder / "pictures" / f"step_{self.step:08d}" / f"{image_id}.png"
+        if not self.processes.is_main:
+            return
+        path = self._folder / "pictures" / f"step_{self.step:08d}" / f"{image_id}.png"
+        with self._writing():
+            self._board.add_image(f"pictures/{one_line(image_id)}", picture, self.step, dataformats="HWC")
+            self._board.flush()
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture).save(path)
 
@@ -107,24 +127,28 @@ class RunLog:
         reports = [item for item in self.processes.collect(report) if item]
         if reports:
             what, step = min(reports, key=lambda item: item[1])
-            raise UserError(
-                f"step {step}",
-                what,
-                "start another run_name with a lower optimizer.lr, a gradient_clip, or precision=fp32",
-            )
+            raise UserError(f"step {step}", what, DIVERGED)
 
     def _write(self, section: str, record: dict[str, float]) -> None:
         if not self.processes.is_main:
             return
-        try:
+        with self._writing():
             with self._lines.open("a") as file:
                 file.write(json.dumps({"step": self.step, "section": section, **record}) + "\n")
-            for name, value in record.items():
-                self._board.add_scalar(f"{section}/{name}", value, self.step)
-            self._board.flush()
+            self._show_on_board(section, self.step, record)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             advice = "free space or fix the permissions, then run the same command again"
             raise UserError(self._folder, f"cannot be written ({error})", advice) from None
+
+    def _show_on_board(self, section: str, step: int, record: dict[str, float]) -> None:
+        for name, value in record.items():
+            self._board.add_scalar(f"{section}/{name}", value, step)
+        self._board.flush()
 
     def _show(self, record: dict[str, float]) -> None:
         text = (
@@ -138,17 +162,27 @@ class RunLog:
             self.say(f"step {self.step}/{self.steps}  {text}  {tqdm.format_interval(left)} left")
 
 
-def _drop_lines_after(path: Path, step: int) -> None:
-    if path.exists():
-        kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-        path.write_text("".join(line + "\n" for line in kept))
+def _quiet_about_disks(problem: threading.ExceptHookArgs) -> None:
+    """The board writes in a thread of its own; its OSError is raised again by the call that follows."""
+    if not isinstance(problem.exc_value, OSError):
+        threading.__excepthook__(problem)
 
 
-def _step_of(line: str) -> float:
+def _drop_lines_after(path: Path, step: int, evaluated: int) -> list[dict[str, Any]]:
+    """Rewrite the log without what comes later, and without a line cut short by a crash; the lines that are kept."""
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    kept = [line for line in lines if _is_done(line, step, evaluated)]
+    if lines:
+        write_text(path, "".join(line + "\n" for line in kept))
+    return [json.loads(line) for line in kept]
+
+
+def _is_done(line: str, step: int, evaluated: int) -> bool:
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):  # a line cut short by a crash
-        return float("inf")
+        record = json.loads(line)
+        return bool(record["step"] <= (evaluated if record["section"] == "val" else step))
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _memory_gb(device: torch.device) -> float:

@@ -7,6 +7,8 @@ from typing import Any
 import yaml
 
 from errors import UserError
+from runtime.checkpoint import Checkpoints
+from storage import write_text
 
 # Settings that may change between two starts of a run: they do not change what is learnt.
 FREE_TO_CHANGE = frozenset({"system", "logging", "output_dir", "data.root"})
@@ -28,14 +30,15 @@ class RunFolder:
         except OSError as error:
             raise UserError(self.path, f"cannot be written ({error})", "choose another output_dir") from None
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Not flock: data workers would inherit that lock, and hold it for seconds after their run is killed.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(
                 self.path, "another run is using this folder", "stop it or choose another run_name"
             ) from None
         try:
             self._check_config()
-            (self.path / "config.yaml").write_text(yaml.safe_dump(self.config, sort_keys=False))
+            self._write_config()
         except BaseException:
             self._lock.close()
             raise
@@ -44,15 +47,25 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         self._lock.close()
 
+    def _write_config(self) -> None:
+        place = self.path / "config.yaml"
+        try:
+            write_text(place, yaml.safe_dump(self.config, sort_keys=False))
+        except OSError as error:
+            raise UserError(place, f"cannot be written ({error})", "free space, then start again") from None
+
     def _check_config(self) -> None:
-        stored = self.path / "config.yaml"
-        if not (self.path / "checkpoints").exists() or not stored.exists():
+        checkpoints = Checkpoints(self.path / "checkpoints")
+        if not checkpoints.folder.exists():
             return
         try:
-            before = yaml.safe_load(stored.read_text())
-        except (yaml.YAMLError, OSError, UnicodeDecodeError):
-            raise UserError(stored, "is damaged", "restore it, or remove it if you know the settings") from None
-        differences = _differences(before or {}, self.config)
+            before = yaml.safe_load((self.path / "config.yaml").read_text())
+        except (yaml.YAMLError, OSError, ValueError):
+            before = None
+        if not isinstance(before, dict) or before.keys() != self.config.keys():  # lost or cut short
+            found = checkpoints.load()
+            before = found[0].get("config") if found else self.config
+        differences = _differences(before, self.config)
         if differences:
             key, old, new = differences[0]
             more = f" (and {len(differences) - 1} more keys)" if len(differences) > 1 else ""

@@ -31,7 +31,7 @@ class StopSignals:
         self._immediate = True
         try:
             if self.received is not None:
-                raise self.interruption()
+                raise Interrupted(self.received)
             yield
         finally:
             self._immediate = False
@@ -40,7 +40,3 @@ class StopSignals:
         if self._immediate or (number == signal.SIGINT and self.received == signal.SIGINT):
             raise Interrupted(number)
         self.received = self.received or number
-
-    def interruption(self) -> Interrupted:
-        """What to raise once everything is saved. SIGTERM, if it was another process that got the signal."""
-        return Interrupted(self.received or signal.SIGTERM)

@@ -1,17 +1,22 @@
 """Everything that a run must remember to go on as if it had never stopped."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from config import Schema, dump
 from errors import UserError
-from runtime.checkpoint import Checkpoints
+from runtime.checkpoint import Checkpoints, check_content
+from storage import check_state
+
+DIVERGED = "start another run_name with a lower optimizer.lr, a gradient_clip, or precision=fp32"
 
 
 class TrainingState:
@@ -40,19 +45,42 @@ class TrainingState:
         if found is None:
             return False
         saved, path = found
-        if saved["config"]["model"] != self.config["model"]:
+        check_content(saved, path)
+        if saved["config"].get("model") != self.config["model"]:
             raise UserError(path, "is a checkpoint of another model", "choose another run_name, or remove it")
+        try:
+            self._restore(saved, path)
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            what = f"does not fit this run ({type(error).__name__}: {error})"
+            raise UserError(path, what, "choose another run_name, or remove it") from None
+        return True
+
+    def _restore(self, saved: dict[str, Any], path: Path) -> None:
+        check_state(self.model.state_dict(), saved["model"], path)
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
+        for parameter, values in self.optimizer.state.items():
+            if any(value.shape not in (parameter.shape, ()) for value in values.values() if value is not None):
+                raise ValueError("the optimiser's state has other shapes than the model")
+        if saved["scaler"].keys() != self.scaler.state_dict().keys():  # one that is off would not look
+            raise ValueError("the loss scale is of another precision")
         self.scaler.load_state_dict(saved["scaler"])
         if self.averaged is not None:
+            check_state(self.averaged.module.state_dict(), saved["ema"], path)
             self.averaged.module.load_state_dict(saved["ema"])
             self.averaged.n_averaged.fill_(saved["ema_updates"])
         self.step, self.evaluated, self.best = saved["step"], saved["evaluated"], saved["best"]
-        return True
+        if not 0 <= self.evaluated <= self.step <= self.config["steps"] or (
+            self.best and self.best.keys() != {"metric", "value", "step"}
+        ):
+            raise ValueError("its step or its best score is impossible")
 
     def content(self) -> dict[str, Any]:
-        """The checkpoint: tensors and plain values only."""
+        """The checkpoint: tensors and plain values only. Raises UserError if a weight is not finite.
+
+        A loss tells of the weights before its step; those after it would only show in the next.
+        """
+        self._refuse_non_finite()
         return {
             "config": self.config,
             "step": self.step,
@@ -76,6 +104,19 @@ class TrainingState:
         if better:
             self.best = {"metric": metric, "value": value, "step": self.step}
         return better
+
+    def _refuse_non_finite(self) -> None:
+        weights: dict[str, Tensor] = dict(self.model.named_parameters())
+        if self.averaged is not None:
+            weights |= {f"average of {name}": value for name, value in self.averaged.module.named_parameters()}
+        for index, values in self.optimizer.state_dict()["state"].items():
+            moments = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+            weights |= {f"{name} of optimizer state {index}": value for name, value in moments.items()}
+        if get_total_norm(weights.values(), norm_type=math.inf).isfinite():
+            return
+        names = [name for name, value in weights.items() if not value.isfinite().all()]
+        what = f"{len(names)} of {len(weights)} tensors of weights are not finite after it ({', '.join(names[:3])}, ..)"
+        raise UserError(f"step {self.step}", what, DIVERGED)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

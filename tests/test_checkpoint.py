@@ -36,28 +36,6 @@ def test_torch_opens_it_without_us(checkpoints):
     assert torch.load(checkpoints.last, weights_only=True)["step"] == 3
 
 
-def test_every_truncation_is_detected(checkpoints):
-    checkpoints.save(state(1))
-    checkpoints.save(state(2))
-    whole = checkpoints.last.read_bytes()
-    for length in range(0, len(whole), 7):
-        checkpoints.last.write_bytes(whole[:length])
-        with pytest.raises(UserError, match=r"damaged|cut short"):
-            load_checkpoint(checkpoints.last)
-    assert checkpoints.load()[0]["step"] == 1
-
-
-def test_every_flipped_bit_is_detected(checkpoints):
-    checkpoints.save(state(1))
-    whole = bytearray(checkpoints.last.read_bytes())
-    for place in range(0, len(whole), 5):
-        whole[place] ^= 1 << place % 8
-        checkpoints.last.write_bytes(whole)
-        with pytest.raises(UserError, match=r"damaged|cut short"):
-            load_checkpoint(checkpoints.last)
-        whole[place] ^= 1 << place % 8
-
-
 def test_no_sound_checkpoint_is_an_error(checkpoints):
     checkpoints.save(state(1))
     checkpoints.last.write_bytes(b"nothing")
@@ -85,39 +63,6 @@ def test_file_systems_without_hard_links_will_do(checkpoints, monkeypatch):
         checkpoints.save(state(step), is_best=True)
     found = [load_checkpoint(path)["step"] for path in (checkpoints.last, checkpoints.previous, checkpoints.best)]
     assert found == [2, 1, 2]
-
-
-@pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_failed_write_leaves_the_old_files(checkpoints, monkeypatch, call):
-    checkpoints.save(state(1), is_best=True)
-    before = {path.name: path.read_bytes() for path in checkpoints.folder.iterdir()}
-
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        if call == "replace":
-            patch.setattr(module.Path, "replace", fail)
-        else:
-            patch.setattr(module.os, call, fail)
-        with pytest.raises(UserError, match="No space left"):
-            checkpoints.save(state(2))
-    assert {path.name: path.read_bytes() for path in checkpoints.folder.iterdir() if path.suffix == ".pt"} == before
-    checkpoints.save(state(2))
-    assert checkpoints.load()[0]["step"] == 2
-
-
-def test_pickled_code_never_runs(checkpoints, tmp_path):
-    canary = tmp_path / "canary"
-
-    class Gadget:
-        def __reduce__(self):
-            return (os.mkdir, (str(canary),))
-
-    checkpoints.save({**state(1), "extra": Gadget()})
-    with pytest.raises(UserError, match="more than tensors"):
-        load_checkpoint(checkpoints.last)
-    assert not canary.exists()
 
 
 def test_foreign_file_is_refused(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from experiment import load_experiment
 from models.losses import pixel_cross_entropy
 from structures import IGNORE, Batch, Target
-from tests.conftest import ROOT, run
+from tests.conftest import ROOT, assert_same, run, train, weights
 
 pytestmark = [
     pytest.mark.gpu,
@@ -60,3 +60,11 @@ def test_run_trains_and_scores(tiny, tmp_path, precision):
     assert run("eval.py", "--checkpoint", tmp_path / "seg", "--json", path).returncode == 0
     trained = json.loads((tmp_path / "seg/results.json").read_text())
     assert json.loads(path.read_text())["metrics"] == pytest.approx(trained["metrics"])
+
+
+@pytest.mark.parametrize("upsampler", ["bilinear", "carafe", "dysample", "dysample-s+"])
+def test_deterministic_runs_are_bit_equal(tiny, tmp_path, upsampler):
+    options = [*tiny, "system.device=cuda", "system.deterministic=true", f"model.upsampler={upsampler}"]
+    for name in ("one", "two"):
+        train(*options, f"run_name={name}")
+    assert_same(weights(tmp_path / "one"), weights(tmp_path / "two"))

@@ -9,10 +9,11 @@ import pytest
 from experiment import load_experiment
 
 ROOT = Path(__file__).parent.parent
-LEAVES = {"errors", "config", "structures"}
+LEAVES = {"errors", "config", "storage", "structures"}
 MAY_IMPORT = {
     "errors": set(),
     "config": {"errors"},
+    "storage": {"errors"},
     "structures": set(),
     "upsamplers": set(),
     "models": LEAVES | {"upsamplers"},

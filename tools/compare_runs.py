@@ -151,7 +151,7 @@ def run_all(runs: Sequence[Run], jobs: int, threads: int) -> None:
                     scores = "  ".join(f"{name} {value:.4g}" for name, value in _last(run).items())
                     print(f"run {done} of {count}, {run.name}: {scores}", flush=True)
                 if stop.received is not None:
-                    raise stop.interruption()
+                    raise Interrupted(stop.received)
                 if active:
                     time.sleep(POLL_SECONDS)
         finally:

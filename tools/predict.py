@@ -20,7 +20,7 @@ from errors import ArgumentParser, UserError, run_command
 from eval import check_outside_data, find_checkpoint, load_trained
 from pictures import draw
 from runtime.distributed import start_processes
-from runtime.memory import keep_freed_memory
+from runtime.memory import EVALUATION, keep_freed_memory
 
 
 def find_images(paths: list[Path]) -> list[Path]:
@@ -69,15 +69,15 @@ def main() -> None:
     overrides = [item for item in arguments.images if "=" in item and not os.path.exists(item)]
     images = find_images([Path(item) for item in arguments.images if item not in overrides])
 
-    inputs = {path.resolve() for path in images}
-    overwritten = inputs & {path.resolve() for image in images for path in _written(arguments.out, image.stem)}
+    inputs = {os.path.realpath(path) for path in images}  # unlike that of Path, no error where links run in a circle
+    overwritten = inputs & {os.path.realpath(path) for image in images for path in _written(arguments.out, image.stem)}
     if overwritten:
         raise UserError(f"--out {arguments.out}", f"would overwrite {min(overwritten)}", "choose another folder")
 
     experiment, model, _ = load_trained(find_checkpoint(arguments.checkpoint), None, overrides)
     check_outside_data(arguments.out, "--out", experiment)
     if experiment.system.reuse_memory:
-        keep_freed_memory()
+        keep_freed_memory(EVALUATION)
     device = start_processes(experiment.system.device).device
     model.to(device).eval()
     files = experiment.data.prediction_files(arguments.out)

@@ -41,7 +41,8 @@ class DySample(Upsampler):
     start: where positions start. With "bilinear" zero offsets give bilinear interpolation, with "nearest" nearest.
     scope: the static scope factor, in low-res pixels per unit of offset (Table 2).
     scope_bias: with dyscope, a bias in the scope convolution, as in the first release and the authors' forks.
-    Raises ValueError for unknown styles and starts, groups that do not divide C, and "pl" where s² does not divide C.
+    Raises ValueError for unknown styles and starts, groups that do not divide C, "pl" where s² does not divide C, and
+    scope_bias without dyscope.
     """
 
     def __init__(
@@ -62,6 +63,8 @@ class DySample(Upsampler):
         require_positive(scope=scope)
         groups = default_groups("dysample", in_channels, preferred=4) if groups is None else groups
         require_divisor(in_channels, groups=groups)
+        if scope_bias and not dyscope:
+            raise ValueError("scope_bias is an option of dyscope, which is off")
         if style == "pl" and in_channels % scale**2:
             raise ValueError(f"style 'pl' at scale {scale} needs channels divisible by {scale**2}, got {in_channels}")
         self.style = style

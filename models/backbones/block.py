@@ -3,11 +3,16 @@
 import torch
 from torch import Tensor, nn
 
+from models.rows import by_rows
+
+MLP_RATIO = 4
+
 
 class ResidualBlock(nn.Module):
     """Attention and MLP, each behind a norm and beside a shortcut. Map [B, H, W, C] -> the same.
 
-    attention, mlp: modules from maps to maps. eps: of the norms. drop_path: see `add`.
+    attention, mlp: modules from maps to maps. The mlp has MLP_RATIO times as many channels inside, and looks at pixels
+    at most one away. eps: of the norms. drop_path: see `add`.
     """
 
     def __init__(self, channels: int, attention: nn.Module, mlp: nn.Module, eps: float, drop_path: float) -> None:
@@ -21,7 +26,8 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, H, W, C] -> the same."""
         x = self.add(x, self.attention(self.attention_norm(x)))
-        return self.add(x, self.mlp(self.mlp_norm(x)))
+        branch = by_rows(lambda rows: self.mlp(self.mlp_norm(rows)), x, MLP_RATIO * x.shape[3], margin=1)
+        return self.add(x, branch)
 
     def add(self, x: Tensor, branch: Tensor) -> Tensor:
         """The sum; in training, for each image the branch is left out at the rate `drop_path`."""

@@ -15,16 +15,16 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from config import Schema
-from models.backbones.block import ResidualBlock
+from models.backbones.block import MLP_RATIO, ResidualBlock
 from models.base import Backbone, FeatureInfo
 from models.weights import load_weights
 
 Four = tuple[int, int, int, int]
+MOST_BLOCKS = 1000  # of a stage; beyond it is a slip of the hand, which would fill the memory
 
 STRIDES: Four = (4, 8, 16, 32)
 HEADS: Four = (1, 2, 5, 8)
 REDUCTIONS: Four = (8, 4, 2, 1)  # side of the square of pixels that becomes one key and value
-MLP_RATIO = 4
 MIN_SIDE = 29  # pixels; the smallest image whose maps hold one such square at every stage
 BLOCK_NORM_EPS = 1e-6  # norms of blocks and stage outputs; embeddings and reductions use PyTorch's 1e-5
 
@@ -60,8 +60,8 @@ class MiTConfig(Schema):
         for channels, heads in zip(self.shape.channels, HEADS, strict=True):
             if channels < 1 or channels % heads:
                 raise ValueError(f"channels {channels} do not divide into {heads} heads; use multiples of 1, 2, 5, 8")
-        if min(self.shape.depths) < 1:
-            raise ValueError("every stage needs a block; use depths of 1 and more")
+        if not 1 <= min(self.shape.depths) <= max(self.shape.depths) <= MOST_BLOCKS:
+            raise ValueError(f"a stage has 1 to {MOST_BLOCKS} blocks; use such depths")
         return self
 
     @property

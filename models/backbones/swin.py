@@ -15,15 +15,15 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from config import Schema
-from models.backbones.block import ResidualBlock
+from models.backbones.block import MLP_RATIO, ResidualBlock
 from models.base import Backbone, FeatureInfo
 from models.weights import load_weights
 
 Four = tuple[int, int, int, int]
+Depth = Annotated[int, Field(gt=0, le=1000)]
 
 STRIDES: Four = (4, 8, 16, 32)
 HEAD_CHANNELS = 32
-MLP_RATIO = 4
 APART = -100.0  # added to the logits of pixels that meet in a shifted window without being neighbours; the original's
 EPS = 1e-5  # of all norms
 
@@ -56,7 +56,7 @@ class SwinConfig(Schema):
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.3
     window: Annotated[int, Field(ge=2)] | None = None
     channels: PositiveInt | None = None
-    depths: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] | None = None
+    depths: tuple[Depth, Depth, Depth, Depth] | None = None
 
     @model_validator(mode="after")
     def _check_channels(self) -> "SwinConfig":

@@ -19,6 +19,7 @@ from upsamplers.base import at_least_float32
 
 # Numbers read at a time. On a CPU they should stay in its cache; an accelerator wants large kernels.
 _AT_ONCE_ON_CPU, _AT_ONCE_ON_ACCELERATOR = 1 << 20, 1 << 24
+_POINTS_AT_ONCE = 1 << 23  # numbers that tell where to read
 
 
 class DeformableAttention(nn.Module):
@@ -56,11 +57,26 @@ class DeformableAttention(nn.Module):
         position: [N, C], added to the tokens for choosing points and weights. source: [B, S, C], the pixels of all
         levels, one level after another; sizes: of the levels. reference: (x, y) in 0..1 from edge to edge of the map.
         """
+        values = self.value(source).unflatten(2, (self.heads, -1))
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self._attended(tokens, position, values, reference, sizes)
+        # What tells the points is many times as large as the tokens; without a gradient it need not be kept.
+        result = torch.empty_like(tokens)
+        queries = max(1, _POINTS_AT_ONCE // (2 * self.heads * self.levels * self.points))
+        for start in range(0, tokens.shape[1], queries):
+            part = slice(start, start + queries)
+            result[:, part] = self._attended(tokens[:, part], position[part], values, reference[part], sizes)
+        return result
+
+    def _attended(
+        self, tokens: Tensor, position: Tensor, values: Tensor, reference: Tensor, sizes: Sequence[Size]
+    ) -> Tensor:
+        """As `forward`, from the values [B, S, heads, D] that are read."""
         query = tokens + position
         weights = self.weights(query).unflatten(2, (self.heads, -1)).softmax(dim=-1)
         shape = (self.heads, self.levels, self.points)
         read = weighted_points(
-            self.value(source).unflatten(2, (self.heads, -1)),
+            values,
             sizes,
             reference,
             self.offsets(query).unflatten(2, (*shape, 2)),

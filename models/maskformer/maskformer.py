@@ -36,7 +36,7 @@ class MaskFormerConfig(Schema):
     upsampler: UpsamplerConfig
     channels: PositiveInt = 256
     queries: PositiveInt = 100
-    layers: PositiveInt = 6
+    layers: Annotated[int, Field(gt=0, le=1000)] = 6
     heads: PositiveInt = 8
     hidden: PositiveInt = 2048
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1

@@ -111,6 +111,7 @@ def _child(module: str, words: list[str], environment: dict[str, str], sabotage:
     for stream, suffix in ((1, ".out"), (2, ".err")):
         descriptor = os.open(output + suffix, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, stream)
+    multiprocessing.set_start_method("fork", force=True)  # of data workers, as in a process of its own
     sys.stdin = open(os.devnull)  # noqa: SIM115 (as long as the process)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
     os.environ.update(environment)

@@ -163,3 +163,17 @@ def test_positions_are_sines_and_cosines_of_rows_then_columns_counted_from_one()
                 angle = count / 10_000 ** (2 * pair / 8)
                 expected = torch.tensor([math.sin(angle), math.cos(angle)])
                 torch.testing.assert_close(position[row, column, axis + 2 * pair : axis + 2 * pair + 2], expected)
+
+
+@pytest.mark.parametrize("at_once", [1, 100, 1 << 23])
+def test_without_a_gradient_tokens_attend_part_by_part(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    attention = DeformableAttention(16, heads=2, levels=3, points=2, dropout=0.0)
+    nn.init.normal_(attention.offsets.weight)
+    nn.init.normal_(attention.weights.weight)
+    pixels = sum(height * width for height, width in SIZES)
+    inputs = torch.randn(2, 9, 16), torch.randn(9, 16), torch.randn(2, pixels, 16), torch.rand(9, 2)
+    expected = attention(*inputs, SIZES)
+    monkeypatch.setattr(deformable_attention, "_POINTS_AT_ONCE", at_once)
+    with torch.no_grad():
+        torch.testing.assert_close(attention(*inputs, SIZES), expected.detach())

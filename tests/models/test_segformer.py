@@ -95,6 +95,8 @@ def test_the_head_leaves_the_start_of_its_upsamplers_alone() -> None:
 
 
 class Recorder(torch.nn.Module):
+    uses_guide = True
+
     def __init__(self, index: int, calls: list[Any]) -> None:
         super().__init__()
         self.index, self.calls = index, calls

@@ -79,7 +79,7 @@ def test_wrong_shapes_and_names_are_counted_and_named(tmp_path: Path) -> None:
 
 def test_files_that_are_no_weights_are_refused(tmp_path: Path) -> None:
     assert "no such file" in refusal(Network(), tmp_path / "none.pt")
-    assert "cannot be read" in refusal(Network(), tmp_path)
+    assert "is a folder" in refusal(Network(), tmp_path)
     assert "neither converted weights nor a checkpoint" in refusal(Network(), save(tmp_path / "a.pt", step=1))
     whole = save(tmp_path / "w.pt", model=Network().state_dict()).read_bytes()
     for length in (0, 10, len(whole) // 2, len(whole) - 10):

@@ -10,7 +10,7 @@ import torch
 from errors import UserError
 from models.depth.hahi import HEADS
 from models.depthformer import DepthFormerConfig
-from models.weights import check_state
+from storage import check_state
 from structures import DatasetInfo
 from tools.published.swin import BUFFERS, Layout, take_swin
 from tools.published.tensors import Converted, State, account, first, move

@@ -15,7 +15,7 @@ from datasets.coco import CLASSES
 from errors import UserError
 from models.detection.rcnn import FasterRCNNConfig, MaskRCNNConfig
 from models.panoptic.panoptic_fpn import PanopticFPNConfig
-from models.weights import check_state
+from storage import check_state
 from structures import DatasetInfo
 from tools.published import resnet
 from tools.published.tensors import Converted, State, account, below, move, recognise

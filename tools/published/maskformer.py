@@ -9,7 +9,7 @@ import torch
 
 from errors import UserError
 from models.maskformer.maskformer import MaskFormerConfig
-from models.weights import check_state
+from storage import check_state
 from structures import DatasetInfo
 from tools.published import swin
 from tools.published.resnet import counts_batches, take_resnet

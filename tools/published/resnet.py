@@ -6,7 +6,7 @@ import torch
 
 from errors import UserError
 from models.backbones.resnet import FixedBatchNorm2d, ResNet
-from models.weights import check_state
+from storage import check_state
 from tools.published.tensors import Converted, State, account, first
 
 OFFERED = ("resnet50", "resnet101")

@@ -10,7 +10,7 @@ import torch
 from errors import UserError
 from models.backbones.mit import SHAPES, MiT
 from models.segformer import SegFormerConfig
-from models.weights import check_state
+from storage import check_state
 from structures import DatasetInfo
 from tools.published.tensors import Converted, State, account, below, first, move, recognise
 

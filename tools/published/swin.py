@@ -10,7 +10,7 @@ from torch import Tensor
 
 from errors import UserError
 from models.backbones.swin import SHAPES, SwinConfig
-from models.weights import check_state
+from storage import check_state
 from tools.published.tensors import Converted, State, account, first, move
 
 TABLE = "relative_position_bias_table"
