@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 DEMO := data/scenes/scenes.json
 
-.PHONY: help install dev scenes demo demo-all test test-slow faults check format gpu clean
+.PHONY: help install dev scenes demo demo-all minipaper test test-slow faults check format gpu clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
@@ -30,6 +30,9 @@ demo-%: scenes
 	$(PY) train.py --cfg configs/demo/$*.yaml run_name=demo_$*
 	$(PY) eval.py --checkpoint runs/demo_$* --json runs/demo_$*/eval.json
 	$(PY) -m tools.demo_summary runs/demo_$*
+
+minipaper: scenes ## the paper's comparisons at the scale of a CPU (hours; goes on where it stopped) -> RESULTS.md
+	$(PY) -m tools.minipaper
 
 test: dev ## the test suite, one process a core
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal

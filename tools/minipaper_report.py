@@ -1,0 +1,210 @@
+"""RESULTS.md: the sections of the mini-paper with the paper's figures beside, and what all verdicts come to."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from errors import UserError, suggest
+from tools.compare_report import verdict
+from tools.compare_statistics import Estimate, holm, mean, paired_difference, unpaired_difference
+
+PAPER = Path(__file__).parent / "paper/results.json"
+VERDICTS = ("better", "no difference shown", "worse", "no verdict")
+MADE_OF = ("command", "device", "cpu", "jobs", "threads", "python", "torch", "commit", "date")
+
+LIMITS = (
+    "What such runs can show is little: a few hundred small rendered rooms, small models from random weights, a few "
+    "hundred steps, a handful of seeds, one CPU thread a run. They say whether an upsampler helps **there**. They do "
+    "not repeat the paper's experiments: its numbers, of full-size models on real data sets, stand beside ours in a "
+    'column of their own and are not to be compared with them. "No difference shown" is not "equal": each verdict says '
+    "which difference could not have been seen."
+)
+
+
+@dataclass(frozen=True)
+class Section:
+    """One experiment. paper: a table's name. lower_is_better: by metric. report: tools.compare's JSON, if it is run."""
+
+    name: str
+    title: str
+    note: str
+    cfg: str
+    metrics: tuple[str, ...]
+    paper: str
+    lower_is_better: dict[str, bool]
+    report: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A variant's scores and what its difference to the baseline says; the baseline itself has no difference."""
+
+    name: str
+    score: Estimate
+    difference: Estimate | None
+    verdict: str
+
+
+def read_paper() -> dict[str, Any]:
+    """The numbers that the paper prints, and where they stand there."""
+    record: dict[str, Any] = json.loads(PAPER.read_text())
+    return record
+
+
+def compare_metric(report: dict[str, Any], metric: str, lower_is_better: bool) -> list[Row]:
+    """The verdicts for one metric of a report, as tools.compare finds them for its own. The last row is the control.
+
+    The comparisons for one metric are one family, corrected together (Holm).
+    """
+    scores = {item["name"]: _numbers(item["metrics"][metric]) for item in report["variants"]}
+    baseline, seeds = scores[report["baseline"]], len(report["seeds"])
+    others = [name for name in scores if name != report["baseline"]]
+    differences = {name: paired_difference(scores[name], baseline) for name in others}
+    tested = [name for name in others if not math.isnan(differences[name].p)]
+    corrected = dict(zip(tested, holm([differences[name].p for name in tested]), strict=True))
+    rows = [
+        Row(name, mean(values), found, verdict(found, corrected.get(name, math.nan), lower_is_better, seeds))
+        if (found := differences.get(name))
+        else Row(name, mean(values), None, "the baseline")
+        for name, values in scores.items()
+    ]
+    control = _numbers(report["control"]["metrics"][metric])
+    found = unpaired_difference(control, baseline)
+    return [
+        *rows,
+        Row(report["control"]["name"], mean(control), found, verdict(found, found.p, lower_is_better, seeds)),
+    ]
+
+
+def page(sections: Sequence[Section], paper: dict[str, Any]) -> str:
+    """RESULTS.md. Raises UserError for a section that names a table which the paper's numbers lack."""
+    for section in sections:
+        if section.paper not in paper["tables"]:
+            do = suggest(section.paper, list(paper["tables"]))
+            raise UserError(f"experiment {section.name}: paper {section.paper}", f"is not in {PAPER.name}", do)
+    finished = [
+        (section, metric, compare_metric(section.report, metric, section.lower_is_better[metric]))
+        for section in sections
+        if section.report is not None
+        for metric in section.metrics
+    ]
+    done = sum(section.report is not None for section in sections)
+    parts = [
+        "# Results of the mini-paper",
+        "Written by `python -m tools.minipaper` from `results/*.json`, not by hand. [docs/compare.md](docs/compare.md) "
+        "says how to read a verdict.",
+        _opening(finished, done, len(sections)),
+        LIMITS,
+        f"The paper: {paper['source']}",
+    ]
+    for section in sections:
+        rows = {metric: found for owner, metric, found in finished if owner is section}
+        parts += [f"## {section.title}", *_section(section, rows, paper["tables"][section.paper])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _opening(finished: Sequence[tuple[Section, str, list[Row]]], done: int, total: int) -> str:
+    if not finished:
+        return f"**None of the {total} experiments has been run yet.**"
+    counts = [Counter(_kind(row) for row in rows[:-1] if row.difference) for _, _, rows in finished]
+    every = sum(counts, Counter())
+    alarms = sum(_kind(rows[-1]) in ("better", "worse") for _, _, rows in finished)
+    words = ", ".join(f'{every[kind]} "{kind}"' for kind in VERDICTS if every[kind] or kind != "no verdict")
+    text = (
+        f"**{done} of {total} experiments are finished.** They make {every.total()} comparisons with a "
+        f"baseline ({len(finished)} tables, one for each experiment and metric): {words}. Were there no difference "
+        'anywhere, one table in twenty would still say "better" or "worse". The baseline against itself with other '
+        f"seeds, once in each table, was found different {alarms} times of {len(finished)}."
+    )
+    rows = [
+        [section.title, metric, *(str(count[kind]) for kind in VERDICTS)]
+        for (section, metric, _), count in zip(finished, counts, strict=True)
+    ]
+    return f"{text}\n\n{_table(['experiment', 'metric', *VERDICTS], rows)}"
+
+
+def _section(section: Section, rows: dict[str, list[Row]], table: dict[str, Any]) -> list[str]:
+    report = section.report
+    note = [section.note] if section.note else []
+    if report is None:
+        return [*note, f"Not run yet: `python -m tools.minipaper --only {section.name}`"]
+    seeds, repeat = len(report["seeds"]), report["repeat"]
+    same = (
+        f"equal to the last digit in all {repeat['numbers']} numbers"
+        if repeat["equal"]
+        else f"NOT equal, by up to {_number(repeat['largest_difference'])}"
+    )
+    parts = [
+        *note,
+        f"Ours: `{section.cfg}`, {report['step']} steps, seeds 0 to {seeds - 1}, scored after the last step. "
+        f"The paper's column: {section.paper}, {table['what']}; in brackets its difference to the baseline.",
+    ]
+    for metric, found in rows.items():
+        parts += [
+            f"### {metric} ({'lower' if section.lower_is_better[metric] else 'higher'} is better)",
+            _metric_table(found, report["baseline"], section.paper, table["values"].get(metric, {})),
+        ]
+    if len(rows) > 1:
+        parts.append(
+            "Each table has a correction of its own, for the number of variants in it: of "
+            f"{len(rows)} tables from the same runs, one or more may raise a false alarm in up to "
+            f"{5 * len(rows)} % of cases."
+        )
+    control = report["control"]
+    return [
+        *parts,
+        f"![{section.title}: {section.metrics[0]} of all runs](results/{section.name}.png)",
+        f"**Control** ({control['name']}): seeds {', '.join(map(str, control['seeds']))}, tested without pairing and "
+        f"outside the correction. **Repeat**: {report['baseline']} with seed {repeat['seed']}, run twice, is {same}.",
+        "Made with: " + "; ".join(f"{key} `{report[key]}`" for key in MADE_OF) + ".",
+    ]
+
+
+def _metric_table(rows: Sequence[Row], baseline: str, name: str, values: dict[str, str]) -> str:
+    header = ["variant", "ours: mean ± sd", f"ours: minus {baseline} [95 %]", "verdict", f"the paper's, {name}"]
+    cells = [
+        [
+            row.name,
+            f"{_number(row.score.mean)} ± {_number(row.score.sd)}",
+            _difference(row.difference),
+            row.verdict,
+            _printed(row.name, baseline, values),
+        ]
+        for row in rows
+    ]
+    return _table(header, cells)
+
+
+def _printed(name: str, baseline: str, values: dict[str, str]) -> str:
+    if name not in values:
+        return "-"
+    if name == baseline or baseline not in values:
+        return values[name]
+    return f"{values[name]} ({Decimal(values[name]) - Decimal(values[baseline]):+})"
+
+
+def _difference(found: Estimate | None) -> str:
+    if found is None:
+        return "-"
+    return f"{_number(found.mean, '+')} [{_number(found.low, '+')}, {_number(found.high, '+')}]"
+
+
+def _kind(row: Row) -> str:
+    return next((kind for kind in VERDICTS if row.verdict.startswith(kind)), "no verdict")
+
+
+def _numbers(values: Sequence[float | None]) -> list[float]:
+    return [math.nan if value is None else value for value in values]
+
+
+def _number(value: float, sign: str = "") -> str:
+    return "-" if math.isnan(value) else f"{value:{sign}.4g}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *rows])
