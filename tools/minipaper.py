@@ -22,7 +22,7 @@ from typing import Annotated, Any
 from pydantic import Field, PositiveInt
 
 from config import Schema, read_config, validate
-from errors import ArgumentParser, UserError, run_command, suggest
+from errors import ArgumentParser, Interrupted, UserError, run_command, suggest
 from runtime.signals import StopSignals
 from tools.compare import make_comparison
 from tools.compare_runs import POLL_SECONDS, Comparison, Run
@@ -110,7 +110,7 @@ def run_compare(words: Sequence[str]) -> None:
             if stop.received is not None:
                 process.send_signal(stop.received)
                 process.wait()
-                raise stop.interruption()
+                raise Interrupted(stop.received)
             time.sleep(POLL_SECONDS)
     if process.returncode < 0:
         what = f"was ended by {signal.Signals(-process.returncode).name}"
