@@ -133,6 +133,7 @@ def result_record(experiment: Experiment, metrics: list[Metric], dataset: DenseD
 def write_result(path: Path, result: dict[str, Any]) -> None:
     """Write a result record as JSON, whole or not at all; a number without a value (no such class or pixel) is null."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(_without_nan(result), indent=2, allow_nan=False) + "\n")
     except OSError as error:
         raise _unwritable(path, error) from None

@@ -1,5 +1,6 @@
 """Hostile pictures, label maps, depth maps and panoptic PNGs: each is read exactly or refused in one line."""
 
+import importlib
 import os
 import resource
 import shutil
@@ -662,7 +663,8 @@ def test_training_ends_in_one_line(copy, tmp_path, every, tally, trial):  # noqa
 
 def nobody() -> None:
     """Root may read everything."""
-    "".encode("utf-8-sig")  # Python may be where nobody can read
+    "".encode("utf-8-sig")  # Python may be where nobody can read: load now what is loaded late
+    importlib.import_module("torch._dynamo")
     if os.geteuid() == 0:
         os.setgid(65534)
         os.setuid(65534)
