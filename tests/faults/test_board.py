@@ -3,6 +3,7 @@
 import random
 from pathlib import Path
 
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.conftest import logged
@@ -60,6 +61,7 @@ def problems(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_every_step_is_seen_once_after_five_kills(scenes, tmp_path, every, tally):
     rng = random.Random(SEED)
     kills, wrong = 0, []

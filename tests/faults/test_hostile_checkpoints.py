@@ -337,6 +337,7 @@ def test_hostile_files(options, trained, tmp_path, every, tally):
     assert not lost, "\n".join(f"{name} / {command}: {done}" for name, command, done in lost)
 
 
+@pytest.mark.slow
 def test_hostile_files_in_the_place_of_a_run_s_checkpoint(options, trained, tmp_path, every, tally):
     resumed = ["--cfg", CFG, *options, "steps=2", "evaluation.every=2", f"output_dir={tmp_path}"]
     canary, last, lost = tmp_path / "canary", tmp_path / "seg/checkpoints/last.pt", []

@@ -57,6 +57,7 @@ def whole(scenes, tmp_path_factory):
     return of
 
 
+@pytest.mark.slow
 def test_stopped_at_chosen_steps_ends_bit_equal(whole, scenes, tmp_path, every, tally):
     cases = list(itertools.product(POINTS, (1, 2), ((0, 2), (2, 0))))
     wrong = []

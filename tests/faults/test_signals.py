@@ -62,6 +62,7 @@ def test_signal_from_outside_stops_the_run_within_a_step(whole, scenes, tmp_path
     assert not wrong
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [IN_EVALUATION, "metrics.mean_iou:MeanIoU.compute", "runtime.log:RunLog.picture"])
 def test_signal_in_an_evaluation_need_not_wait_for_its_end(whole, scenes, tmp_path, every, tally, place):
     if not every and place != IN_EVALUATION:

@@ -401,6 +401,7 @@ def full_for(part: str, after: int) -> None:
 FILES = ("config.yaml", "log.jsonl", "tfevents", "pictures/", "results.json")
 
 
+@pytest.mark.slow
 def test_a_disk_full_for_one_file_damages_nothing(options, undisturbed, tmp_path, every, tally):
     cases = [(part, after) for part in FILES[:: 1 if every else 2] for after in ((0, 1, 3) if every else (0,))]
     lost, tried = [], 0
@@ -421,6 +422,7 @@ def test_a_disk_full_for_one_file_damages_nothing(options, undisturbed, tmp_path
     assert not lost
 
 
+@pytest.mark.slow
 def test_settings_cut_short_do_not_stop_a_run(options, undisturbed, tmp_path, every, tally):
     whole = (undisturbed / "config.yaml").read_text()
     lengths = range(0, len(whole), len(whole) // (20 if every else 3))
