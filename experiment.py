@@ -29,8 +29,8 @@ WorkerCount = Annotated[int, Field(ge=0, le=1024)]
 class EvaluationConfig(Schema):
     """When and how to score.
 
-    every: in optimiser steps; the last step is always scored. batch_size: images at once per process; the result does
-    not depend on it. pictures: so many validation images are drawn after every evaluation.
+    every: in optimiser steps; the last step is always scored. batch_size: images at once per process, of which only
+    the rounding of the network's numbers depends. pictures: so many validation images are drawn after every evaluation.
     best: the number by which the best checkpoint is chosen; None: the primary one of the first metric.
     """
 
