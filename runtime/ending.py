@@ -92,7 +92,8 @@ def _leave(store: dist.Store, rank: int, count: int) -> None:
 
 def _lost_process(error: BaseException, rank: int, count: int) -> UserError | None:
     """What to say if `error` is that of a collective whose other end is gone."""
-    if not isinstance(error, dist.DistError) and "/gloo/" not in str(error):
+    told = any(words in str(error) for words in ("/gloo/", "caused pair closure"))
+    if not isinstance(error, dist.DistError) and not told:
         return None
     what = f"the connection to another process is lost ({str(error).splitlines()[0]})"
     do = "see how that one ended (killed, out of memory, its machine gone?), then run the same command again"

@@ -139,6 +139,7 @@ ANCHORS = "model.rpn.anchors.scale=16"  # large boxes
 WHOLE = "data.test_transforms=[normalize]"
 FIT = "data.test_transforms=[{name: resize_fit, long: 1333, short: 800}, normalize]"
 ALL_CLASSES, ALL_FOUND = "data.classes=null", "model.box_head.min_score=0"
+ALL_KEPT = "model.fusion={max_overlap: 1, min_stuff_area: 0}"
 SEMANTIC, MASKS = "2100 x 2100 pixels in 150 classes", "100 masks of 4000 x 5000 pixels"
 SEGMENTS = "100 segments of 4000 x 5000 pixels"
 SHORT = {
@@ -154,8 +155,10 @@ CASES = {
         f"{SEMANTIC}, small MaskFormer on the whole image", "demo/maskformer", ade, (ALL_CLASSES, WHOLE)
     ),
     "instance R50": Case(f"{MASKS}, Mask R-CNN R50", "inst_dysample", coco, (ALL_FOUND, ANCHORS)),
-    "panoptic": Case(f"{SEGMENTS}, small Panoptic FPN", "demo/pan", coco, (ALL_CLASSES, ALL_FOUND, FIT, ANCHORS)),
-    "panoptic R50": Case(f"{SEGMENTS}, Panoptic FPN R50", "pan_dysample", coco, (ALL_FOUND, ANCHORS)),
+    "panoptic": Case(
+        f"{SEGMENTS}, small Panoptic FPN", "demo/pan", coco, (ALL_CLASSES, ALL_FOUND, ALL_KEPT, FIT, ANCHORS)
+    ),
+    "panoptic R50": Case(f"{SEGMENTS}, Panoptic FPN R50", "pan_dysample", coco, (ALL_FOUND, ALL_KEPT, ANCHORS)),
     "depth": Case(
         "depth of 2100 x 2100 pixels, DepthFormer with Swin-T",
         "depth_dysample",
