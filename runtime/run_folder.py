@@ -65,16 +65,16 @@ class RunFolder:
         if not isinstance(before, dict) or before.keys() != self.config.keys():  # lost or cut short
             found = checkpoints.load()
             before = found[0].get("config") if found else self.config
-        differences = _differences(before, self.config)
-        if differences:
-            key, old, new = differences[0]
-            more = f" (and {len(differences) - 1} more keys)" if len(differences) > 1 else ""
+        changed = differences(before, self.config)
+        if changed:
+            key, old, new = changed[0]
+            more = f" (and {len(changed) - 1} more keys)" if len(changed) > 1 else ""
             advice = f"choose another run_name, or remove {self.path} to start over"
             raise UserError(f"{key}={new}", f"the run in {self.path} was started with {old}{more}", advice)
 
 
-def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
-    """Dotted keys whose values differ, with both values."""
+def differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+    """Dotted keys that decide what is learnt and whose values differ, with both values."""
     if key in FREE_TO_CHANGE or old == new:
         return []
     if isinstance(old, dict) and isinstance(new, dict):
@@ -82,6 +82,6 @@ def _differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]
         return [
             item
             for name in keys
-            for item in _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+            for item in differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
         ]
     return [(key, old, new)]

@@ -11,6 +11,7 @@ from typing import Any
 
 from tools.compare_runs import TRAIN, Comparison, Run
 from tools.compare_statistics import LEVEL, Estimate, holm, mean, paired_difference, unpaired_difference
+from tools.markdown import markdown_table
 
 
 def make_report(
@@ -186,14 +187,14 @@ def markdown(report: dict[str, Any]) -> str:
         f"# {report['cfg']}: {metric} ({direction} is better)",
         f"Score: the last evaluation, at step {report['step']}. {len(seeds)} seeds for each variant, "
         f"compared seed by seed with {baseline}.",
-        _table(
+        markdown_table(
             ["variant", "mean", "standard deviation", "95 % interval of the mean"],
             [
                 [item["name"], _short(item["mean"]), _short(item["sd"]), _interval(item["interval"])]
                 for item in [*report["variants"], control]
             ],
         ),
-        _table(
+        markdown_table(
             [f"minus {baseline}", "difference", "95 % interval", "p", "p, Holm", "smallest shown", "verdict"],
             [_comparison_row(item["name"], item["comparison"]) for item in [*compared, control]],
         ),
@@ -207,7 +208,7 @@ def markdown(report: dict[str, Any]) -> str:
         f"**Control**: {control['name']} is {baseline} with seeds {', '.join(map(str, control['seeds']))} "
         "(Welch's unpaired t-test, outside the correction). A difference there is a false alarm, which one report in "
         f"twenty has. **Repeat**: {baseline} with seed {repeat['seed']} was run twice, and is {same}.",
-        _table(
+        markdown_table(
             ["variant", "parameters", "added", "GMACs", "added", "seconds per step"],
             [
                 [
@@ -221,7 +222,7 @@ def markdown(report: dict[str, Any]) -> str:
                 for item in report["variants"]
             ],
         ),
-        _table(
+        markdown_table(
             ["score with seed", *map(str, seeds)],
             [[item["name"], *map(_short, item["scores"])] for item in report["variants"]],
         ),
@@ -243,11 +244,6 @@ def _comparison_row(name: str, compared: dict[str, Any]) -> list[str]:
         smallest if smallest == corrected else f"{smallest} ({corrected})",
         compared["verdict"],
     ]
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _interval(ends: Sequence[float]) -> str:

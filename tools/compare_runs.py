@@ -17,7 +17,7 @@ import yaml
 
 from errors import Interrupted, UserError
 from experiment import Experiment, load_experiment
-from runtime.run_folder import FREE_TO_CHANGE
+from runtime.run_folder import differences
 from runtime.signals import StopSignals
 
 TRAIN = Path(__file__).parent.parent / "train.py"
@@ -65,14 +65,12 @@ class Run:
         if not os.path.exists(self.folder / "checkpoints") or not os.path.exists(path):
             return
         try:
-            before = _settings(yaml.safe_load(path.read_text()))
+            before = yaml.safe_load(path.read_text())
         except (yaml.YAMLError, OSError, UnicodeDecodeError):
             raise UserError(path, "is damaged", f"remove {self.folder} to repeat that run") from None
-        now = _settings(self.experiment.dump())
-        for key in [*now, *before]:
-            if now.get(key) != before.get(key):
-                what = f"the run in {self.folder} was made with {before.get(key)}"
-                raise UserError(f"{self.name}: {key}={now.get(key)}", what, "choose another --out")
+        for key, old, new in differences(before, self.experiment.dump()):
+            what = f"the run in {self.folder} was made with {old}"
+            raise UserError(f"{self.name}: {key}={new}", what, "choose another --out")
 
     def _log(self, section: str) -> list[dict[str, Any]]:
         path = self.folder / "log.jsonl"
@@ -211,13 +209,3 @@ def _check_end(run: Run, code: int) -> None:
 
 def _last(run: Run) -> dict[str, float]:
     return run.evaluations()[run.experiment.steps]
-
-
-def _settings(config: Any, key: str = "") -> dict[str, Any]:
-    """The dotted keys of a configuration that decide what is learnt, and their values."""
-    if key in FREE_TO_CHANGE:
-        return {}
-    if not isinstance(config, dict):
-        return {key: config}
-    items = [_settings(value, f"{key}.{name}" if key else str(name)) for name, value in config.items()]
-    return {name: value for item in items for name, value in item.items()}

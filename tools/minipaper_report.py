@@ -12,6 +12,7 @@ from typing import Any
 from errors import UserError, suggest
 from tools.compare_report import verdict
 from tools.compare_statistics import Estimate, holm, mean, paired_difference, unpaired_difference
+from tools.markdown import markdown_table
 
 PAPER = Path(__file__).parent / "paper/results.json"
 VERDICTS = ("better", "no difference shown", "worse", "no verdict")
@@ -125,7 +126,7 @@ def _opening(finished: Sequence[tuple[Section, str, list[Row]]], done: int, tota
         [section.title, metric, *(str(count[kind]) for kind in VERDICTS)]
         for (section, metric, _), count in zip(finished, counts, strict=True)
     ]
-    return f"{text}\n\n{_table(['experiment', 'metric', *VERDICTS], rows)}"
+    return f"{text}\n\n{markdown_table(['experiment', 'metric', *VERDICTS], rows)}"
 
 
 def _section(section: Section, rows: dict[str, list[Row]], table: dict[str, Any]) -> list[str]:
@@ -177,7 +178,7 @@ def _metric_table(rows: Sequence[Row], baseline: str, name: str, values: dict[st
         ]
         for row in rows
     ]
-    return _table(header, cells)
+    return markdown_table(header, cells)
 
 
 def _printed(name: str, baseline: str, values: dict[str, str]) -> str:
@@ -204,7 +205,3 @@ def _numbers(values: Sequence[float | None]) -> list[float]:
 
 def _number(value: float, sign: str = "") -> str:
     return "-" if math.isnan(value) else f"{value:{sign}.4g}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *rows])

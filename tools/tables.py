@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from errors import ArgumentParser, run_command
+from tools.markdown import markdown_table
 from tools.paper.counts import (
     FOUR_STAGES,
     HOSTS,
@@ -238,8 +239,7 @@ def grid_text(table: int, variant: str, markdown: bool) -> str:
 
 def _table(title: str, names: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool) -> str:
     if markdown:
-        lines = [names, ["---"] * len(names), *rows]
-        return "\n".join([f"### {title}", "", *(f"| {' | '.join(line)} |" for line in lines)])
+        return f"### {title}\n\n{markdown_table(names, rows)}"
     widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
     lines = [[word.ljust(width) for word, width in zip(line, widths, strict=True)] for line in (names, *rows)]
     return "\n".join([title, *("  ".join(line).rstrip() for line in lines)])

@@ -9,14 +9,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from tests import conftest, test_runs_depth, test_runs_detection, test_runs_maskformer
-from tests.faults.launch import Running, Sabotage
+from tests.faults.launch import Running, Sabotage, run
 
 # Evaluations after steps 4, 8 and 10, saves after 3, 4, 6, 8, 9 and 10, and a save after every evaluation.
 LENGTH = ["steps=10", "evaluation.every=4", "evaluation.pictures=1", "logging.checkpoint_every=3"]
@@ -59,6 +60,19 @@ TASKS = {
 
 
 # --- what a run leaves behind ----------------------------------------------------------------------------------------
+
+
+def undisturbed(scenes: Path, factory: pytest.TempPathFactory, more: dict[int, list[str]]) -> Callable[[int], dict]:
+    """What segmentation runs by so many processes, with `more` overrides for each number, leave; each is run once."""
+
+    @cache
+    def by(processes: int) -> dict[str, Any]:
+        folder = factory.mktemp("whole")
+        words = TASKS["segmentation"].words(scenes, folder, *more[processes])
+        assert run("train", *words, processes=processes).codes == [0] * processes
+        return left_by(folder / "seg")
+
+    return by
 
 
 def left_by(folder: Path) -> dict[str, Any]:

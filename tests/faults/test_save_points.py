@@ -19,6 +19,7 @@ from tests.faults.tasks import (
     left_by,
     record_reads,
     record_steps,
+    undisturbed,
 )
 
 CHAPTER = "Killed and resumed"
@@ -44,17 +45,7 @@ def step_of(folder: Path) -> int:
 @pytest.fixture(scope="module")
 def whole(scenes, tmp_path_factory):
     """What undisturbed runs by one process and by two leave behind."""
-    found = {}
-
-    def of(processes: int) -> dict:
-        if processes not in found:
-            folder = tmp_path_factory.mktemp("whole")
-            words = TASKS["segmentation"].words(scenes, folder, ROUNDS[processes])
-            assert run("train", *words, processes=processes).codes == [0] * processes
-            found[processes] = left_by(folder / "seg")
-        return found[processes]
-
-    return of
+    return undisturbed(scenes, tmp_path_factory, {processes: [word] for processes, word in ROUNDS.items()})
 
 
 @pytest.mark.slow

@@ -10,7 +10,17 @@ import torch
 
 from tests.conftest import logged
 from tests.faults.launch import run, start
-from tests.faults.tasks import IN_EVALUATION, TASKS, at_call, die, differences, left_by, runs_until, sleep_at
+from tests.faults.tasks import (
+    IN_EVALUATION,
+    TASKS,
+    at_call,
+    die,
+    differences,
+    left_by,
+    runs_until,
+    sleep_at,
+    undisturbed,
+)
 
 CHAPTER = "Signals"
 NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -19,17 +29,7 @@ NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 @pytest.fixture(scope="module")
 def whole(scenes, tmp_path_factory):
     """What undisturbed runs by one process and by two leave behind."""
-    found = {}
-
-    def of(processes: int) -> dict:
-        if processes not in found:
-            folder = tmp_path_factory.mktemp("whole")
-            words = TASKS["segmentation"].words(scenes, folder)
-            assert run("train", *words, processes=processes).codes == [0] * processes
-            found[processes] = left_by(folder / "seg")
-        return found[processes]
-
-    return of
+    return undisturbed(scenes, tmp_path_factory, {1: [], 2: []})
 
 
 def test_signal_from_outside_stops_the_run_within_a_step(whole, scenes, tmp_path, every, tally):
