@@ -80,8 +80,8 @@ class _Loader(yaml.SafeLoader):
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
-    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
-        text = str(node.value)
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        text = node.value if isinstance(node, yaml.ScalarNode) else ""
         if "\0" in text:
             raise _refusal("a NUL character is not possible", node)
         kind = node.tag.rpartition(":")[2]
@@ -100,7 +100,8 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def _refusal(what: str, place: yaml.Node | yaml.Event) -> yaml.MarkedYAMLError:
-    return yaml.constructor.ConstructorError(None, None, what, place.start_mark)
+    mark: Any = place.start_mark  # two Mark classes in the stubs, one at run time
+    return yaml.MarkedYAMLError(problem=what, problem_mark=mark)
 
 
 def _parse(text: str, where: str) -> Any:
