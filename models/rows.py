@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-_LARGE, _AT_ONCE = 1 << 24, 1 << 22  # numbers between two maps; few images reach the first
+_LARGE, _AT_ONCE = 1 << 24, 1 << 21  # numbers between two maps; few images reach the first
 
 
 def by_rows(

@@ -235,7 +235,7 @@ def test_ctrl_c_stops_the_run_which_saves_and_exits_130(scenes, tmp_path):
         ([1.0], False, "one seed shows nothing"),
         ([1.0, float("nan")], False, "no verdict: the metric has no value in one of the runs"),
         # sd 2, n = 3: 5.6535 standard errors of 2 / sqrt(3), from tables of the noncentral t.
-        ([-2.0, 0.0, 2.0], False, "(a difference below 6.528 could not have been seen with 3 seeds)"),
+        ([-2.0, 0.0, 2.0], False, "(3 seeds show a true difference of 6.528 in 80 % of repetitions)"),
     ],
 )
 def test_verdicts(differences, lower_is_better, expected):
@@ -243,9 +243,11 @@ def test_verdicts(differences, lower_is_better, expected):
     assert verdict(found, found.p, lower_is_better, len(differences)).endswith(expected)
 
 
-def test_verdict_goes_by_the_corrected_p_value():
+def test_verdict_goes_by_the_corrected_p_value_and_says_what_that_test_can_show():
     found = mean([1.0, 1.1, 1.2])
-    assert verdict(found, 0.06, False, 3).startswith("no difference shown")
+    said = verdict(found, 0.06, False, 3, family=5)
+    assert said.startswith("no difference shown")
+    assert f"a true difference of {found.smallest_shown(5):.4g} in" in said
 
 
 @pytest.mark.parametrize(("value", "equal"), [(40.0, True), (40.00000000000001, False)])

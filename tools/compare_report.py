@@ -71,8 +71,8 @@ def make_report(
     }
 
 
-def verdict(difference: Estimate, p: float, lower_is_better: bool, seeds: int) -> str:
-    """What a difference to the baseline says, p being its corrected p-value."""
+def verdict(difference: Estimate, p: float, lower_is_better: bool, seeds: int, family: int = 1) -> str:
+    """What a difference to the baseline says, p being its p-value as corrected for a family of so many comparisons."""
     if seeds == 1:
         return "one seed shows nothing"
     if math.isnan(difference.mean):
@@ -84,8 +84,8 @@ def verdict(difference: Estimate, p: float, lower_is_better: bool, seeds: int) -
         return f"{word} by {_short(abs(difference.mean))} [{_short(low)}, {_short(high)}]"
     if difference.error == 0:
         return "no difference shown (the scores are equal)"
-    least = _short(difference.smallest_shown())
-    return f"no difference shown (a difference below {least} could not have been seen with {seeds} seeds)"
+    shown = _short(difference.smallest_shown(family))
+    return f"no difference shown ({seeds} seeds show a true difference of {shown} in 80 % of repetitions)"
 
 
 def repeated(run: Run, again: Run) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def _compared(difference: Estimate, p_corrected: float, comparison: Comparison, 
         "p_corrected": p_corrected,
         "smallest_shown": difference.smallest_shown(),
         "smallest_shown_corrected": difference.smallest_shown(family),
-        "verdict": verdict(difference, p_corrected, comparison.lower_is_better, comparison.seeds),
+        "verdict": verdict(difference, p_corrected, comparison.lower_is_better, comparison.seeds, family),
     }
 
 

@@ -23,7 +23,7 @@ LIMITS = (
     "hundred steps, a handful of seeds, one CPU thread a run. They say whether an upsampler helps **there**. They do "
     "not repeat the paper's experiments: its numbers, of full-size models on real data sets, stand beside ours in a "
     'column of their own and are not to be compared with them. "No difference shown" is not "equal": each verdict says '
-    "which difference could not have been seen."
+    "how large a true difference such runs would have shown."
 )
 
 
@@ -43,11 +43,15 @@ class Section:
 
 @dataclass(frozen=True)
 class Row:
-    """A variant's scores and what its difference to the baseline says; the baseline itself has no difference."""
+    """A variant's scores and what its difference to the baseline says; the baseline itself has no difference.
+
+    p: of the difference, corrected.
+    """
 
     name: str
     score: Estimate
     difference: Estimate | None
+    p: float
     verdict: str
 
 
@@ -68,18 +72,15 @@ def compare_metric(report: dict[str, Any], metric: str, lower_is_better: bool) -
     differences = {name: paired_difference(scores[name], baseline) for name in others}
     tested = [name for name in others if not math.isnan(differences[name].p)]
     corrected = dict(zip(tested, holm([differences[name].p for name in tested]), strict=True))
-    rows = [
-        Row(name, mean(values), found, verdict(found, corrected.get(name, math.nan), lower_is_better, seeds))
-        if (found := differences.get(name))
-        else Row(name, mean(values), None, "the baseline")
-        for name, values in scores.items()
-    ]
+    rows = []
+    for name, values in scores.items():
+        found, p = differences.get(name), corrected.get(name, math.nan)
+        said = verdict(found, p, lower_is_better, seeds, len(others)) if found else "the baseline"
+        rows.append(Row(name, mean(values), found, p, said))
     control = _numbers(report["control"]["metrics"][metric])
     found = unpaired_difference(control, baseline)
-    return [
-        *rows,
-        Row(report["control"]["name"], mean(control), found, verdict(found, found.p, lower_is_better, seeds)),
-    ]
+    said = verdict(found, found.p, lower_is_better, seeds)
+    return [*rows, Row(report["control"]["name"], mean(control), found, found.p, said)]
 
 
 def page(sections: Sequence[Section], paper: dict[str, Any]) -> str:
@@ -167,12 +168,15 @@ def _section(section: Section, rows: dict[str, list[Row]], table: dict[str, Any]
 
 
 def _metric_table(rows: Sequence[Row], baseline: str, name: str, values: dict[str, str]) -> str:
-    header = ["variant", "ours: mean ± sd", f"ours: minus {baseline} [95 %]", "verdict", f"the paper's, {name}"]
+    header = ["variant", "ours: mean ± sd", f"ours: minus {baseline} [95 %]", "p", "p, Holm", "verdict"]
+    header.append(f"the paper's, {name}")
     cells = [
         [
             row.name,
             f"{_number(row.score.mean)} ± {_number(row.score.sd)}",
             _difference(row.difference),
+            _number(row.difference.p if row.difference else math.nan, digits=2),
+            _number(row.p, digits=2),
             row.verdict,
             _printed(row.name, baseline, values),
         ]
@@ -203,5 +207,5 @@ def _numbers(values: Sequence[float | None]) -> list[float]:
     return [math.nan if value is None else value for value in values]
 
 
-def _number(value: float, sign: str = "") -> str:
-    return "-" if math.isnan(value) else f"{value:{sign}.4g}"
+def _number(value: float, sign: str = "", digits: int = 4) -> str:
+    return "-" if math.isnan(value) else f"{value:{sign}.{digits}g}"

@@ -6,6 +6,7 @@ Windows reach over the border into zeros, and no weight is renormalised there.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from upsamplers.base import at_least_float32
 from upsamplers.subpixels import shuffle
+
+_AT_ONCE = 1 << 20  # numbers of the output
 
 
 def reassemble(x: Tensor, kernels: Tensor) -> Tensor:
@@ -22,14 +25,34 @@ def reassemble(x: Tensor, kernels: Tensor) -> Tensor:
     groups. Half-precision inputs are summed in float32.
     """
     B, C, H, W = x.shape
-    G, taps, subpixel_count = kernels.shape[1:4]
+    G, _, subpixel_count = kernels.shape[1:4]
+    scale = math.isqrt(subpixel_count)
     grouped = at_least_float32(x).reshape(B, G, C // G, 1, H, W)
     weights = at_least_float32(kernels).contiguous().unsqueeze(2).unbind(3)  # K² times [B, G, 1, s², H, W]
-    views = _shifted(grouped, math.isqrt(taps))
-    output = views[0] * weights[0]
-    for view, weight in zip(views[1:], weights[1:], strict=True):
-        output = torch.addcmul(output, view, weight)
-    return shuffle(output.reshape(B, C, subpixel_count, H, W), math.isqrt(subpixel_count)).to(x.dtype)
+    parts = [
+        shuffle(_summed(part, weights).flatten(1, 2), scale).unflatten(1, part.shape[1:3])
+        for part in grouped.split(_channels_at_once(grouped, subpixel_count), dim=2)
+    ]
+    output = torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
+    return output.flatten(1, 2).to(x.dtype)
+
+
+def _summed(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """The weighted windows of x. x [B, G, c, 1, H, W], K² weights [B, G, 1, s², H, W] -> [B, G, c, s², H, W]."""
+    first, *others = zip(_shifted(x, math.isqrt(len(weights))), weights, strict=True)
+    output = first[0] * first[1]
+    for view, weight in others:
+        output.addcmul_(view, weight)  # in place: no gradient needs the sum
+    return output
+
+
+def _channels_at_once(x: Tensor, subpixel_count: int) -> int:
+    """How many channels of x [B, G, c, 1, H, W] to sum together: on a CPU so many as its caches hold over all taps."""
+    B, G, channels, _, H, W = x.shape
+    # A GPU wants much work at a time. Compiling and exporting would fix the size; they plan by themselves.
+    if not x.is_cpu or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return channels
+    return max(1, min(channels, _AT_ONCE // max(1, B * G * subpixel_count * H * W)))
 
 
 def similarity(query: Tensor, key: Tensor, kernel: int) -> Tensor:

@@ -24,7 +24,7 @@ from tests.conftest import ROOT, read
 from tests.faults.tasks import TASKS, replace
 
 CHAPTER = "Bounded memory"
-LIMIT = 2 * 2**30  # bytes, of the whole process
+LIMIT = 2 * 10**9  # bytes, of the whole process
 SIDE = 2100
 LARGE = (4000, 5000)
 OBJECTS = 100

@@ -24,14 +24,32 @@ def literal_reassembly(x, kernels, scale, groups):
     return output
 
 
+@pytest.mark.parametrize("at_once", [1, 1 << 20])
 @pytest.mark.parametrize(("kernel", "scale", "groups"), [(3, 2, 1), (5, 2, 2), (3, 3, 4), (1, 1, 1)])
-def test_reassembly_is_that_of_a_literal_loop(kernel, scale, groups):
+def test_reassembly_is_that_of_a_literal_loop(monkeypatch, kernel, scale, groups, at_once):
+    monkeypatch.setattr("upsamplers.reassemble._AT_ONCE", at_once)
     torch.manual_seed(0)
     x = torch.randn(2, 4, 3, 4)
     kernels = torch.randn(2, groups * kernel**2, scale * 3, scale * 4)
     expected = torch.stack([literal_reassembly(*pair, scale, groups) for pair in zip(x, kernels, strict=True)])
     layout = unshuffle(kernels, scale).reshape(2, groups, kernel**2, scale**2, 3, 4)
     torch.testing.assert_close(reassemble(x, layout), expected)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_channels_may_be_summed_apart(monkeypatch, groups):
+    torch.manual_seed(0)
+    x = torch.randn(2, 8, 5, 6, dtype=torch.float64, requires_grad=True)
+    kernels = torch.randn(2, groups, 9, 4, 5, 6, dtype=torch.float64, requires_grad=True)
+    whole = reassemble(x, kernels)
+    along = torch.randn_like(whole)
+    gradients = torch.autograd.grad(whole, [x, kernels], along)
+    monkeypatch.setattr(
+        "upsamplers.reassemble._AT_ONCE", 3 * 2 * groups * 4 * 5 * 6
+    )  # three channels, then what is left
+    parts = reassemble(x, kernels)
+    assert torch.equal(parts, whole)
+    torch.testing.assert_close(torch.autograd.grad(parts, [x, kernels], along), gradients)
 
 
 def test_similarity_is_that_of_a_literal_loop_with_zeros_outside():
