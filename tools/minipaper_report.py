@@ -22,8 +22,8 @@ LIMITS = (
     "What such runs can show is little: a few hundred small rendered rooms, small models from random weights, a few "
     "hundred steps, a handful of seeds, one CPU thread a run. They say whether an upsampler helps **there**. They do "
     "not repeat the paper's experiments: its numbers, of full-size models on real data sets, stand beside ours in a "
-    'column of their own and are not to be compared with them. "No difference shown" is not "equal": each verdict says '
-    "how large a true difference such runs would have shown."
+    'column of their own and are not to be compared with them. "No difference shown" is not "equal". In the column '
+    '"80 %" stands how large a true difference would have to be for as many seeds to show it in 80 % of repetitions.'
 )
 
 
@@ -45,14 +45,15 @@ class Section:
 class Row:
     """A variant's scores and what its difference to the baseline says; the baseline itself has no difference.
 
-    p: of the difference, corrected.
+    p: of the difference, corrected for the `family` of comparisons that it is one of.
     """
 
     name: str
     score: Estimate
-    difference: Estimate | None
-    p: float
-    verdict: str
+    difference: Estimate | None = None
+    p: float = math.nan
+    family: int = 1
+    verdict: str = "the baseline"
 
 
 def read_paper() -> dict[str, Any]:
@@ -74,13 +75,15 @@ def compare_metric(report: dict[str, Any], metric: str, lower_is_better: bool) -
     corrected = dict(zip(tested, holm([differences[name].p for name in tested]), strict=True))
     rows = []
     for name, values in scores.items():
-        found, p = differences.get(name), corrected.get(name, math.nan)
-        said = verdict(found, p, lower_is_better, seeds, len(others)) if found else "the baseline"
-        rows.append(Row(name, mean(values), found, p, said))
+        row = Row(name, mean(values))
+        if found := differences.get(name):
+            p, family = corrected.get(name, math.nan), len(others)
+            row = Row(name, row.score, found, p, family, verdict(found, p, lower_is_better, seeds, family))
+        rows.append(row)
     control = _numbers(report["control"]["metrics"][metric])
     found = unpaired_difference(control, baseline)
     said = verdict(found, found.p, lower_is_better, seeds)
-    return [*rows, Row(report["control"]["name"], mean(control), found, found.p, said)]
+    return [*rows, Row(report["control"]["name"], mean(control), found, found.p, 1, said)]
 
 
 def page(sections: Sequence[Section], paper: dict[str, Any]) -> str:
@@ -168,21 +171,18 @@ def _section(section: Section, rows: dict[str, list[Row]], table: dict[str, Any]
 
 
 def _metric_table(rows: Sequence[Row], baseline: str, name: str, values: dict[str, str]) -> str:
-    header = ["variant", "ours: mean ± sd", f"ours: minus {baseline} [95 %]", "p", "p, Holm", "verdict"]
-    header.append(f"the paper's, {name}")
-    cells = [
-        [
-            row.name,
-            f"{_number(row.score.mean)} ± {_number(row.score.sd)}",
-            _difference(row.difference),
-            _number(row.difference.p if row.difference else math.nan, digits=2),
-            _number(row.p, digits=2),
-            row.verdict,
-            _printed(row.name, baseline, values),
-        ]
-        for row in rows
-    ]
-    return markdown_table(header, cells)
+    header = ["variant", "ours: mean ± sd", f"minus {baseline} [95 %]", "p", "p, Holm", "verdict", "80 %"]
+    return markdown_table([*header, f"the paper's, {name}"], [_cells(row, baseline, values) for row in rows])
+
+
+def _cells(row: Row, baseline: str, values: dict[str, str]) -> list[str]:
+    score, found = f"{_number(row.score.mean)} ± {_number(row.score.sd)}", row.difference
+    if found is None:
+        return [row.name, score, "-", "-", "-", row.verdict, "-", _printed(row.name, baseline, values)]
+    interval = f"{_number(found.mean, '+')} [{_number(found.low, '+')}, {_number(found.high, '+')}]"
+    numbers = [_number(value, digits=2) for value in (found.p, row.p)]
+    shown = _number(found.smallest_shown(row.family), digits=3)
+    return [row.name, score, interval, *numbers, _kind(row), shown, _printed(row.name, baseline, values)]
 
 
 def _printed(name: str, baseline: str, values: dict[str, str]) -> str:
@@ -191,12 +191,6 @@ def _printed(name: str, baseline: str, values: dict[str, str]) -> str:
     if name == baseline or baseline not in values:
         return values[name]
     return f"{values[name]} ({Decimal(values[name]) - Decimal(values[baseline]):+})"
-
-
-def _difference(found: Estimate | None) -> str:
-    if found is None:
-        return "-"
-    return f"{_number(found.mean, '+')} [{_number(found.low, '+')}, {_number(found.high, '+')}]"
 
 
 def _kind(row: Row) -> str:
