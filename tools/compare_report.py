@@ -4,7 +4,8 @@ import math
 import platform
 import statistics
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -14,27 +15,51 @@ from tools.compare_statistics import LEVEL, Estimate, holm, mean, paired_differe
 from tools.markdown import markdown_table
 
 
+@dataclass(frozen=True)
+class Compared:
+    """A difference to the baseline, and what it says. p: corrected for the `family` of comparisons it is one of."""
+
+    difference: Estimate
+    p: float
+    family: int
+    verdict: str
+
+
+def compare_scores(scores: Mapping[str, Sequence[float]], baseline: str, lower_is_better: bool) -> dict[str, Compared]:
+    """Each other variant with the baseline, seed by seed: one family, corrected together (Holm). NaN: no score."""
+    others = [variant for variant in scores if variant != baseline]
+    differences = {variant: paired_difference(scores[variant], scores[baseline]) for variant in others}
+    tested = [variant for variant in others if not math.isnan(differences[variant].p)]
+    corrected = dict(zip(tested, holm([differences[variant].p for variant in tested]), strict=True))
+    return {
+        variant: _judged(found, corrected.get(variant, math.nan), len(others), lower_is_better, len(scores[baseline]))
+        for variant, found in differences.items()
+    }
+
+
+def compare_control(control: Sequence[float], baseline: Sequence[float], lower_is_better: bool) -> Compared:
+    """The baseline with other seeds: a test of the procedure, not one of the family."""
+    found = unpaired_difference(control, baseline)
+    return _judged(found, found.p, 1, lower_is_better, len(baseline))
+
+
+def _judged(difference: Estimate, p: float, family: int, lower_is_better: bool, seeds: int) -> Compared:
+    return Compared(difference, p, family, verdict(difference, p, lower_is_better, seeds, family))
+
+
 def make_report(
     comparison: Comparison, costs: dict[str, dict[str, Any]], circumstances: dict[str, Any]
 ) -> dict[str, Any]:
     """All numbers of finished runs, and what they say. costs: of `tools.complexity`, by variant.
 
-    The paired comparisons with the baseline are one family, corrected together (Holm). The control is a test of the
-    procedure and not one of them. A number without a value is NaN.
+    A number without a value is NaN.
     """
     metric, baseline = comparison.metric, comparison.baseline
     runs = comparison.paired
     scores = {variant: [_score(run, metric) for run in of_variant] for variant, of_variant in runs.items()}
-    others = [variant for variant in runs if variant != baseline]
-    differences = {variant: paired_difference(scores[variant], scores[baseline]) for variant in others}
-    tested = [variant for variant in others if not math.isnan(differences[variant].p)]
-    corrected = dict(zip(tested, holm([differences[variant].p for variant in tested]), strict=True))
-    comparisons = {
-        variant: _compared(difference, corrected.get(variant, math.nan), comparison, len(others))
-        for variant, difference in differences.items()
-    }
+    compared = compare_scores(scores, baseline, comparison.lower_is_better)
     control_scores = [_score(run, metric) for run in comparison.control]
-    control = unpaired_difference(control_scores, scores[baseline])
+    control = compare_control(control_scores, scores[baseline], comparison.lower_is_better)
     experiment = runs[baseline][0].experiment
     return {
         "cfg": str(comparison.cfg),
@@ -53,7 +78,7 @@ def make_report(
                 **_added(costs[variant], costs[baseline]),
                 "seconds_per_step": _median(run.seconds_per_step() for run in of_variant),
                 **_described(scores[variant], of_variant),
-                "comparison": comparisons.get(variant),
+                "comparison": _recorded(compared[variant]) if variant in compared else None,
             }
             for variant, of_variant in runs.items()
         ],
@@ -61,7 +86,7 @@ def make_report(
             "name": f"{baseline} again",
             "seeds": [run.experiment.seed for run in comparison.control],
             **_described(control_scores, comparison.control),
-            "comparison": _compared(control, control.p, comparison, 1),
+            "comparison": _recorded(control),
         },
         "repeat": repeated(runs[baseline][0], comparison.repeat),
         **circumstances,
@@ -121,16 +146,17 @@ def _described(scores: Sequence[float], runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def _compared(difference: Estimate, p_corrected: float, comparison: Comparison, family: int) -> dict[str, Any]:
+def _recorded(compared: Compared) -> dict[str, Any]:
+    difference = compared.difference
     return {
         "difference": difference.mean,
         "interval": [difference.low, difference.high],
         "sd": difference.sd,
         "p": difference.p,
-        "p_corrected": p_corrected,
+        "p_corrected": compared.p,
         "smallest_shown": difference.smallest_shown(),
-        "smallest_shown_corrected": difference.smallest_shown(family),
-        "verdict": verdict(difference, p_corrected, comparison.lower_is_better, comparison.seeds, family),
+        "smallest_shown_corrected": difference.smallest_shown(compared.family),
+        "verdict": compared.verdict,
     }
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from errors import UserError, suggest
-from tools.compare_report import verdict
-from tools.compare_statistics import Estimate, holm, mean, paired_difference, unpaired_difference
+from tools.compare_report import Compared, compare_control, compare_scores
+from tools.compare_statistics import Estimate, mean
 from tools.markdown import markdown_table
 
 PAPER = Path(__file__).parent / "paper/results.json"
@@ -43,17 +43,11 @@ class Section:
 
 @dataclass(frozen=True)
 class Row:
-    """A variant's scores and what its difference to the baseline says; the baseline itself has no difference.
-
-    p: of the difference, corrected for the `family` of comparisons that it is one of.
-    """
+    """A variant's scores and how they compare with the baseline's; the baseline itself is compared with nothing."""
 
     name: str
     score: Estimate
-    difference: Estimate | None = None
-    p: float = math.nan
-    family: int = 1
-    verdict: str = "the baseline"
+    compared: Compared | None
 
 
 def read_paper() -> dict[str, Any]:
@@ -63,27 +57,18 @@ def read_paper() -> dict[str, Any]:
 
 
 def compare_metric(report: dict[str, Any], metric: str, lower_is_better: bool) -> list[Row]:
-    """The verdicts for one metric of a report, as tools.compare finds them for its own. The last row is the control.
-
-    The comparisons for one metric are one family, corrected together (Holm).
-    """
+    """One metric of a report, compared as tools.compare does it for its own. The last row is the control."""
     scores = {item["name"]: _numbers(item["metrics"][metric]) for item in report["variants"]}
-    baseline, seeds = scores[report["baseline"]], len(report["seeds"])
-    others = [name for name in scores if name != report["baseline"]]
-    differences = {name: paired_difference(scores[name], baseline) for name in others}
-    tested = [name for name in others if not math.isnan(differences[name].p)]
-    corrected = dict(zip(tested, holm([differences[name].p for name in tested]), strict=True))
-    rows = []
-    for name, values in scores.items():
-        row = Row(name, mean(values))
-        if found := differences.get(name):
-            p, family = corrected.get(name, math.nan), len(others)
-            row = Row(name, row.score, found, p, family, verdict(found, p, lower_is_better, seeds, family))
-        rows.append(row)
+    compared = compare_scores(scores, report["baseline"], lower_is_better)
     control = _numbers(report["control"]["metrics"][metric])
-    found = unpaired_difference(control, baseline)
-    said = verdict(found, found.p, lower_is_better, seeds)
-    return [*rows, Row(report["control"]["name"], mean(control), found, found.p, 1, said)]
+    return [
+        *(Row(name, mean(values), compared.get(name)) for name, values in scores.items()),
+        Row(
+            report["control"]["name"],
+            mean(control),
+            compare_control(control, scores[report["baseline"]], lower_is_better),
+        ),
+    ]
 
 
 def page(sections: Sequence[Section], paper: dict[str, Any]) -> str:
@@ -116,15 +101,16 @@ def page(sections: Sequence[Section], paper: dict[str, Any]) -> str:
 def _opening(finished: Sequence[tuple[Section, str, list[Row]]], done: int, total: int) -> str:
     if not finished:
         return f"**None of the {total} experiments has been run yet.**"
-    counts = [Counter(_kind(row) for row in rows[:-1] if row.difference) for _, _, rows in finished]
+    counts = [Counter(_kind(row.compared) for row in rows[:-1] if row.compared) for _, _, rows in finished]
     every = sum(counts, Counter())
-    alarms = sum(_kind(rows[-1]) in ("better", "worse") for _, _, rows in finished)
+    controls = [rows[-1].compared for _, _, rows in finished]
+    alarms = sum(_kind(control) in ("better", "worse") for control in controls if control)
     words = ", ".join(f'{every[kind]} "{kind}"' for kind in VERDICTS if every[kind] or kind != "no verdict")
     text = (
         f"**{done} of {total} experiments are finished.** They make {every.total()} comparisons with a "
         f"baseline ({len(finished)} tables, one for each experiment and metric): {words}. Were there no difference "
         'anywhere, one table in twenty would still say "better" or "worse". The baseline against itself with other '
-        f"seeds, once in each table, was found different {alarms} times of {len(finished)}."
+        f"seeds, once in each table, was found different in {alarms} of {len(finished)}."
     )
     rows = [
         [section.title, metric, *(str(count[kind]) for kind in VERDICTS)]
@@ -176,13 +162,14 @@ def _metric_table(rows: Sequence[Row], baseline: str, name: str, values: dict[st
 
 
 def _cells(row: Row, baseline: str, values: dict[str, str]) -> list[str]:
-    score, found = f"{_number(row.score.mean)} ± {_number(row.score.sd)}", row.difference
-    if found is None:
-        return [row.name, score, "-", "-", "-", row.verdict, "-", _printed(row.name, baseline, values)]
+    score, compared = f"{_number(row.score.mean)} ± {_number(row.score.sd)}", row.compared
+    if compared is None:
+        return [row.name, score, "-", "-", "-", "the baseline", "-", _printed(row.name, baseline, values)]
+    found = compared.difference
     interval = f"{_number(found.mean, '+')} [{_number(found.low, '+')}, {_number(found.high, '+')}]"
-    numbers = [_number(value, digits=2) for value in (found.p, row.p)]
-    shown = _number(found.smallest_shown(row.family), digits=3)
-    return [row.name, score, interval, *numbers, _kind(row), shown, _printed(row.name, baseline, values)]
+    numbers = [_number(value, digits=2) for value in (found.p, compared.p)]
+    shown = _number(found.smallest_shown(compared.family), digits=3)
+    return [row.name, score, interval, *numbers, _kind(compared), shown, _printed(row.name, baseline, values)]
 
 
 def _printed(name: str, baseline: str, values: dict[str, str]) -> str:
@@ -193,8 +180,8 @@ def _printed(name: str, baseline: str, values: dict[str, str]) -> str:
     return f"{values[name]} ({Decimal(values[name]) - Decimal(values[baseline]):+})"
 
 
-def _kind(row: Row) -> str:
-    return next((kind for kind in VERDICTS if row.verdict.startswith(kind)), "no verdict")
+def _kind(compared: Compared) -> str:
+    return next((kind for kind in VERDICTS if compared.verdict.startswith(kind)), "no verdict")
 
 
 def _numbers(values: Sequence[float | None]) -> list[float]:
