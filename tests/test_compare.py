@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from runtime.checkpoint import load_checkpoint
 from tests.conftest import ROOT, TINY, logged, read
 from tests.faults import launch
 from tools.compare_report import repeated, verdict
+from tools.compare_runs import current_commit
 from tools.compare_statistics import mean
 from upsamplers import Upsampler
 
@@ -128,6 +130,35 @@ def test_report_has_a_control_with_other_seeds_and_an_equal_repeat(compared):
     expected = stats.ttest_ind(report["control"]["scores"], report["variants"][0]["scores"], equal_var=False)
     assert report["control"]["comparison"]["p"] == pytest.approx(expected.pvalue)
     assert report["repeat"] == {"seed": 0, "equal": True, "numbers": 4, "largest_difference": 0}
+
+
+def test_report_names_the_commits_that_the_runs_were_started_at(compared):
+    _, out = compared
+    assert {path.parent.name for path in out.glob("nearest/*/commit.txt")} == {f"seed_{n}" for n in "0123"} | {
+        "seed_0_again"
+    }
+    assert read(out / "report.json")["commit"] == current_commit()
+
+
+def test_commit_is_marked_by_changed_code_but_not_by_results(tmp_path, monkeypatch):
+    monkeypatch.setattr("tools.compare_runs.TRAIN", tmp_path / "train.py")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert current_commit() == "unknown"
+
+    def git(*words: str) -> str:
+        own = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        done = subprocess.run(["git", "-C", tmp_path, *own, *words], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    git("init")
+    (tmp_path / "train.py").write_text("1")
+    git("add", ".")
+    git("commit", "-m", "first")
+    (tmp_path / "RESULTS.md").write_text("new")
+    assert current_commit() == git("rev-parse", "HEAD")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/new.py").write_text("2")
+    assert current_commit() == git("rev-parse", "HEAD") + " with changes"
 
 
 def test_report_is_written_in_words_and_as_a_picture(compared):

@@ -3,14 +3,13 @@
 import math
 import platform
 import statistics
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from tools.compare_runs import TRAIN, Comparison, Run
+from tools.compare_runs import Comparison, Run
 from tools.compare_statistics import LEVEL, Estimate, holm, mean, paired_difference, unpaired_difference
 from tools.markdown import markdown_table
 
@@ -92,7 +91,7 @@ def make_report(
         **circumstances,
         "cpu": processor(),
         "date": date.today().isoformat(),
-        "commit": commit(),
+        "commit": ", ".join(sorted({run.commit() for run in comparison.runs})),
     }
 
 
@@ -181,19 +180,6 @@ def processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def commit() -> str | None:
-    """The git commit of this repository, marked if files differ from it; None without git."""
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(TRAIN.parent), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + (" with changes" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
 # --- Markdown --------------------------------------------------------------------------------------------------------
 
 
@@ -254,7 +240,7 @@ def markdown(report: dict[str, Any]) -> str:
         ),
         f"Made by `{report['command']}` on {report['date']}: {report['device']}, {report['cpu']}, CPU threads "
         f"of a run: {report['threads']}, runs at a time: {report['jobs']}, Python {report['python']}, "
-        f"torch {report['torch']}, commit {report['commit'] or 'unknown'}.",
+        f"torch {report['torch']}, commit {report['commit']}.",
     ]
     return "\n\n".join(parts) + "\n"
 

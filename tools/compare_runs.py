@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -41,6 +42,11 @@ class Run:
     def output(self) -> Path:
         """What train.py prints."""
         return self.folder / "output.txt"
+
+    def commit(self) -> str:
+        """Of the code that it was last started with."""
+        path = self.folder / "commit.txt"
+        return path.read_text().strip() if os.path.exists(path) else "unknown"
 
     def evaluations(self) -> dict[int, dict[str, float]]:
         """The metrics of every evaluation so far, by step, from log.jsonl with all their digits."""
@@ -160,6 +166,7 @@ def _start(run: Run, threads: int) -> Popen[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
+        (run.folder / "commit.txt").write_text(f"{current_commit()}\n")
         output = run.output.open("w")
     except OSError as error:
         raise UserError(run.folder, f"cannot be written ({error})", "choose another --out") from None
@@ -172,6 +179,21 @@ def _start(run: Run, threads: int) -> Popen[bytes]:
             env=environment,
             process_group=0,
         )
+
+
+def current_commit() -> str:
+    """The git commit of this repository, marked if its Python or YAML files differ from it; "unknown" without git."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(TRAIN.parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + (
+            " with changes" if git("status", "--porcelain", "--", "*.py", "*.yaml") else ""
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def _stop(processes: Sequence[Popen[bytes]]) -> None:
