@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import sys
 from dataclasses import replace
@@ -164,10 +165,13 @@ def test_a_table_that_the_paper_lacks_is_one_line():
 
 
 def test_the_written_page_is_that_of_the_stored_results(monkeypatch, tmp_path, here):
-    (tmp_path / "results").symlink_to(ROOT / "results")
+    shutil.copytree(ROOT / "results", tmp_path / "results")
     monkeypatch.setattr(sys, "argv", ["tools.minipaper", "--report", "--root", str(tmp_path)])
     command.main()
-    assert (tmp_path / "RESULTS.md").read_text() == (ROOT / "RESULTS.md").read_text()
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert text == (ROOT / "RESULTS.md").read_text()
+    for picture in re.findall(r"!\[.*]\((.*)\)", text):
+        assert (ROOT / picture).read_bytes().startswith(b"\x89PNG")
 
 
 # --- whole experiments -----------------------------------------------------------------------------------------------
@@ -209,7 +213,7 @@ def test_experiments_are_run_kept_shared_and_left_alone(scenes, tmp_path, monkey
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     words = ["--experiments", path, "--root", tmp_path, "--jobs", 2]
     minipaper(monkeypatch, *words, "--only", "first")
-    assert {item.name for item in (tmp_path / "results").iterdir()} == {"first.json", "first.png"}
+    assert {item.name for item in (tmp_path / "results").iterdir()} == {"first.json", "first.png", "overview.png"}
     text = (tmp_path / "RESULTS.md").read_text()
     assert "**1 of 2 experiments" in text
     assert "Not run yet: `python -m tools.minipaper --only second`" in text

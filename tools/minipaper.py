@@ -26,7 +26,7 @@ from errors import ArgumentParser, Interrupted, UserError, run_command, suggest
 from runtime.signals import StopSignals
 from tools.compare import make_comparison
 from tools.compare_runs import POLL_SECONDS, Comparison, Run
-from tools.minipaper_report import Section, page, read_paper
+from tools.minipaper_report import Section, compare_sections, draw, page, read_paper
 
 EXPERIMENTS = Path(__file__).parent / "paper/experiments.yaml"
 
@@ -133,7 +133,7 @@ def keep_result(out: Path, results: Path, name: str) -> None:
 
 
 def write_page(paper: MiniPaper, comparisons: dict[str, Comparison], root: Path) -> None:
-    """RESULTS.md in `root`, of what is in results/ there."""
+    """RESULTS.md in `root` and its picture, of what is in results/ there."""
     sections = [
         Section(
             *(name, item.title, item.note, str(item.cfg), item.metrics, item.paper),
@@ -143,9 +143,11 @@ def write_page(paper: MiniPaper, comparisons: dict[str, Comparison], root: Path)
         for name, item in paper.experiments.items()
     ]
     path = root / "RESULTS.md"
-    text = page(sections, read_paper())
+    text, tables = page(sections, read_paper()), compare_sections(sections)
     try:
         path.write_text(text)
+        if tables:
+            draw(tables, root / "results/overview.png")
     except OSError as error:
         raise UserError(path, f"cannot be written ({error})", "name another --root") from None
 

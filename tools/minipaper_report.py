@@ -16,6 +16,7 @@ from tools.markdown import markdown_table
 
 PAPER = Path(__file__).parent / "paper/results.json"
 VERDICTS = ("better", "no difference shown", "worse", "no verdict")
+COLORS = {"better": "tab:green", "no difference shown": "tab:blue", "worse": "tab:red", "no verdict": "tab:blue"}
 MADE_OF = ("command", "device", "cpu", "jobs", "threads", "python", "torch", "commit", "date")
 
 LIMITS = (
@@ -24,6 +25,12 @@ LIMITS = (
     "not repeat the paper's experiments: its numbers, of full-size models on real data sets, stand beside ours in a "
     'column of their own and are not to be compared with them. "No difference shown" is not "equal". In the column '
     '"80 %" stands how large a true difference would have to be for as many seeds to show it in 80 % of repetitions.'
+)
+
+OVERVIEW = (
+    "![Differences to the baseline with 95 % intervals, first metric of each experiment](results/overview.png)\n\n"
+    "Differences to the baseline, first metric of each experiment; right is better. The lines are the uncorrected 95 % "
+    "intervals, so one may leave out 0 where the verdict, which goes by the corrected p, is no difference shown."
 )
 
 
@@ -50,10 +57,34 @@ class Row:
     compared: Compared | None
 
 
+@dataclass(frozen=True)
+class Table:
+    """One metric of a finished experiment, compared with the baseline. The last row is the control."""
+
+    section: Section
+    metric: str
+    rows: list[Row]
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Of the metric."""
+        return self.section.lower_is_better[self.metric]
+
+
 def read_paper() -> dict[str, Any]:
     """The numbers that the paper prints, and where they stand there."""
     record: dict[str, Any] = json.loads(PAPER.read_text())
     return record
+
+
+def compare_sections(sections: Sequence[Section]) -> list[Table]:
+    """A table for each metric of each section that has a report."""
+    return [
+        Table(section, metric, compare_metric(section.report, metric, section.lower_is_better[metric]))
+        for section in sections
+        if section.report is not None
+        for metric in section.metrics
+    ]
 
 
 def compare_metric(report: dict[str, Any], metric: str, lower_is_better: bool) -> list[Row]:
@@ -77,49 +108,45 @@ def page(sections: Sequence[Section], paper: dict[str, Any]) -> str:
         if section.paper not in paper["tables"]:
             do = suggest(section.paper, list(paper["tables"]))
             raise UserError(f"experiment {section.name}: paper {section.paper}", f"is not in {PAPER.name}", do)
-    finished = [
-        (section, metric, compare_metric(section.report, metric, section.lower_is_better[metric]))
-        for section in sections
-        if section.report is not None
-        for metric in section.metrics
-    ]
+    tables = compare_sections(sections)
     done = sum(section.report is not None for section in sections)
     parts = [
         "# Results of the mini-paper",
         "Written by `python -m tools.minipaper` from `results/*.json`, not by hand. [docs/compare.md](docs/compare.md) "
         "says how to read a verdict.",
-        _opening(finished, done, len(sections)),
+        _opening(tables, done, len(sections)),
+        *([OVERVIEW] if tables else []),
         LIMITS,
         f"The paper: {paper['source']}",
     ]
     for section in sections:
-        rows = {metric: found for owner, metric, found in finished if owner is section}
-        parts += [f"## {section.title}", *_section(section, rows, paper["tables"][section.paper])]
+        own = [table for table in tables if table.section is section]
+        parts += [f"## {section.title}", *_section(section, own, paper["tables"][section.paper])]
     return "\n\n".join(parts) + "\n"
 
 
-def _opening(finished: Sequence[tuple[Section, str, list[Row]]], done: int, total: int) -> str:
-    if not finished:
+def _opening(tables: Sequence[Table], done: int, total: int) -> str:
+    if not tables:
         return f"**None of the {total} experiments has been run yet.**"
-    counts = [Counter(_kind(row.compared) for row in rows[:-1] if row.compared) for _, _, rows in finished]
+    counts = [Counter(_kind(row.compared) for row in table.rows[:-1] if row.compared) for table in tables]
     every = sum(counts, Counter())
-    controls = [rows[-1].compared for _, _, rows in finished]
+    controls = [table.rows[-1].compared for table in tables]
     alarms = sum(_kind(control) in ("better", "worse") for control in controls if control)
     words = ", ".join(f'{every[kind]} "{kind}"' for kind in VERDICTS if every[kind] or kind != "no verdict")
     text = (
         f"**{done} of {total} experiments are finished.** They make {every.total()} comparisons with a "
-        f"baseline ({len(finished)} tables, one for each experiment and metric): {words}. Were there no difference "
+        f"baseline ({len(tables)} tables, one for each experiment and metric): {words}. Were there no difference "
         'anywhere, one table in twenty would still say "better" or "worse". The baseline against itself with other '
-        f"seeds, once in each table, was found different in {alarms} of {len(finished)}."
+        f"seeds, once in each table, was found different in {alarms} of {len(tables)}."
     )
     rows = [
-        [section.title, metric, *(str(count[kind]) for kind in VERDICTS)]
-        for (section, metric, _), count in zip(finished, counts, strict=True)
+        [table.section.title, table.metric, *(str(count[kind]) for kind in VERDICTS)]
+        for table, count in zip(tables, counts, strict=True)
     ]
     return f"{text}\n\n{markdown_table(['experiment', 'metric', *VERDICTS], rows)}"
 
 
-def _section(section: Section, rows: dict[str, list[Row]], table: dict[str, Any]) -> list[str]:
+def _section(section: Section, tables: Sequence[Table], printed: dict[str, Any]) -> list[str]:
     report = section.report
     note = [section.note] if section.note else []
     if report is None:
@@ -133,18 +160,18 @@ def _section(section: Section, rows: dict[str, list[Row]], table: dict[str, Any]
     parts = [
         *note,
         f"Ours: `{section.cfg}`, {report['step']} steps, seeds 0 to {seeds - 1}, scored after the last step. "
-        f"The paper's column: {section.paper}, {table['what']}; in brackets its difference to the baseline.",
+        f"The paper's column: {section.paper}, {printed['what']}; in brackets its difference to the baseline.",
     ]
-    for metric, found in rows.items():
+    for table in tables:
         parts += [
-            f"### {metric} ({'lower' if section.lower_is_better[metric] else 'higher'} is better)",
-            _metric_table(found, report["baseline"], section.paper, table["values"].get(metric, {})),
+            f"### {table.metric} ({'lower' if table.lower_is_better else 'higher'} is better)",
+            _metric_table(table.rows, report["baseline"], section.paper, printed["values"].get(table.metric, {})),
         ]
-    if len(rows) > 1:
+    if len(tables) > 1:
         parts.append(
             "Each table has a correction of its own, for the number of variants in it: of "
-            f"{len(rows)} tables from the same runs, one or more may raise a false alarm in up to "
-            f"{5 * len(rows)} % of cases."
+            f"{len(tables)} tables from the same runs, one or more may raise a false alarm in up to "
+            f"{5 * len(tables)} % of cases."
         )
     control = report["control"]
     return [
@@ -190,3 +217,34 @@ def _numbers(values: Sequence[float | None]) -> list[float]:
 
 def _number(value: float, sign: str = "", digits: int = 4) -> str:
     return "-" if math.isnan(value) else f"{value:{sign}.{digits}g}"
+
+
+# --- picture ---------------------------------------------------------------------------------------------------------
+
+
+def draw(tables: Sequence[Table], path: Path) -> None:
+    """The differences of the first metric of each experiment, a panel each, as a PNG. Right is better."""
+    from matplotlib.figure import Figure  # here, so that nothing but a picture waits for its import
+
+    shown = [table for table in tables if table.metric == table.section.metrics[0]]
+    columns = min(3, len(shown))
+    rows = math.ceil(len(shown) / columns)
+    figure = Figure(figsize=(4.2 * columns, 2.6 * rows), dpi=120, layout="constrained")
+    for place, table in enumerate(shown, start=1):
+        axes = figure.add_subplot(rows, columns, place)
+        axes.axvline(0, color="0.8", linewidth=0.8)
+        compared = [(row.name, row.compared) for row in table.rows if row.compared]
+        for height, (name, found) in enumerate(compared):
+            kind, difference = _kind(found), found.difference
+            color = "0.6" if name == table.rows[-1].name else COLORS[kind]
+            if not math.isnan(difference.mean):
+                reach = 0.0 if math.isnan(difference.low) else difference.mean - difference.low
+                axes.errorbar(difference.mean, height, xerr=reach, fmt="o", color=color, markersize=4, capsize=2)
+        axes.set_yticks(range(len(compared)), [name for name, _ in compared], fontsize=8)
+        axes.set_ylim(len(compared) - 0.5, -0.5)
+        axes.tick_params(axis="x", labelsize=8)
+        if table.lower_is_better:
+            axes.invert_xaxis()
+        axes.set_title(table.section.title, fontsize=9)
+        axes.set_xlabel(f"{table.metric} minus that of {table.rows[0].name}", fontsize=8)
+    figure.savefig(path, format="png", metadata={"Software": None})
