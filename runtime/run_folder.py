@@ -2,7 +2,7 @@
 
 import fcntl
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
@@ -24,18 +24,7 @@ class RunFolder:
         self.path, self.config = path, config
 
     def __enter__(self) -> "RunFolder":
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("w")
-        except OSError as error:
-            raise UserError(self.path, f"cannot be written ({error})", "choose another output_dir") from None
-        try:
-            # Not flock: data workers would inherit that lock, and hold it for seconds after their run is killed.
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                self.path, "another run is using this folder", "stop it or choose another run_name"
-            ) from None
+        self._lock = lock_folder(self.path, "another output_dir", "another run", "another run_name")
         try:
             self._check_config()
             self._write_config()
@@ -71,6 +60,25 @@ class RunFolder:
             more = f" (and {len(changed) - 1} more keys)" if len(changed) > 1 else ""
             advice = f"choose another run_name, or remove {self.path} to start over"
             raise UserError(f"{key}={new}", f"the run in {self.path} was started with {old}{more}", advice)
+
+
+def lock_folder(path: Path, elsewhere: str, owner: str, other: str) -> TextIO:
+    """Make a folder this process's own until the file that is returned is closed.
+
+    Raises UserError, which advises to choose `elsewhere` if it cannot be written, or `other` if an `owner` has it.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / ".lock").open("w")
+    except OSError as error:
+        raise UserError(path, f"cannot be written ({error})", f"choose {elsewhere}") from None
+    try:
+        # Not flock: data workers would inherit that lock, and hold it for seconds after their run is killed.
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise UserError(path, f"{owner} is using this folder", f"stop it or choose {other}") from None
+    return lock
 
 
 def differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:

@@ -19,7 +19,7 @@ from experiment import load_experiment
 from runtime.checkpoint import load_checkpoint
 from tests.conftest import ROOT, TINY, logged, read
 from tests.faults import launch
-from tools.compare_report import repeated, verdict
+from tools.compare_report import repeat_in_words, repeated, verdict
 from tools.compare_runs import current_commit
 from tools.compare_statistics import mean
 from upsamplers import Upsampler
@@ -132,12 +132,16 @@ def test_report_has_a_control_with_other_seeds_and_an_equal_repeat(compared):
     assert report["repeat"] == {"seed": 0, "equal": True, "numbers": 4, "largest_difference": 0}
 
 
-def test_report_names_the_commits_that_the_runs_were_started_at(compared):
-    _, out = compared
+def test_report_names_the_commits_that_the_runs_were_started_at(compared, monkeypatch):
+    words, out = compared
     assert {path.parent.name for path in out.glob("nearest/*/commit.txt")} == {f"seed_{n}" for n in "0123"} | {
         "seed_0_again"
     }
     assert read(out / "report.json")["commit"] == current_commit()
+    (out / "dysample+/seed_1/commit.txt").write_text("zzz\n")
+    (out / "nearest/seed_3/commit.txt").unlink()
+    compare(monkeypatch, *words, "--seeds", 2)
+    assert read(out / "report.json")["commit"] == f"{current_commit()}, unknown, zzz"
 
 
 def test_commit_is_marked_by_changed_code_but_not_by_results(tmp_path, monkeypatch):
@@ -263,6 +267,7 @@ def test_ctrl_c_stops_the_run_which_saves_and_exits_130(scenes, tmp_path):
         ([-1.0, -1.1, -1.2], False, "worse by 1.1 [0.8516, 1.348]"),
         ([-1.0, -1.1, -1.2], True, "better by 1.1 [0.8516, 1.348]"),
         ([0.0, 0.0, 0.0], False, "no difference shown (the scores are equal)"),
+        ([2.0, 2.0, 2.0], False, "so that the test has no spread to go by"),
         ([1.0], False, "one seed shows nothing"),
         ([1.0, float("nan")], False, "no verdict: the metric has no value in one of the runs"),
         # sd 2, n = 3: 5.6535 standard errors of 2 / sqrt(3), from tables of the noncentral t.
@@ -290,6 +295,9 @@ def test_repeat_is_compared_to_the_last_digit(value, equal):
     found = repeated(run({1: {"mIoU": 40.0, "AP": nan}}), run({1: {"mIoU": value, "AP": nan}}))
     assert (found["equal"], found["numbers"]) == (equal, 2)
     assert found["largest_difference"] == abs(value - 40)
+    assert repeat_in_words(found).startswith("equal to the last digit in all 2" if equal else "NOT equal, by up to 7.1")
+    other = repeated(run({1: {"mIoU": nan}}), run({1: {"mIoU": value}}))
+    assert (other["equal"], repeat_in_words(other)) == (False, "NOT equal: a number has a value in one of the two only")
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
@@ -301,9 +309,9 @@ def test_repeat_is_compared_to_the_last_digit(value, equal):
         (["--upsamplers", "nearest,dysampel"], "--upsamplers dysampel: no such upsampler; did you mean dysample?"),
         (["--upsamplers", "nearest,nearest"], "--upsamplers nearest: is named twice"),
         (["--upsamplers", "nearest,"], "no such upsampler"),
-        (["--upsamplers", "nearest", "--seeds", "0"], "--seeds 0: is less than 1"),
+        (["--upsamplers", "nearest", "--seeds", "0"], "--seeds 0: is out of range; give 1 to 10000"),
         (["--upsamplers", "nearest", "--seeds", "x"], "invalid int value"),
-        (["--upsamplers", "nearest", "--jobs", "0"], "--jobs 0: is less than 1"),
+        (["--upsamplers", "nearest", "--jobs", "0"], "--jobs 0: is out of range"),
         (["--upsamplers", "nearest", "--metric", "miou"], "--metric miou: is no metric of task semantic; did you mean"),
         (["--upsamplers", "nearest", "--baseline", "neerest"], "did you mean nearest?"),
         (["--upsamplers", "nearest", "seed=4"], "seed in seed=4: is set for every run"),
@@ -311,7 +319,7 @@ def test_repeat_is_compared_to_the_last_digit(value, equal):
         (["--upsamplers", "nearest", "--variants", "x.yaml"], "not allowed with argument"),
         ([], "one of the arguments --upsamplers --variants is required"),
         (["--variants", "/nowhere.yaml"], "/nowhere.yaml: no such file"),
-        (["--upsamplers", "nearest", "--out", "/dev/null", "data.root=/nowhere"], "/dev/null/environment.json: cannot"),
+        (["--upsamplers", "nearest", "--out", "/dev/null", "data.root=/nowhere"], "/dev/null: cannot be written"),
     ],
 )
 def test_wrong_arguments_end_in_one_line_before_any_run(monkeypatch, capsys, words, expected):

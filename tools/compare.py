@@ -22,11 +22,13 @@ from eval import check_writable, write_result
 from experiment import Experiment, load_experiment
 from runtime.distributed import start_processes
 from runtime.log import environment
+from runtime.run_folder import lock_folder
 from tools.compare_report import draw, make_report, markdown
 from tools.compare_runs import Comparison, run_all
 from tools.complexity import complexity, padded_input
 from upsamplers import NAMES
 
+MOST = 10_000  # of seeds, jobs, threads
 OWN_KEYS = ("seed", "run_name", "output_dir")
 
 
@@ -56,8 +58,8 @@ def upsampler_variants(names: str) -> dict[str, list[str]]:
 def make_comparison(given: Namespace) -> Comparison:
     """The comparison that the arguments describe; reads no data. Raises UserError for anything wrong with them."""
     for option in ("seeds", "jobs", "threads"):
-        if (value := getattr(given, option)) is not None and value < 1:
-            raise UserError(f"--{option} {value}", "is less than 1", "give 1 or more")
+        if (value := getattr(given, option)) is not None and not 1 <= value <= MOST:
+            raise UserError(f"--{option} {value}", "is out of range", f"give 1 to {MOST}")
     variants = read_variants(given.variants) if given.variants else upsampler_variants(given.upsamplers)
     baseline = given.baseline or next(iter(variants))
     if baseline not in variants:
@@ -134,9 +136,12 @@ def _read_environment(out: Path) -> dict[str, Any] | None:
         return None
     try:
         record = json.loads(path.read_text())
-        return {key: record[key] for key in ("threads", "python", "torch", "device", "processes")}
+        known = {key: record[key] for key in ("threads", "python", "torch", "device", "processes")}
+        if type(known["threads"]) is int and 1 <= known["threads"] <= MOST:
+            return known
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(path, "is damaged", "choose another --out, or remove the folder") from None
+        pass
+    raise UserError(path, "is damaged", "choose another --out, or remove the folder")
 
 
 def print_plan(comparison: Comparison, costs: dict[str, dict[str, Any]], jobs: int, threads: int) -> None:
@@ -167,7 +172,7 @@ def main() -> None:
     parser.add_argument("--baseline", metavar="NAME", help="what the others are compared with (default: the first)")
     parser.add_argument("--metric", metavar="NAME", help="the number to test (default: that of the best checkpoint)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/compare/NAME_OF_CFG")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="the report as JSON (default: in --out)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="the report as JSON, also here")
     parser.add_argument("--jobs", type=int, default=1, metavar="J", help="runs at a time (default: 1)")
     parser.add_argument("--threads", type=int, metavar="T", help="CPU threads of a run (default: all; 1 if J > 1)")
     parser.add_argument("--check", action="store_true", help="print the plan and exit")
@@ -189,18 +194,21 @@ def main() -> None:
         return
     if given.json:
         check_writable(given.json)
-    write_result(out / "environment.json", machine)
-    run_all(runs, given.jobs, threads)
-    command = f"python -m tools.compare {shlex.join(sys.argv[1:])}"
-    report = make_report(comparison, costs, {"command": command, "jobs": given.jobs, **machine})
-    write_result(given.json or out / "report.json", report)
-    text = markdown(report)
-    try:
-        (out / "report.md").write_text(text)
-        draw(report, out / "report.png")
-    except OSError as error:
-        raise UserError(out, f"cannot be written ({error})", "run the same command again: all runs are kept") from None
-    print(f"\n{text}\nwritten to  {given.json or out / 'report.json'}, {out / 'report.md'}, {out / 'report.png'}")
+    with lock_folder(out, "another --out", "another comparison", "another --out"):
+        write_result(out / "environment.json", machine)
+        run_all(runs, given.jobs, threads)
+        command = f"python -m tools.compare {shlex.join(sys.argv[1:])}"
+        report = make_report(comparison, costs, {"command": command, "jobs": given.jobs, **machine})
+        text, places = markdown(report), [out / name for name in ("report.json", "report.md", "report.png")]
+        for place in [*([given.json] if given.json else []), places[0]]:
+            write_result(place, report)
+        try:
+            places[1].write_text(text)
+            draw(report, places[2])
+        except OSError as error:
+            do = "run the same command again: all runs are kept"
+            raise UserError(out, f"cannot be written ({error})", do) from None
+    print(f"\n{text}\nwritten to  {', '.join(map(str, places))}")
 
 
 if __name__ == "__main__":

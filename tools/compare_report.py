@@ -37,7 +37,7 @@ def compare_scores(scores: Mapping[str, Sequence[float]], baseline: str, lower_i
 
 
 def compare_control(control: Sequence[float], baseline: Sequence[float], lower_is_better: bool) -> Compared:
-    """The baseline with other seeds: a test of the procedure, not one of the family."""
+    """The baseline with other seeds, which differ from its own by luck alone; not one of the family."""
     found = unpaired_difference(control, baseline)
     return _judged(found, found.p, 1, lower_is_better, len(baseline))
 
@@ -59,7 +59,7 @@ def make_report(
     compared = compare_scores(scores, baseline, comparison.lower_is_better)
     control_scores = [_score(run, metric) for run in comparison.control]
     control = compare_control(control_scores, scores[baseline], comparison.lower_is_better)
-    experiment = runs[baseline][0].experiment
+    experiment = comparison.repeat.experiment
     return {
         "cfg": str(comparison.cfg),
         "overrides": comparison.overrides,
@@ -70,10 +70,12 @@ def make_report(
         "step": experiment.steps,
         "seeds": list(range(comparison.seeds)),
         "baseline": baseline,
+        "config": experiment.dump(),
         "variants": [
             {
                 "name": variant,
                 "overrides": comparison.variants[variant],
+                "step": of_variant[0].experiment.steps,
                 **_added(costs[variant], costs[baseline]),
                 "seconds_per_step": _median(run.seconds_per_step() for run in of_variant),
                 **_described(scores[variant], of_variant),
@@ -101,13 +103,15 @@ def verdict(difference: Estimate, p: float, lower_is_better: bool, seeds: int, f
         return "one seed shows nothing"
     if math.isnan(difference.mean):
         return "no verdict: the metric has no value in one of the runs"
+    if difference.error == 0:
+        if difference.mean == 0:
+            return "no difference shown (the scores are equal)"
+        return "no verdict: the scores differ by the same in every pair, so that the test has no spread to go by"
     if p < LEVEL:
         sign = math.copysign(1, difference.mean)
         low, high = sorted((sign * difference.low, sign * difference.high))
         word = "worse" if (sign > 0) == lower_is_better else "better"
         return f"{word} by {_short(abs(difference.mean))} [{_short(low)}, {_short(high)}]"
-    if difference.error == 0:
-        return "no difference shown (the scores are equal)"
     shown = _short(difference.smallest_shown(family))
     return f"no difference shown ({seeds} seeds show a true difference of {shown} in 80 % of repetitions)"
 
@@ -125,8 +129,18 @@ def repeated(run: Run, again: Run) -> dict[str, Any]:
         "seed": run.experiment.seed,
         "equal": not unequal,
         "numbers": len(pairs),
-        "largest_difference": max(unequal, default=0.0),
+        "largest_difference": math.nan if any(map(math.isnan, unequal)) else max(unequal, default=0.0),
     }
+
+
+def repeat_in_words(repeat: dict[str, Any]) -> str:
+    """What `repeated` found."""
+    if repeat["equal"]:
+        return f"equal to the last digit in all {repeat['numbers']} numbers of its evaluations"
+    largest = repeat["largest_difference"]
+    if largest is None or math.isnan(largest):
+        return "NOT equal: a number has a value in one of the two only"
+    return f"NOT equal, by up to {_short(largest)}: the machine adds noise to that of the seeds"
 
 
 def _score(run: Run, metric: str) -> float:
@@ -189,15 +203,10 @@ def markdown(report: dict[str, Any]) -> str:
     direction = "lower" if report["lower_is_better"] else "higher"
     family = len(report["variants"]) - 1
     compared = [variant for variant in report["variants"] if variant["comparison"]]
-    repeat = report["repeat"]
-    same = (
-        f"equal to the last digit in all {repeat['numbers']} numbers of its evaluations"
-        if repeat["equal"]
-        else f"NOT equal, by up to {_short(repeat['largest_difference'])}: the machine adds noise to that of the seeds"
-    )
+    repeat, steps = report["repeat"], sorted({variant["step"] for variant in report["variants"]})
     parts = [
         f"# {report['cfg']}: {metric} ({direction} is better)",
-        f"Score: the last evaluation, at step {report['step']}. {len(seeds)} seeds for each variant, "
+        f"Score: the last evaluation, at step {' or '.join(map(str, steps))}. {len(seeds)} seeds for each variant, "
         f"compared seed by seed with {baseline}.",
         markdown_table(
             ["variant", "mean", "standard deviation", "95 % interval of the mean"],
@@ -218,8 +227,9 @@ def markdown(report: dict[str, Any]) -> str:
             else "."
         ),
         f"**Control**: {control['name']} is {baseline} with seeds {', '.join(map(str, control['seeds']))} "
-        "(Welch's unpaired t-test, outside the correction). A difference there is a false alarm, which one report in "
-        f"twenty has. **Repeat**: {baseline} with seed {repeat['seed']} was run twice, and is {same}.",
+        "(Welch's unpaired t-test, outside the correction). A difference there is a false alarm, which at most one "
+        f"report in twenty has. **Repeat**: {baseline} with seed {repeat['seed']} was run twice, and is "
+        f"{repeat_in_words(repeat)}.",
         markdown_table(
             ["variant", "parameters", "added", "GMACs", "added", "seconds per step"],
             [

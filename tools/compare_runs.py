@@ -20,6 +20,7 @@ from errors import Interrupted, UserError
 from experiment import Experiment, load_experiment
 from runtime.run_folder import differences
 from runtime.signals import StopSignals
+from runtime.state import DIVERGED
 
 TRAIN = Path(__file__).parent.parent / "train.py"
 POLL_SECONDS = 0.1
@@ -66,14 +67,16 @@ class Run:
         return self.experiment.batch_size / statistics.median(rates) if rates else None
 
     def check_settings(self) -> None:
-        """Raise UserError if the folder holds a run with other settings, by the rule by which a run resumes."""
+        """Raise UserError if the folder holds a run with other settings, or one whose settings cannot be known."""
         path = self.folder / "config.yaml"
-        if not os.path.exists(self.folder / "checkpoints") or not os.path.exists(path):
+        if not os.path.exists(self.folder / "checkpoints") and not self.finished:
             return
         try:
             before = yaml.safe_load(path.read_text())
-        except (yaml.YAMLError, OSError, UnicodeDecodeError):
-            raise UserError(path, "is damaged", f"remove {self.folder} to repeat that run") from None
+        except (yaml.YAMLError, OSError, ValueError):
+            before = None
+        if not isinstance(before, dict):
+            raise UserError(path, "is missing or damaged", f"remove {self.folder} to repeat that run")
         for key, old, new in differences(before, self.experiment.dump()):
             what = f"the run in {self.folder} was made with {old}"
             raise UserError(f"{self.name}: {key}={new}", what, "choose another --out")
@@ -83,12 +86,14 @@ class Run:
         if not os.path.exists(path):
             return []
         lines = []
-        for text in path.read_text().splitlines():
+        for text in path.read_text(errors="replace").splitlines():
             try:
-                lines.append(json.loads(text))
-            except ValueError:  # cut short by a crash; train.py will write it again
+                line = json.loads(text)
+                if line["section"] == section:
+                    lines.append(line)
+            except (ValueError, KeyError, TypeError):  # cut short by a crash; train.py will write it again
                 break
-        return [line for line in lines if line["section"] == section]
+        return lines
 
 
 @dataclass(frozen=True)
@@ -215,6 +220,8 @@ def _check_end(run: Run, code: int) -> None:
     complaints = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     if code == 2 and complaints:
         what, _, do = complaints[-1].rpartition("; ")
+        if do == DIVERGED:
+            do = "choose another --out and settings that all variants can bear, or leave this one out"
         raise UserError(run.name, what, do)
     if code - 128 in set(signal.Signals):  # stopped from outside, after saving
         raise Interrupted(code - 128)

@@ -30,9 +30,9 @@ class Estimate:
 
     @property
     def p(self) -> float:
-        """Of the two-sided t-test that the mean is 0. Values without any spread: 1 if they are 0, else 0."""
+        """Of the two-sided t-test that the mean is 0. Values without any spread: 1 if they are 0, else NaN."""
         if self.error == 0:
-            return float(self.mean == 0)
+            return 1.0 if self.mean == 0 else math.nan
         return float(2 * t.sf(abs(self.mean) / self.error, self.freedom))
 
     def smallest_shown(self, comparisons: int = 1) -> float:

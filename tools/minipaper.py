@@ -23,10 +23,11 @@ from pydantic import Field, PositiveInt
 
 from config import Schema, read_config, validate
 from errors import ArgumentParser, Interrupted, UserError, run_command, suggest
+from runtime.run_folder import differences
 from runtime.signals import StopSignals
 from tools.compare import make_comparison
 from tools.compare_runs import POLL_SECONDS, Comparison, Run
-from tools.minipaper_report import Section, compare_sections, draw, page, read_paper
+from tools.minipaper_report import MADE_OF, Section, compare_sections, draw, page, read_paper
 
 EXPERIMENTS = Path(__file__).parent / "paper/experiments.yaml"
 
@@ -80,25 +81,21 @@ class MiniPaper(Schema):
         return [*files, *numbers, *self.overrides]
 
 
-def read_result(path: Path, comparison: Comparison) -> dict[str, Any] | None:
-    """The report at `path`; None if there is none, or if it is one of another definition."""
+def read_result(path: Path, comparison: Comparison, metrics: Sequence[str]) -> dict[str, Any] | None:
+    """The report at `path`; None if there is none, or not one of these settings, variants, seeds and metrics."""
     if not path.exists():
         return None
     try:
         report: dict[str, Any] = json.loads(path.read_text())
-        found = (
-            *(report[key] for key in ("cfg", "overrides", "metric", "baseline", "seeds", "step")),
-            [(item["name"], item["overrides"]) for item in report["variants"]],
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        scores = [item["metrics"] for item in [*report["variants"], report["control"]]]
+        changed = differences(report["config"], comparison.repeat.experiment.dump())
+        variants = [(item["name"], item["overrides"]) for item in report["variants"]]
+        found = (report["metric"], report["baseline"], report["seeds"], variants)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(path, "is damaged", "remove it and run python -m tools.minipaper again") from None
-    asked = (
-        *(str(comparison.cfg), comparison.overrides, comparison.metric, comparison.baseline),
-        list(range(comparison.seeds)),
-        comparison.repeat.experiment.steps,
-        list(comparison.variants.items()),
-    )
-    return report if found == asked else None
+    asked = (comparison.metric, comparison.baseline, list(range(comparison.seeds)), list(comparison.variants.items()))
+    complete = {*MADE_OF, "step", "repeat"} <= report.keys() and all(set(metrics) <= values.keys() for values in scores)
+    return report if found == asked and complete and not changed else None
 
 
 def run_compare(words: Sequence[str]) -> None:
@@ -109,7 +106,11 @@ def run_compare(words: Sequence[str]) -> None:
         while process.poll() is None:
             if stop.received is not None:
                 process.send_signal(stop.received)
-                process.wait()
+                try:
+                    process.wait()
+                except Interrupted as second:
+                    process.send_signal(second.signal_number)
+                    process.wait()
                 raise Interrupted(stop.received)
             time.sleep(POLL_SECONDS)
     if process.returncode < 0:
@@ -138,7 +139,7 @@ def write_page(paper: MiniPaper, comparisons: dict[str, Comparison], root: Path)
         Section(
             *(name, item.title, item.note, str(item.cfg), item.metrics, item.paper),
             lower_is_better=lower_is_better(comparisons[name], item.metrics),
-            report=read_result(root / f"results/{name}.json", comparisons[name]),
+            report=read_result(root / f"results/{name}.json", comparisons[name], item.metrics),
         )
         for name, item in paper.experiments.items()
     ]
@@ -162,14 +163,17 @@ def lower_is_better(comparison: Comparison, metrics: Sequence[str]) -> dict[str,
     return {metric: any(metric in item.lower_is_better for item in known) for metric in metrics}
 
 
-def print_plan(comparisons: dict[str, Comparison], jobs: int) -> None:
-    """The runs of each experiment, the finished ones, and how long the others will take. Shared runs count once."""
+def print_plan(comparisons: dict[str, Comparison], finished: set[str], jobs: int) -> None:
+    """The runs of each experiment, the finished ones, and how long the others will take. Shared runs count once.
+
+    finished: experiments that have their result; the runs behind it may be gone.
+    """
     seen: set[Path] = set()
     print(f"{'experiment':<12}{'runs':>6}{'finished':>10}{'minutes left':>14}")
     for name, comparison in comparisons.items():
         runs = [run for run in comparison.runs if run.folder not in seen]
         seen.update(run.folder for run in runs)
-        left = sum(not run.finished for run in runs)
+        left = 0 if name in finished else sum(not run.finished for run in runs)
         durations = [
             seconds for other in comparisons.values() if other.out == comparison.out for seconds in timed(other)
         ]
@@ -208,12 +212,17 @@ def main() -> None:
     if given.jobs < 1:
         raise UserError(f"--jobs {given.jobs}", "is less than 1", "give 1 or more")
     comparisons = {name: paper.comparison(name) for name in names}
+
+    def finished(name: str) -> bool:
+        path = given.root / f"results/{name}.json"
+        return read_result(path, comparisons[name], paper.experiments[name].metrics) is not None
+
     if given.check:
-        print_plan(comparisons, given.jobs)
+        print_plan(comparisons, {name for name in names if finished(name)}, given.jobs)
         return
     write_page(paper, comparisons, given.root)
     for name in [] if given.report else [given.only] if given.only else names:
-        if read_result(given.root / f"results/{name}.json", comparisons[name]) is not None:
+        if finished(name):
             print(f"{name}: finished before")
             continue
         run_compare(paper.words(name, given.jobs))
