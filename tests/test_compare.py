@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,10 +18,11 @@ import tools.compare as command
 from errors import Interrupted, UserError, run_command
 from experiment import load_experiment
 from runtime.checkpoint import load_checkpoint
+from runtime.state import DIVERGED
 from tests.conftest import ROOT, TINY, logged, read
 from tests.faults import launch
-from tools.compare_report import repeat_in_words, repeated, verdict
-from tools.compare_runs import current_commit
+from tools.compare_report import markdown, repeat_in_words, repeated, verdict
+from tools.compare_runs import _check_end, current_commit
 from tools.compare_statistics import mean
 from upsamplers import Upsampler
 
@@ -103,6 +105,13 @@ def compared(scenes, tmp_path_factory):
     return words, out
 
 
+@pytest.fixture
+def copied(compared, tmp_path):
+    """The same as `compared`, in a folder that a test may change."""
+    words, out = compared
+    return [*words[:-1], shutil.copytree(out, tmp_path / "out")], tmp_path / "out"
+
+
 def final(folder: Path, metric: str = "mIoU") -> float:
     return logged(folder, "val")[-1][metric]
 
@@ -132,8 +141,8 @@ def test_report_has_a_control_with_other_seeds_and_an_equal_repeat(compared):
     assert report["repeat"] == {"seed": 0, "equal": True, "numbers": 4, "largest_difference": 0}
 
 
-def test_report_names_the_commits_that_the_runs_were_started_at(compared, monkeypatch):
-    words, out = compared
+def test_report_names_the_commits_that_the_runs_were_started_at(copied, monkeypatch):
+    words, out = copied
     assert {path.parent.name for path in out.glob("nearest/*/commit.txt")} == {f"seed_{n}" for n in "0123"} | {
         "seed_0_again"
     }
@@ -184,8 +193,8 @@ def test_a_run_is_an_ordinary_run_whatever_runs_beside_it(compared, here, tmp_pa
     assert [line | timed for line in alone] == [line | timed for line in beside]
 
 
-def test_finished_runs_are_not_repeated(compared, monkeypatch, capsys):
-    words, out = compared
+def test_finished_runs_are_not_repeated(copied, monkeypatch, capsys):
+    words, out = copied
     before = {path: path.stat().st_mtime_ns for path in out.rglob("log.jsonl")}
     assert len(before) == 7
     compare(monkeypatch, *words, "--seeds", 2, "--check")
@@ -193,9 +202,69 @@ def test_finished_runs_are_not_repeated(compared, monkeypatch, capsys):
     other = out.parent / "other.json"
     compare(monkeypatch, *words, "--seeds", 2, "--metric", "aAcc", "--json", other)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("log.jsonl")} == before
+    assert read(other) == read(out / "report.json")
     assert read(other)["variants"][1]["scores"] == [
         final(out / "dysample+" / f"seed_{seed}", "aAcc") for seed in (0, 1)
     ]
+
+
+def test_finished_runs_without_checkpoints_are_of_their_settings_all_the_same(copied, monkeypatch):
+    words, out = copied
+    for folder in out.glob("*/*/checkpoints"):
+        shutil.rmtree(folder)
+    compare(monkeypatch, *words, "--seeds", 2, "--check")
+    with pytest.raises(UserError, match=r"nearest, seed 0: optimizer.lr=0.5: the run in .* was made with"):
+        compare(monkeypatch, *words, "--seeds", 2, "optimizer.lr=0.5")
+    (out / "nearest/seed_0/config.yaml").unlink()
+    with pytest.raises(UserError, match=r"seed_0/config.yaml: is missing or damaged; remove"):
+        compare(monkeypatch, *words, "--seeds", 2)
+
+
+def test_a_log_that_holds_anything_is_read_as_far_as_it_is_one(copied, monkeypatch, capsys):
+    words, out = copied
+    with (out / "nearest/seed_0/log.jsonl").open("ab") as log:
+        log.write(b'[]\n{"a": 1}\n\xff\n')
+    (out / "nearest/seed_1/log.jsonl").write_bytes(b"\xff\n")
+    compare(monkeypatch, *words, "--seeds", 2, "--check")
+    assert "7, of which 6 are finished" in capsys.readouterr().out
+
+
+def test_a_folder_belongs_to_one_comparison_at_a_time(copied, monkeypatch):
+    words, out = copied
+    code = f"import fcntl; lock = open({str(out / '.lock')!r}, 'w'); fcntl.lockf(lock, fcntl.LOCK_EX); print(); input()"
+    owner = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        owner.stdout.readline()
+        with pytest.raises(
+            UserError, match=r"another comparison is using this folder; stop it or choose another --out"
+        ):
+            compare(monkeypatch, *words, "--seeds", 2)
+    finally:
+        owner.communicate(b"\n")
+    compare(monkeypatch, *words, "--seeds", 2)
+
+
+@pytest.mark.parametrize("threads", ['"x"', "0", "true", "1000000000000"])
+def test_a_damaged_environment_is_one_line(copied, monkeypatch, threads):
+    words, out = copied
+    record = (out / "environment.json").read_text().replace('"threads": 1', f'"threads": {threads}')
+    (out / "environment.json").write_text(record)
+    with pytest.raises(UserError, match=r"environment\.json: is damaged; choose another --out"):
+        compare(monkeypatch, *words, "--seeds", 2)
+
+
+def test_a_loss_that_diverged_is_told_with_advice_that_can_be_followed(tmp_path):
+    (tmp_path / "output.txt").write_text(f"error: step 2: the loss is not finite; {DIVERGED}\n")
+    run = SimpleNamespace(name="nearest, seed 0", output=tmp_path / "output.txt")
+    with pytest.raises(UserError, match=r"seed 0: step 2: the loss is not finite; choose another --out and settings"):
+        _check_end(run, 2)
+
+
+def test_report_tells_the_steps_of_variants_that_differ_in_them(compared):
+    report = read(compared[1] / "report.json")
+    assert "the last evaluation, at step 2. 2 seeds" in markdown(report)
+    report["variants"][1]["step"] = 4
+    assert "the last evaluation, at step 2 or 4. 2 seeds" in markdown(report)
 
 
 def test_more_seeds_use_the_runs_of_the_control(compared, monkeypatch, capsys):

@@ -22,7 +22,7 @@ from tests.test_compare import SHORT, Forked
 from tools import compare
 from tools.compare_statistics import paired_difference
 from tools.minipaper import EXPERIMENTS, MiniPaper, lower_is_better, read_result, run_compare
-from tools.minipaper_report import Section, compare_metric, page, read_paper
+from tools.minipaper_report import Section, compare_metric, compare_sections, page, read_paper
 
 # --- the experiments -------------------------------------------------------------------------------------------------
 
@@ -117,12 +117,16 @@ RUN = Section(
 NOT_RUN = replace(RUN, name="depth", title="Depth", metrics=("delta1",), paper="Table 9", report=None)
 
 
+def written(sections: list[Section]) -> str:
+    return page(sections, compare_sections(sections), read_paper())
+
+
 def rows_of(text: str, name: str) -> list[list[str]]:
     return [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith(f"| {name} |")]
 
 
 def test_page_says_what_was_found_and_what_was_not_run():
-    text = page([RUN, NOT_RUN], read_paper())
+    text = written([RUN, NOT_RUN])
     (up, down), (worse, better) = rows_of(text, "carafe"), rows_of(text, "dysample")
     assert up[1:3] == ["42.1 ± 1.1", "+1.1 [+0.8516, +1.348]"]
     assert [row[5] for row in (up, down, worse, better)] == ["better", "worse", "worse", "better"]
@@ -142,7 +146,7 @@ def test_page_says_what_was_found_and_what_was_not_run():
 
 def test_papers_numbers_stand_in_their_own_column_as_printed():
     printed = read_paper()["tables"]["Table 4"]["values"]
-    text = page([RUN], read_paper())
+    text = written([RUN])
     assert "| the paper's, Table 4 |" in text
     for name in SCORES:
         for metric, row in zip(("mIoU", "bIoU"), rows_of(text, name), strict=True):
@@ -156,7 +160,7 @@ def test_papers_numbers_stand_in_their_own_column_as_printed():
 
 
 def test_page_without_any_report_has_no_number_of_a_run():
-    text = page([replace(RUN, report=None), NOT_RUN], read_paper())
+    text = written([replace(RUN, report=None), NOT_RUN])
     assert "**None of the 2 experiments has been run yet.**" in text
     assert text.count("Not run yet") == 2
     assert "|" not in text
@@ -164,7 +168,7 @@ def test_page_without_any_report_has_no_number_of_a_run():
 
 def test_a_table_that_the_paper_lacks_is_one_line():
     with pytest.raises(UserError, match=r"experiment seg: paper Table 44: .*; did you mean Table 4\?"):
-        page([replace(RUN, paper="Table 44")], read_paper())
+        written([replace(RUN, paper="Table 44")])
 
 
 def test_the_written_page_is_that_of_the_stored_results(monkeypatch, tmp_path, here):
@@ -236,6 +240,11 @@ def test_experiments_are_run_kept_shared_and_left_alone(scenes, tmp_path, monkey
     assert {log: log.stat().st_mtime_ns for log in tmp_path.rglob("log.jsonl")} == logs
     assert (tmp_path / "results/first.json").stat().st_mtime_ns == kept
     assert "**2 of 2 experiments" in (tmp_path / "RESULTS.md").read_text()
+
+    shutil.rmtree(tmp_path / "runs")
+    minipaper(monkeypatch, *words, "--check")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[-3:-1]] == [["first", "4", "4", "0"], ["second", "0", "0", "0"]]
 
     content["experiments"]["first"]["seeds"] = 2
     path.write_text(yaml.safe_dump(content, sort_keys=False))

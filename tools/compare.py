@@ -174,7 +174,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/compare/NAME_OF_CFG")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the report as JSON, also here")
     parser.add_argument("--jobs", type=int, default=1, metavar="J", help="runs at a time (default: 1)")
-    parser.add_argument("--threads", type=int, metavar="T", help="CPU threads of a run (default: all; 1 if J > 1)")
+    parser.add_argument(
+        "--threads", type=int, metavar="T", help="CPU threads of a run (default: as before, else all, 1 if J > 1)"
+    )
     parser.add_argument("--check", action="store_true", help="print the plan and exit")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for all variants")
     given = parser.parse_intermixed_args()

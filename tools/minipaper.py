@@ -143,8 +143,8 @@ def write_page(paper: MiniPaper, comparisons: dict[str, Comparison], root: Path)
         )
         for name, item in paper.experiments.items()
     ]
-    path = root / "RESULTS.md"
-    text, tables = page(sections, read_paper()), compare_sections(sections)
+    path, tables = root / "RESULTS.md", compare_sections(sections)
+    text = page(sections, tables, read_paper())
     try:
         path.write_text(text)
         if tables:

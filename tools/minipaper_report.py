@@ -104,13 +104,15 @@ def compare_metric(report: dict[str, Any], metric: str, lower_is_better: bool) -
     ]
 
 
-def page(sections: Sequence[Section], paper: dict[str, Any]) -> str:
-    """RESULTS.md. Raises UserError for a section that names a table which the paper's numbers lack."""
+def page(sections: Sequence[Section], tables: Sequence[Table], paper: dict[str, Any]) -> str:
+    """RESULTS.md, of the tables that `compare_sections` gives.
+
+    Raises UserError for a section that names a table which the paper's numbers lack.
+    """
     for section in sections:
         if section.paper not in paper["tables"]:
             do = suggest(section.paper, list(paper["tables"]))
             raise UserError(f"experiment {section.name}: paper {section.paper}", f"is not in {PAPER.name}", do)
-    tables = compare_sections(sections)
     done = sum(section.report is not None for section in sections)
     parts = [
         "# Results of the mini-paper",
