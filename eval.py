@@ -218,7 +218,7 @@ def main() -> None:
     parser.add_argument("--cfg", type=Path)
     parser.add_argument("--json", type=Path, help="write the result record to this file")
     parser.add_argument("--predictions", type=Path, help="write the predictions to this folder")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_intermixed_args()
 
     if arguments.json:

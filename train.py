@@ -140,7 +140,7 @@ def main() -> None:
     parser = ArgumentParser(prog="train.py", description=__doc__)
     parser.add_argument("--cfg", type=Path, required=True, help="a YAML file, for example configs/seg_dysample.yaml")
     parser.add_argument("--check", action="store_true", help="try one batch, print the plan and exit")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_intermixed_args()
     experiment = load_experiment(arguments.cfg, arguments.overrides)
     if experiment.system.reuse_memory:

@@ -23,7 +23,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
-from benchmarks.segformer_step import processor, take_turns
+from benchmarks.segformer_step import positive, processor, take_turns
 from models.detection.rcnn import FasterRCNNConfig
 from runtime.memory import keep_freed_memory
 from structures import Batch, DatasetInfo, Instances, Target
@@ -109,11 +109,11 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, float]:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--height", type=int, default=480)
-    parser.add_argument("--width", type=int, default=640)
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3, help="processes of each kind")
-    parser.add_argument("--steps", type=int, default=3, help="measured steps a process")
+    parser.add_argument("--height", type=positive, default=480)
+    parser.add_argument("--width", type=positive, default=640)
+    parser.add_argument("--batch", type=positive, default=2)
+    parser.add_argument("--rounds", type=positive, default=3, help="processes of each kind")
+    parser.add_argument("--steps", type=positive, default=3, help="measured steps a process")
     parser.add_argument("--upsamplers", default="nearest,dysample+", help="ours to measure")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--measure", help=argparse.SUPPRESS)

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.segformer_step import processor
+from benchmarks.segformer_step import positive, processor
 from experiment import load_experiment
 from models.maskformer import masks
 from runtime.memory import keep_freed_memory
@@ -76,9 +76,9 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cfg", type=Path, default=Path("configs/maskformer_swinb_dysample.yaml"))
-    parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("--size", type=positive, default=512)
+    parser.add_argument("--rounds", type=positive, default=3)
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_intermixed_args()
     keep_freed_memory()
     about = {"date": str(datetime.date.today()), "device": processor(), "threads": torch.get_num_threads()}

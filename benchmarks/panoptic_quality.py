@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks.segformer_step import processor
+from benchmarks.segformer_step import positive, processor
 from metrics.panoptic_quality import PanopticQuality
 from structures import Panoptic, Prediction, Target
 
@@ -74,8 +74,8 @@ def measure(images: int, rounds: int) -> dict[str, Any]:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=positive, default=100)
+    parser.add_argument("--rounds", type=positive, default=5)
     arguments = parser.parse_args()
     about = {"date": str(datetime.date.today()), "device": processor(), "threads": torch.get_num_threads()}
     print(json.dumps({**about, **measure(arguments.images, arguments.rounds)}, indent=2))

@@ -95,9 +95,19 @@ def take_turns(script: list[str], kinds: list[str], rounds: int, cwd: str | None
     for _ in range(rounds):
         for kind in kinds:
             command = [sys.executable, *script, *sys.argv[1:], "--measure", kind]
-            output = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True).stdout
-            found[kind].append(json.loads(output.splitlines()[-1]))
+            done = subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, text=True, check=False)
+            if done.returncode:
+                sys.exit(f"error: {kind}: could not be measured; see the message above")
+            found[kind].append(json.loads(done.stdout.splitlines()[-1]))
     return found
+
+
+def positive(text: str) -> int:
+    """An option that counts something."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {number}")
+    return number
 
 
 def processor() -> str:
@@ -109,10 +119,10 @@ def processor() -> str:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3, help="processes of each kind")
-    parser.add_argument("--steps", type=int, default=4, help="measured steps a process")
+    parser.add_argument("--size", type=positive, default=512)
+    parser.add_argument("--batch", type=positive, default=2)
+    parser.add_argument("--rounds", type=positive, default=3, help="processes of each kind")
+    parser.add_argument("--steps", type=positive, default=4, help="measured steps a process")
     parser.add_argument("--backbone", choices=list(CHANNELS), default="mit_b1")
     parser.add_argument("--upsamplers", default="bilinear,dysample", help="ours to measure")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

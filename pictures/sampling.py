@@ -117,14 +117,18 @@ def output_centres(height: int, width: int, scale: int) -> np.ndarray:
     return np.stack(np.meshgrid(columns, rows), axis=-1)
 
 
-def arrow_panels(view: View, starts: np.ndarray, ends: np.ndarray, margin: float, scale: int) -> Panels:
-    """A panel for each group: for the output's pixels in the region where they start and end up, both [g, h, w, 2]."""
+def arrow_panels(
+    view: View, starts: np.ndarray, ends: np.ndarray, beyond: np.ndarray, margin: float, scale: int
+) -> Panels:
+    """A panel for each group: for the output's pixels in the region where they start and end up, both [g, h, w, 2].
+
+    beyond: whether their offsets exceed the margin, [g, h, w].
+    """
     shown = view.holds(output_centres(ends.shape[1], ends.shape[2], scale))
     panels = {}
     for group, colour in enumerate(palette(len(ends))):
         places = view.on_panel(starts[group][shown]), view.on_panel(ends[group][shown])
-        share = (np.abs(ends[group] - starts[group]) > margin).any(-1)[shown].mean()
-        title = f"group {group}: {share:.0%} here beyond {margin:.3g}"
+        title = f"group {group}: {beyond[group][shown].mean():.0%} here beyond {margin:.3g}"
         panels[title] = with_arrows(view.crop_with_pixels(), *places, as_tuple(colour))
     return panels
 

@@ -1,12 +1,15 @@
 """The benchmark of the upsamplers measures what it says; no test looks at a time."""
 
+import importlib
 import json
 import math
+import subprocess
 import sys
 
 import pytest
 import torch
 
+from benchmarks import gpu
 from errors import UserError
 from tools import benchmark
 from tools.benchmark import Setting, Turn, build_turns, check_shape, draw_chart, main, peak_bytes, quartiles
@@ -54,6 +57,62 @@ def test_json_has_every_upsampler_and_a_floor_for_each_setting(call, capsys, tmp
     (saved,) = tmp_path.iterdir()
     assert json.loads(saved.read_text()) == record
     assert saved.name.endswith(f"_{record['settings'][0]['machine']['date']}.json")
+
+
+def test_saved_settings_stand_beside_those_of_the_same_day(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "RESULTS", tmp_path)
+
+    def setting(device: str, dtype: str, value: int) -> dict:
+        about = {"device": f"A {device.upper()} (R)", "date": "2026-11-23"}
+        return {"machine": about, "device": device, "dtype": dtype, "shape": list(SHAPE), "value": value}
+
+    benchmark.save([setting("cpu", "float32", 1), setting("cpu", "bfloat16", 2)])
+    benchmark.save([setting("cpu", "bfloat16", 3), setting("cuda", "float32", 4)])
+    kept = {path.name: json.loads(path.read_text())["settings"] for path in tmp_path.iterdir()}
+    assert {name: [one["value"] for one in settings] for name, settings in kept.items()} == {
+        "upsamplers_a_cpu_r_2026-11-23.json": [1, 3],
+        "upsamplers_a_cuda_r_2026-11-23.json": [4],
+    }
+    (tmp_path / "upsamplers_a_cpu_r_2026-11-23.json").write_text("[]")
+    with pytest.raises(UserError, match=r"holds no results of tools\.benchmark; move it away"):
+        benchmark.save([setting("cpu", "float32", 1)])
+
+
+def test_unwritable_results_are_named_before_the_work(call, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(benchmark, "RESULTS", tmp_path / "file")
+    monkeypatch.setattr(benchmark, "measure", lambda *_: pytest.fail("measured all the same"))
+    with pytest.raises(UserError, match="file"):
+        call("--device", "cpu", "--save")
+
+
+def test_gpu_command_records_a_part_that_fails_and_goes_on(monkeypatch, tmp_path):
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        outputs = {"pytest": (5, ""), "tools.benchmark": (0, '{"settings": []}'), "train.py": (2, "")}
+        code, text = next((outputs[word] for word in words if word in outputs), (1, "Traceback\n"))
+        return subprocess.CompletedProcess([], code, text)
+
+    monkeypatch.setattr(gpu, "run", run)
+    monkeypatch.setattr(gpu, "RESULTS", tmp_path)
+    monkeypatch.setattr(gpu, "machine", lambda device: {"device": "A GPU", "date": "2026-11-23"})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(SystemExit) as stop:
+        gpu.main()
+    assert stop.value.code == 1
+    record = json.loads((tmp_path / "gpu_a_gpu_2026-11-23.json").read_text())
+    assert record["upsamplers"] == {"settings": []}
+    assert record["segformer_step"] == record["detector_step"] == {"exit_code": 1}
+    assert record["training_seg"] == record["training_depth"] == {"exit_code": 2}
+    assert record["tests"] == {"exit_code": 5, "summary": ""}
+
+
+@pytest.mark.parametrize("name", ["segformer_step", "detector_step", "maskformer_step", "panoptic_quality"])
+def test_counts_of_the_other_benchmarks_are_checked(monkeypatch, capsys, name):
+    monkeypatch.setattr(sys, "argv", [name, "--rounds", "0"])
+    with pytest.raises(SystemExit) as stop:
+        importlib.import_module(f"benchmarks.{name}").main()
+    assert stop.value.code == 2
+    assert "argument --rounds: must be 1 or more, got 0" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore:.* groups do not divide")

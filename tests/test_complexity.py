@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from errors import UserError
 from experiment import load_experiment
 from tests.conftest import run
 from tools.complexity import complexity, padded_input
@@ -70,6 +71,26 @@ def test_command_prints_json():
     assert found["params"] == BASELINE + 12_384
     assert set(found) == {"params", "params_trainable", "macs", "input", "upsamplers"}
     assert set(found["upsamplers"]) == {"count", "params", "weights", "macs"}
+
+
+@pytest.mark.parametrize(
+    ("size", "complaint"),
+    [
+        ((5, 5), r"--size 5 5: images of \(5, 5\) pixels; MiT needs at least 29 a side; use a larger size"),
+        ((0, 64), "--size 0 64: is not positive"),
+        ((20000, 30000), "--size 20000 30000: has 600,000,000 pixels"),
+    ],
+)
+def test_sizes_that_cannot_be_counted_are_named(here, size, complaint):
+    with pytest.raises(UserError, match=complaint):
+        here("tools.complexity", "--cfg", CFG, "--size", *size)
+
+
+def test_counting_takes_no_memory_of_the_size():
+    model = load_experiment(CFG, ["model.upsampler=bilinear"]).build_model()
+    found = complexity(model, (2048, 4096))  # its activations would take tens of gigabytes
+    parts = complexity(model, (512, 512))
+    assert found["macs"] > 32 * parts["macs"]  # attention grows faster than the image
 
 
 @pytest.mark.parametrize("demo", ["det", "inst", "pan", "depth", "maskformer"])

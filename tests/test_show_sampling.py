@@ -23,16 +23,31 @@ from pictures.sampling import (
 )
 from structures import Batch
 from tests.conftest import TINY, train
-from tools.show_sampling import Stage, choose, offset_statistics, run_stages, stage_record, view_of
+from tools.show_sampling import (
+    Stage,
+    _four_points,
+    choose,
+    offset_statistics,
+    run_stages,
+    stage_record,
+    strides,
+    view_of,
+    without_stage,
+)
 from upsamplers import DySample, build_upsampler
 from upsamplers.reassemble import reassemble
 
 KERNEL_BASED = ("nearest", "bilinear", "carafe", "fade", "sapa", "a2u", "indexnet")
 
 
-def stage(upsampler, x, guide=None, size=None) -> Stage:
+def stage(upsampler, x, guide=None, size=None, extent=None) -> Stage:
     with torch.no_grad():
-        return Stage("stage", upsampler, x, upsampler.whole_guide(x, guide), upsampler(x, guide=guide, size=size))
+        output = upsampler(x, guide=guide, size=size)
+    return Stage("stage", upsampler, x, upsampler.whole_guide(x, guide), output, extent or x.shape[2:])
+
+
+def batch_of(images, size=None) -> Batch:
+    return Batch(images, [size or tuple(images.shape[2:])], [])
 
 
 def shifted(offsets) -> DySample:
@@ -60,9 +75,31 @@ def test_points_are_those_that_the_module_samples(name):
     groups = x.reshape(len(points), -1, 5, 7)
     output = F.grid_sample(groups, grid, padding_mode="border", align_corners=False)
     torch.testing.assert_close(output.reshape(found.output.shape), found.output)
-    starts = found.sampling_points() - found.offsets()
+    starts = found.starts()
     steps = (np.arange(14) // 2 + 0.5) if name == "naive" else (np.arange(14) + 0.5) / 2
     np.testing.assert_allclose(starts[0, 3, :, 0], steps, atol=1e-5)
+
+
+def test_points_beyond_the_outermost_centres_are_read_there():
+    found = stage(shifted([[-2.0, 0.0], [0.0, 9.0]]), torch.randn(1, 8, 5, 7))
+    left, below = found.sampling_points()
+    assert left[0, :, 0].tolist() == [0.5] * 5 + [0.75, 1.25, 1.75, 2.25, 2.75, 3.25, 3.75, 4.25, 4.75]
+    assert (below[..., 1] == 4.5).all()
+    np.testing.assert_allclose(found.offsets()[0, ..., 0], -2)  # as predicted all the same
+
+
+def test_offsets_count_where_the_image_is_and_not_its_padding():
+    torch.manual_seed(0)
+    upsampler = shifted([[0.1, 0.0]])
+    nn.init.normal_(upsampler.offset.weight)
+    x = torch.zeros(1, 8, 6, 8)
+    x[..., 3:, :] = x[..., 5:] = 100  # padding may hold anything
+    whole, cut = stage(upsampler, x), stage(upsampler, x, extent=(3, 5))
+    assert stage_record(0, whole)["offsets"]["max_abs"] > 1
+    found = stage_record(0, cut)["offsets"]
+    assert found["max_abs"] == pytest.approx(0.1)
+    assert sum(found["histogram"]["counts"]) == 6 * 10 * 2
+    assert cut.sampling_points().shape == cut.starts().shape == (1, 6, 10, 2)
 
 
 def test_untrained_offsets_are_almost_nothing():
@@ -152,14 +189,26 @@ class _Model(nn.Module):
 def test_stages_come_in_the_order_of_running_with_their_inputs():
     model, images = _Model(), torch.randn(1, 4, 6, 9)
     with torch.no_grad():
-        stages = run_stages(model, images)
+        stages = run_stages(model, batch_of(images, (5, 9)))
         output = model.outputs(images)["x"]
     assert [one.name for one in stages] == ["coarse", "fine"]
     torch.testing.assert_close(stages[1].x, stages[0].output)
     torch.testing.assert_close(stages[1].output, output)
     assert stages[0].guide.shape == (1, 4, 6, 10)  # continued
     assert stages[1].guide is None
+    assert [one.extent for one in stages] == [(3, 5), (5, 9)]
     assert not model.fine._forward_hooks
+
+
+def test_extent_is_exact_where_an_image_fills_its_map():
+    sizes = [(32 * rows, 32 * columns) for rows, columns in ((1, 1), (7, 9), (25, 42))]
+    for height, width in sizes:
+        images, x = torch.zeros(1, 3, height, width), torch.zeros(1, 4, height // 32, width // 32)
+        assert (strides(batch_of(images), x) == 32).all()
+        model = build_upsampler("nearest", 4)
+        model.outputs = lambda _, model=model, x=x: model(x)
+        (found,) = run_stages(model, batch_of(images))
+        assert found.extent == (height // 32, width // 32)
 
 
 # --- pictures
@@ -207,8 +256,8 @@ def test_arrow_ends_where_the_point_samples():
 
 def test_panels_show_the_points_of_the_region_group_by_group():
     found = stage(shifted([[0.0, 0.0], [0.5, 0.0]]), torch.randn(1, 8, 6, 8))
-    points, offsets = found.sampling_points(), found.offsets()
-    panels = arrow_panels(view(), points - offsets, points, found.margin, 2)
+    beyond = np.abs(found.offsets()).max(-1) > found.margin
+    panels = arrow_panels(view(), found.starts(), found.sampling_points(), beyond, found.margin, 2)
     assert list(panels) == ["group 0: 0% here beyond 0.25", "group 1: 100% here beyond 0.25"]
     still, moved = panels.values()
     column, row = np.floor(view().on_panel(np.array([2.75, 0.75]))).astype(int)  # of the second pixel of the region
@@ -277,6 +326,37 @@ def test_stage_must_exist(tmp_path):
         choose([], None, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (["dysample", "dysample", "bilinear", "bilinear"], 1),
+        (["carafe", "dysample", "carafe"], 1),
+        (["carafe", "carafe", "nearest"], 1),
+        (["bilinear", "nearest"], 1),
+    ],
+)
+def test_stage_shown_by_default_is_one_that_samples_else_one_that_learns(tmp_path, names, chosen):
+    stages = [stage(build_upsampler(name, 4), torch.zeros(1, 4, 2, 2)) for name in names]
+    assert choose(stages, None, tmp_path) == chosen
+
+
+def test_default_kernels_lie_within_the_region():
+    found = stage(build_upsampler("carafe", 4), torch.zeros(1, 4, 16, 24))
+    shown = view_of(found, batch_of(torch.zeros(1, 3, 64, 96)), np.zeros((64, 96, 3), np.uint8), None)
+    left, top, width, height = shown.region
+    for column, row in _four_points(found, shown):
+        first = 4 * np.array([column // 2 - 2, row // 2 - 2])
+        assert (first >= (left, top)).all()
+        assert (first + 20 <= (left + width, top + height)).all()
+
+
+def test_upsamplers_of_regions_are_named_as_such():
+    model = nn.ModuleDict({"whole": build_upsampler("nearest", 4), "mask_head": build_upsampler("carafe", 4)})
+    shown = stage(model["whole"], torch.zeros(1, 4, 2, 2))
+    shown.name = "whole"
+    assert without_stage(model, [shown]) == ["mask_head"]
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, scenes):
     """The folder of a tiny run, and an image."""
@@ -305,12 +385,13 @@ def test_command_writes_picture_numbers_and_board(show, trained, tmp_path, capsy
         "sampling points",
     )
     assert [one["stage"] for one in record["stages"]] == list(range(6))
+    assert record["without_stage"] == []
     assert all(0 <= one["offsets"]["share_beyond"] <= 1 for one in record["stages"])
     assert np.asarray(Image.open(tmp_path / "a.png")).std() > 10
     assert f"sampling points of stage 1 in {tmp_path / 'a.png'}" in capsys.readouterr().out
     board = EventAccumulator(str(run / "tensorboard")).Reload()
-    assert [event.step for event in board.Images(f"sampling/{image.stem}")] == [2]
-    assert {f"sampling/{image.stem}/stage_{number}" for number in range(6)} <= set(board.Tags()["histograms"])
+    assert [event.step for event in board.Images(f"sampling/{image.stem}/stage_1")] == [2]
+    assert {f"offsets/{image.stem}/stage_{number}" for number in range(6)} <= set(board.Tags()["histograms"])
 
 
 @pytest.mark.parametrize(
@@ -319,9 +400,11 @@ def test_command_writes_picture_numbers_and_board(show, trained, tmp_path, capsy
         (["IMAGE", "--out", "a.png", "--region", 60, 0, 8, 8], "--region 60 0 8 8: does not lie in the image"),
         (["IMAGE", "--out", "a.png", "--region", 0, 0, 0, 8], "--region 0 0 0 8: does not lie in the image"),
         (["IMAGE", "--out", "a.png", "--region", 0, 0, 1, 1], "--region 0 0 1 1: holds no point of the stage"),
+        (["IMAGE", "--out", "a.png", "--region", 0, 0, 64, 4], "--region 0 0 64 4: is a strip too narrow to draw"),
         (["IMAGE", "--out", "a.png", "--stage", 6], "--stage 6: the model runs 6 upsamplers"),
         (["IMAGE", "--out", "a.txt"], "a.txt: is no name of a picture"),
         (["IMAGE", "--out", "IMAGE"], "would overwrite the image"),
+        (["IMAGE", "--out", "README.md/a.png"], "README.md"),
         (["missing.jpg", "--out", "a.png"], "missing.jpg: no such image"),
         (["README.md", "--out", "a.png"], "README.md: "),
         (["IMAGE", "--out", "a.png", "--checkpoint", "missing.pt"], "missing.pt: no such checkpoint"),
@@ -335,6 +418,17 @@ def test_bad_input_is_named(show, trained, tmp_path, words, complaint):
         show(*words)
     assert complaint in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_json_of_somebody_else_is_kept(show, trained, tmp_path):
+    image = trained[1]
+    theirs = tmp_path / "results.json"
+    for text in ('{"metrics": {"mIoU": 40}}', "[1, 2]", "no JSON"):
+        theirs.write_text(text)
+        with pytest.raises(UserError, match=r"results\.json, which tools\.show_sampling did not write; choose another"):
+            show("--out", tmp_path / "results.png", image)
+        assert theirs.read_text() == text
+        assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 
 def test_board_needs_a_run_folder(show, trained, tmp_path):

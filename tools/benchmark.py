@@ -282,6 +282,33 @@ def draw_chart(path: Path, settings: list[dict[str, Any]]) -> None:
     figure.savefig(path, dpi=150)
 
 
+def results_path(about: dict[str, Any]) -> Path:
+    """Where the numbers of a machine and date are kept."""
+    name = re.sub(r"\W+", "_", about["device"]).strip("_").lower()
+    return RESULTS / f"upsamplers_{name}_{about['date']}.json"
+
+
+def save(results: list[dict[str, Any]]) -> None:
+    """Write the settings to the file of their machine and date, over those of the same device, dtype and shape.
+
+    Raises UserError if there is a file that holds no settings.
+    """
+    for path in dict.fromkeys(results_path(setting["machine"]) for setting in results):
+        kept = {}
+        if path.exists():
+            try:
+                kept = {_key(setting): setting for setting in json.loads(path.read_text())["settings"]}
+            except (ValueError, KeyError, TypeError):
+                raise UserError(path, "holds no results of tools.benchmark", "move it away") from None
+        kept |= {_key(setting): setting for setting in results if results_path(setting["machine"]) == path}
+        write_result(path, {"settings": list(kept.values())})
+        print(f"written to {path}", file=sys.stderr)
+
+
+def _key(setting: dict[str, Any]) -> tuple[Any, ...]:
+    return setting["device"], setting["dtype"], tuple(setting["shape"])
+
+
 def check_shape(shape: list[int], dtype: str, device: str) -> tuple[int, int, int, int]:
     """The shape. Raises UserError if a number is too small, or if x, guide and gradient alone exceed the memory."""
     option = f"--shape {' '.join(map(str, shape))}"
@@ -309,7 +336,7 @@ def main() -> None:
     parser.add_argument("--shape", type=int, nargs=4, action="append", metavar=("B", "C", "H", "W"), help="repeatable")
     parser.add_argument("--repeats", type=int, help="rounds that count; default: 5 on CPU, 50 on CUDA")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--save", action="store_true", help=f"write {RESULTS}/upsamplers_MACHINE_DATE.json")
+    parser.add_argument("--save", action="store_true", help=f"into {RESULTS}/upsamplers_MACHINE_DATE.json")
     parser.add_argument("--chart", type=Path, metavar="FILE", help=" or ".join(FORMATS))
     arguments = parser.parse_args()
     if "cuda" in arguments.device and not torch.cuda.is_available():
@@ -326,6 +353,9 @@ def main() -> None:
     ]
     if arguments.chart:
         check_writable(arguments.chart)
+    if arguments.save:
+        for device in dict.fromkeys(arguments.device):
+            check_writable(results_path(machine(device)))
     os.environ.setdefault("KINETO_LOG_LEVEL", "7")  # the profiler says nothing; read when it first starts
     reuse = keep_freed_memory()  # as train.py does
     results = []
@@ -337,10 +367,7 @@ def main() -> None:
     if arguments.json:
         print(json.dumps({"settings": results}))
     if arguments.save:
-        name = re.sub(r"\W+", "_", results[0]["machine"]["device"]).strip("_").lower()
-        path = RESULTS / f"upsamplers_{name}_{results[0]['machine']['date']}.json"
-        write_result(path, {"settings": results})
-        print(f"written to {path}", file=sys.stderr)
+        save(results)
     if arguments.chart:
         draw_chart(arguments.chart, results)
 

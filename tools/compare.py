@@ -178,7 +178,7 @@ def main() -> None:
         "--threads", type=int, metavar="T", help="CPU threads of a run (default: as before, else all, 1 if J > 1)"
     )
     parser.add_argument("--check", action="store_true", help="print the plan and exit")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for all variants")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="for all variants")
     given = parser.parse_intermixed_args()
 
     comparison = make_comparison(given)

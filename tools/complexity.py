@@ -2,6 +2,7 @@
 
 MACs are counted once each, over convolutions, linear layers and attention products; upsamplers count by the rule that
 reproduces the paper's Table 4 (see `Upsampler.macs`). The input is one image of the size that the model trains on.
+What a detector does once for each region (its heads, and an upsampler in its mask head) is not among its MACs.
 """
 
 import json
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -19,9 +21,15 @@ from models.base import DenseModel
 from structures import Size
 from upsamplers import Upsampler
 
+LARGEST = 2**24  # pixels; attention over large maps runs in pieces, whose number grows with their square
+
 
 def complexity(model: DenseModel, size: Size) -> dict[str, Any]:
-    """Counts for one image of `size` (height, width); `weights` are conv and linear weights only, the paper's way."""
+    """Counts for one image of `size` (height, width); `weights` are conv and linear weights only, the paper's way.
+
+    Nothing is computed: tensors are shapes here, and take no memory. Raises ValueError for images too small for the
+    model.
+    """
     counter = FlopCounterMode(display=False)
     macs = inside = 0
 
@@ -40,7 +48,8 @@ def complexity(model: DenseModel, size: Size) -> dict[str, Any]:
     handles += [module.register_forward_hook(leave) for module in upsamplers]
     was_training = model.training
     # Attention written out as two matrix products, which the counter knows on every device.
-    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), counter:
+    shapes_only = FakeTensorMode(allow_non_fake_inputs=True)
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), shapes_only, counter:
         model.eval().outputs(torch.zeros(1, 3, *size))
     model.train(was_training)
     for handle in handles:
@@ -77,19 +86,34 @@ def padded_input(experiment: Experiment, model: DenseModel) -> Size:
     return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 
 
+def check_size(size: Size) -> None:
+    """Raise UserError unless (height, width) are those of an image that can be counted in seconds."""
+    height, width = size
+    if min(size) < 1:
+        raise UserError(f"--size {height} {width}", "is not positive", "give height and width in pixels")
+    if height * width > LARGEST:
+        what = f"has {height * width:,} pixels; counting is for up to {LARGEST:,}"
+        raise UserError(f"--size {height} {width}", what, "use a smaller one")
+
+
 def main() -> None:
     """The command."""
     parser = ArgumentParser(prog="tools.complexity", description=__doc__)
     parser.add_argument("--cfg", type=Path, required=True)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="default: the training crop")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_intermixed_args()
-    if arguments.size and min(arguments.size) < 1:
-        raise UserError("--size", "is not positive", "give height and width in pixels")
+    if arguments.size:
+        check_size(tuple(arguments.size))
     experiment = load_experiment(arguments.cfg, arguments.overrides)
     model = experiment.build_model()
-    counts = complexity(model, tuple(arguments.size) if arguments.size else padded_input(experiment, model))
+    size = tuple(arguments.size) if arguments.size else padded_input(experiment, model)
+    try:
+        counts = complexity(model, size)
+    except ValueError as error:
+        where = f"--size {size[0]} {size[1]}" if arguments.size else arguments.cfg
+        raise UserError(where, str(error), "use a larger size") from None
     print(json.dumps(counts) if arguments.json else describe(counts))
 
 

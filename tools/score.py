@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--cfg", type=Path, required=True)
     parser.add_argument("--predictions", type=Path, required=True)
     parser.add_argument("--json", type=Path, help="write the result record to this file")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_intermixed_args()
     if not os.path.exists(arguments.predictions):  # unlike that of Path, no error where a folder may not be entered
         raise UserError(arguments.predictions, "no such file or folder", "name what eval.py --predictions wrote")

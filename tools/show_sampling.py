@@ -5,6 +5,7 @@ and after, and the histogram of all offsets. For upsamplers that sum windows, th
 the maps alone. FILE is a picture; the numbers of all stages are written beside it as JSON.
 """
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,23 +36,28 @@ from pictures.sampling import (
 )
 from runtime.distributed import start_processes
 from runtime.memory import keep_freed_memory
-from structures import Batch
+from structures import Batch, Size
 from upsamplers import DySample, Upsampler
 
 REGION = 8  # low-resolution pixels: the side of the region that is shown by default
+LONGEST = 8  # sides: the most by which one side of a region exceeds the other, so that its panels can be read
 BINS = 81
 FORMATS = (".png", ".jpg", ".jpeg")
 
 
 @dataclass
 class Stage:
-    """One call of an upsampler: x [1, C, H, W], the guide as `upsample` takes it, and the output [1, C, h, w]."""
+    """One call of an upsampler: x [1, C, H, W], the guide as `upsample` takes it, and the output [1, C, h, w].
+
+    extent: (rows, columns) of x that the image covers; beyond them lies padding.
+    """
 
     name: str
     upsampler: Upsampler
     x: Tensor
     guide: Tensor | None
     output: Tensor
+    extent: Size
 
     @property
     def margin(self) -> float:
@@ -59,12 +65,21 @@ class Stage:
         return 1 / (2 * self.upsampler.scale)
 
     def offsets(self) -> np.ndarray | None:
-        """Of the output's pixels, [g, h, w, 2], (column, row) in low-res pixels; None but for DySample."""
-        return self._of_output(self.upsampler.offsets(self.x)) if isinstance(self.upsampler, DySample) else None
+        """Of the output's pixels in the image, [g, h, w, 2], (column, row) in low-res pixels; None but for DySample."""
+        return self._in_image(self.upsampler.offsets(self.x)) if isinstance(self.upsampler, DySample) else None
+
+    def starts(self) -> np.ndarray | None:
+        """Where the points lie without their offsets, in the form of the offsets."""
+        if not isinstance(self.upsampler, DySample):
+            return None
+        return self._in_image(self.upsampler.sampling_points(self.x) - self.upsampler.offsets(self.x))
 
     def sampling_points(self) -> np.ndarray | None:
-        """Where the output's pixels read x, in the form of the offsets."""
-        return self._of_output(self.upsampler.sampling_points(self.x)) if isinstance(self.upsampler, DySample) else None
+        """Where x is read, in the form of the offsets: beyond the outermost centres of x, at those."""
+        if not isinstance(self.upsampler, DySample):
+            return None
+        points = self._in_image(self.upsampler.sampling_points(self.x))
+        return points.clip(0.5, np.array(self.x.shape[:1:-1], points.dtype) - 0.5)
 
     def kernel(self, column: int, row: int) -> Kernel | None:
         """Of a pixel of the output, the mean over groups; None for upsamplers that are no sum of a window."""
@@ -75,26 +90,38 @@ class Stage:
         weights = kernels[0, :, :, row % s * s + column % s, row // s, column // s].float().mean(0)
         return Kernel(column, row, s, weights.reshape(taps, taps).detach().cpu().numpy())
 
-    def _of_output(self, positions: Tensor) -> np.ndarray:
-        height, width = self.output.shape[2:]
+    def _in_image(self, positions: Tensor) -> np.ndarray:
+        height, width = (
+            min(self.upsampler.scale * n, m) for n, m in zip(self.extent, self.output.shape[2:], strict=True)
+        )
         return positions[0, :, :height, :width].detach().cpu().numpy()
 
 
-def run_stages(model: DenseModel, images: Tensor) -> list[Stage]:
-    """What each upsampler gets and gives for images [1, 3, H, W], in the order in which the model runs them."""
+def run_stages(model: DenseModel, batch: Batch) -> list[Stage]:
+    """What each upsampler gets and gives for a batch of one image, in the order in which the model runs them."""
     stages: list[Stage] = []
     names = {module: name for name, module in model.named_modules() if isinstance(module, Upsampler)}
 
     def record(module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], output: Tensor) -> None:
         assert isinstance(module, Upsampler)
         x = inputs[0]
-        stages.append(Stage(names[module], module, x, module.whole_guide(x, options.get("guide")), output))
+        rows, columns = np.ceil(np.array(batch.sizes[0]) / strides(batch, x)).astype(int).tolist()
+        guide = module.whole_guide(x, options.get("guide"))
+        stages.append(Stage(names[module], module, x, guide, output, (rows, columns)))
 
     handles = [module.register_forward_hook(record, with_kwargs=True) for module in names]
-    model.outputs(images)
+    model.outputs(batch.images)
     for handle in handles:
         handle.remove()
     return stages
+
+
+def strides(batch: Batch, x: Tensor) -> np.ndarray:
+    """(vertical, horizontal) pixels of the batch per pixel of a map x [1, C, H, W].
+
+    Maps of odd sizes are rounded up, but their strides are powers of two.
+    """
+    return 2 ** np.rint(np.log2(np.array(batch.images.shape[2:]) / np.array(x.shape[2:]))).astype(int)
 
 
 def offset_statistics(offsets: np.ndarray, margin: float) -> dict[str, Any]:
@@ -130,8 +157,8 @@ def stage_record(number: int, stage: Stage) -> dict[str, Any]:
 
 def stage_panels(stage: Stage, statistics: dict[str, Any] | None, view: View) -> tuple[str, list[Panels]]:
     """What can be shown of a stage, in words, and the rows of its panels. statistics: of its offsets."""
-    offsets, points = stage.offsets(), stage.sampling_points()
-    if offsets is None or points is None or statistics is None:
+    starts, offsets, points = stage.starts(), stage.offsets(), stage.sampling_points()
+    if starts is None or offsets is None or points is None or statistics is None:
         found = [stage.kernel(*place) for place in _four_points(stage, view)]
         kernels = [kernel for kernel in found if kernel is not None]
         if kernels:
@@ -141,23 +168,23 @@ def stage_panels(stage: Stage, statistics: dict[str, Any] | None, view: View) ->
     share = f"{statistics['share_beyond']:.1%} of points beyond {stage.margin:.3g}"
     title = f"offsets of the whole map along both axes, in low-resolution pixels; {share}"
     bars = {title: histogram_panel(counts, edges, stage.margin)}
-    return "sampling points", [arrow_panels(view, points - offsets, points, stage.margin, stage.upsampler.scale), bars]
+    beyond = (np.abs(offsets) > stage.margin).any(-1)
+    return "sampling points", [arrow_panels(view, starts, points, beyond, stage.margin, stage.upsampler.scale), bars]
 
 
 def sampling_sheet(stage: Stage, rows: list[Panels], view: View) -> np.ndarray:
     """The whole picture, RGB uint8: the maps of a stage and rows of panels."""
-    scale = stage.upsampler.scale
-    width, height = np.ceil(np.array(view.image.shape[1::-1]) / view.stride).astype(int).tolist()
+    scale, (height, width) = stage.upsampler.scale, stage.extent
     before = stage.x[0, :, :height, :width].float().cpu().numpy()
     after = stage.output[0, :, : scale * height, : scale * width].float().cpu().numpy()
     return sheet(view, before, after, scale, rows)
 
 
 def _four_points(stage: Stage, view: View) -> list[tuple[int, int]]:
-    """(column, row) of the output's pixels at a quarter and three quarters of the region."""
+    """(column, row) of the output's pixels at 2/8 and 5/8 of the region: by default windows of 5 lie within it."""
     last = np.array(stage.output.shape[:1:-1]) - 1
     points = []
-    for share in ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75)):
+    for share in ((0.25, 0.25), (0.625, 0.25), (0.25, 0.625), (0.625, 0.625)):
         place = view.corners[0] + np.array(share) * view.region[2:]
         column, row = np.minimum(place / view.stride * stage.upsampler.scale, last).astype(int).tolist()
         points.append((column, row))
@@ -170,10 +197,8 @@ def view_of(stage: Stage, batch: Batch, image: np.ndarray, region: Region | None
     region: by default REGION x REGION low-res pixels in the middle, or what the image has of them.
     Raises UserError if no pixel of the stage's output has its centre in the region.
     """
-    # Maps of odd sizes are rounded up, but their strides are powers of two.
-    strides = 2 ** np.rint(np.log2(np.array(batch.images.shape[:1:-1]) / np.array(stage.x.shape[:1:-1])))
     size = np.array(image.shape[1::-1])
-    stride = strides * size / np.array(batch.sizes[0][::-1])
+    stride = strides(batch, stage.x)[::-1] * size / np.array(batch.sizes[0][::-1])
     if region is None:
         first = np.rint(np.floor((size / stride - REGION) / 2).clip(0) * stride).astype(int)
         sides = np.minimum(np.ceil(REGION * stride).astype(int), size - first)
@@ -188,34 +213,50 @@ def view_of(stage: Stage, batch: Batch, image: np.ndarray, region: Region | None
 
 
 def check_region(region: Region, image: np.ndarray) -> None:
-    """Raise UserError unless the region lies in the image."""
+    """Raise UserError unless the region lies in the image and is no narrow strip."""
     left, top, width, height = region
     rows, columns = image.shape[:2]
+    option = f"--region {left} {top} {width} {height}"
     if min(left, top) < 0 or min(width, height) < 1 or left + width > columns or top + height > rows:
         what = f"does not lie in the image of {columns} x {rows} pixels"
-        raise UserError(f"--region {left} {top} {width} {height}", what, "give left, top, width and height inside it")
+        raise UserError(option, what, "give left, top, width and height inside it")
+    if max(width, height) > LONGEST * min(width, height):
+        raise UserError(option, "is a strip too narrow to draw", f"make no side more than {LONGEST} times the other")
 
 
 def choose(stages: list[Stage], number: int | None, checkpoint: Path) -> int:
-    """The number of the stage to show, by default the last. Raises UserError if there is none, or not that one."""
+    """The number of the stage to show. Raises UserError if there is none, or not that one.
+
+    By default the last one whose upsampler has sampling points, else the last that has learned anything, else the last:
+    a model may end in an enlargement of its own, as Panoptic FPN does.
+    """
     if not stages:
         what = "its model runs no upsampler, so there is nothing to show"
         raise UserError(checkpoint, what, "use one that does; SegFormer with bilinear does with model.one_step=false")
     if number is None:
-        return len(stages) - 1
+        ranks = [
+            2 * isinstance(one.upsampler, DySample) + any(True for _ in one.upsampler.parameters()) for one in stages
+        ]
+        return max(range(len(stages)), key=lambda index: (ranks[index], index))
     if not 0 <= number < len(stages):
         raise UserError(f"--stage {number}", f"the model runs {len(stages)} upsamplers", f"use 0 to {len(stages) - 1}")
     return number
 
 
-def log_to_board(folder: Path, step: int, name: str, picture: np.ndarray, stages: list[Stage]) -> None:
-    """The picture and the histograms of all stages' offsets, on a TensorBoard."""
+def log_to_board(folder: Path, step: int, name: str, chosen: int, picture: np.ndarray, stages: list[Stage]) -> None:
+    """The picture of the chosen stage and the histograms of all stages' offsets, on a TensorBoard."""
     with SummaryWriter(str(folder)) as board:
-        board.add_image(f"sampling/{name}", picture, step, dataformats="HWC")
+        board.add_image(f"sampling/{name}/stage_{chosen}", picture, step, dataformats="HWC")
         for number, stage in enumerate(stages):
             offsets = stage.offsets()
             if offsets is not None:
-                board.add_histogram(f"sampling/{name}/stage_{number}", offsets, step)
+                board.add_histogram(f"offsets/{name}/stage_{number}", offsets, step)
+
+
+def without_stage(model: nn.Module, stages: list[Stage]) -> list[str]:
+    """The upsamplers that a whole image does not pass, such as that of a mask head, which gets one region at a time."""
+    shown = {stage.name for stage in stages}
+    return [name for name, part in model.named_modules() if isinstance(part, Upsampler) and name not in shown]
 
 
 def describe(record: dict[str, Any]) -> str:
@@ -231,12 +272,31 @@ def describe(record: dict[str, Any]) -> str:
 
 
 def _json_beside(out: Path, image: Path) -> Path:
-    """The path of the JSON beside the picture. Raises UserError if `out` is no picture's name or the image's."""
+    """The path of the JSON beside the picture.
+
+    Raises UserError if `out` is no picture's name or the image's, if a JSON that is not of this command lies there, or
+    if one of both cannot be written.
+    """
     if out.suffix.lower() not in FORMATS:
         raise UserError(f"--out {out}", "is no name of a picture", f"end it with {' or '.join(FORMATS)}")
     if out.resolve() == image.resolve():
         raise UserError(f"--out {out}", "would overwrite the image", "choose another file")
-    return out.with_suffix(".json")
+    path = out.with_suffix(".json")
+    if path.exists() and not _is_ours(path):
+        what = f"would write its numbers over {path}, which tools.show_sampling did not write"
+        raise UserError(f"--out {out}", what, "choose another name")
+    check_writable(out)
+    check_writable(path)
+    return path
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a JSON is a record of this command."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and {"shown", "stages"} <= found.keys()
 
 
 def _board_folder(checkpoint: Path) -> Path:
@@ -253,11 +313,15 @@ def main() -> None:
     parser = ArgumentParser(prog="tools.show_sampling", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, help="or a run folder")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--stage", type=int, help="in the order of running, from 0; default: the last, the finest")
+    parser.add_argument(
+        "--stage",
+        type=int,
+        help="in the order of running, from 0; default: the last with sampling points, else the last that learns",
+    )
     parser.add_argument("--region", type=int, nargs=4, metavar=("X", "Y", "W", "H"), help="in pixels of the image")
     parser.add_argument("--tensorboard", action="store_true", help="also log to the TensorBoard of the run")
     parser.add_argument("image", type=Path, metavar="IMAGE")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_intermixed_args()
 
     if not os.path.exists(arguments.image):
@@ -265,10 +329,10 @@ def main() -> None:
     image = read_image(arguments.image)
     if arguments.region:
         check_region(arguments.region, image)
+    json_path = _json_beside(arguments.out, arguments.image)
     checkpoint = find_checkpoint(arguments.checkpoint)
     board = _board_folder(checkpoint) if arguments.tensorboard else None
     experiment, model, step = load_trained(checkpoint, None, arguments.overrides)
-    json_path = _json_beside(arguments.out, arguments.image)
     if experiment.system.reuse_memory:
         keep_freed_memory()
     device = start_processes(experiment.system.device).device
@@ -276,19 +340,21 @@ def main() -> None:
     batch = single_batch(sample, experiment.data.test_transforms, model.size_divisor).to(device)
 
     with experiment.autocast(device):  # positions and kernels are then computed as the model computes them
-        stages = run_stages(model.to(device).eval(), batch.images)
+        stages = run_stages(model.to(device).eval(), batch)
         chosen = choose(stages, arguments.stage, checkpoint)
         view = view_of(stages[chosen], batch, image, tuple(arguments.region) if arguments.region else None)
         records = [stage_record(number, stage) for number, stage in enumerate(stages)]
         shown, rows = stage_panels(stages[chosen], records[chosen]["offsets"], view)
         picture = sampling_sheet(stages[chosen], rows, view)
         if board is not None:
-            log_to_board(board, step, arguments.image.stem, picture, stages)
-    check_writable(arguments.out)
+            log_to_board(board, step, arguments.image.stem, chosen, picture, stages)
     Image.fromarray(picture).save(arguments.out)
+    left_out = without_stage(model, stages)
     result = {"checkpoint": str(checkpoint), "step": step, "image": str(arguments.image), "region": list(view.region)}
-    write_result(json_path, {**result, "stage": chosen, "shown": shown, "stages": records})
+    write_result(json_path, {**result, "stage": chosen, "shown": shown, "stages": records, "without_stage": left_out})
     print("\n".join(describe(record) for record in records))
+    for name in left_out:
+        print(f"no stage: {name}, which enlarges single regions, not the image")
     print(f"{shown} of stage {chosen} in {arguments.out}, numbers of all in {json_path}")
 
 
