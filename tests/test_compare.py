@@ -273,6 +273,13 @@ def test_more_seeds_use_the_runs_of_the_control(compared, monkeypatch, capsys):
     assert "10, of which 7 are finished" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("first", "finished"), [(4, 0), (2, 2), (3, 1)])
+def test_seeds_beyond_the_control_are_fresh(compared, monkeypatch, capsys, first, finished):
+    words, _ = compared  # of which the control has the seeds 2 and 3
+    compare(monkeypatch, *words, "--seeds", 2, "--first-seed", first, "--check")
+    assert f"7, of which {finished} are finished" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -380,6 +387,7 @@ def test_repeat_is_compared_to_the_last_digit(value, equal):
         (["--upsamplers", "nearest,"], "no such upsampler"),
         (["--upsamplers", "nearest", "--seeds", "0"], "--seeds 0: is out of range; give 1 to 10000"),
         (["--upsamplers", "nearest", "--seeds", "x"], "invalid int value"),
+        (["--upsamplers", "nearest", "--first-seed", "-1"], "--first-seed -1: is out of range; give 0 to 10000"),
         (["--upsamplers", "nearest", "--jobs", "0"], "--jobs 0: is out of range"),
         (["--upsamplers", "nearest", "--metric", "miou"], "--metric miou: is no metric of task semantic; did you mean"),
         (["--upsamplers", "nearest", "--baseline", "neerest"], "did you mean nearest?"),

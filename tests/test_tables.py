@@ -93,6 +93,7 @@ def test_whole_models(found):
         (9, "bilinear"): (47_612_029, "equal"),
     }
     assert "46,836,640" in whole[6, "nearest"].note
+    assert "Table 6 leaves out" in whole[8, "nearest"].note
     assert "65,828,768" in whole[6, "R101, nearest"].note
 
 
@@ -107,6 +108,10 @@ def test_flops_are_those_of_six_stages(found):
     others = {name: cell.verdict for name, cell in flops.items() if cell.verdict != "equal"}
     assert others == {"indexnet": "rounding", "fade": "explained"}
     assert "2.653" in flops["fade"].note
+    numbers = 512 * sum(side**2 for side in inputs)  # that its BatchNorm gives
+    exact = sum(build_upsampler("indexnet", 256).macs(side, side) for side in inputs)
+    assert f"{(exact + 2 * numbers) / 1e9:.3f}" == "30.661"
+    assert flops["indexnet"].note.endswith("or with its BatchNorm counted, 30.661")
 
 
 def test_table_7_names_the_three_stages_of_the_text(found):

@@ -60,6 +60,8 @@ def make_comparison(given: Namespace) -> Comparison:
     for option in ("seeds", "jobs", "threads"):
         if (value := getattr(given, option)) is not None and not 1 <= value <= MOST:
             raise UserError(f"--{option} {value}", "is out of range", f"give 1 to {MOST}")
+    if not 0 <= given.first_seed <= MOST:
+        raise UserError(f"--first-seed {given.first_seed}", "is out of range", f"give 0 to {MOST}")
     variants = read_variants(given.variants) if given.variants else upsampler_variants(given.upsamplers)
     baseline = given.baseline or next(iter(variants))
     if baseline not in variants:
@@ -71,7 +73,8 @@ def make_comparison(given: Namespace) -> Comparison:
     for name, experiment in experiments.items():
         _lower_is_better(experiment, metric, f"variant {name}: metric")
     out = given.out or Path("runs/compare") / given.cfg.stem
-    return Comparison(given.cfg, given.overrides, variants, baseline, given.seeds, out, metric, lower_is_better)
+    seeds = range(given.first_seed, given.first_seed + given.seeds)
+    return Comparison(given.cfg, given.overrides, variants, baseline, seeds, out, metric, lower_is_better)
 
 
 def _load(given: Namespace, name: str, words: list[str]) -> Experiment:
@@ -149,8 +152,8 @@ def print_plan(comparison: Comparison, costs: dict[str, dict[str, Any]], jobs: i
     runs = comparison.runs
     direction = "lower" if comparison.lower_is_better else "higher"
     print(
-        f"compare     {comparison.cfg}: {len(comparison.variants)} variants x {comparison.seeds} seeds, "
-        f"one repeat, {comparison.seeds} control runs\n"
+        f"compare     {comparison.cfg}: {len(comparison.variants)} variants x {len(comparison.seeds)} seeds, "
+        f"one repeat, {len(comparison.seeds)} control runs\n"
         f"runs        {len(runs)}, of which {sum(run.finished for run in runs)} are finished; "
         f"{jobs} at a time, threads of each: {threads}; in {comparison.out}\n"
         f"metric      {comparison.metric}, {direction} is better, at the last step"
@@ -168,7 +171,8 @@ def main() -> None:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--upsamplers", metavar="A,B,..", help="variants that differ by model.upsampler")
     which.add_argument("--variants", type=Path, metavar="FILE", help="YAML: NAME: [KEY=VALUE, ...], one line a variant")
-    parser.add_argument("--seeds", type=int, required=True, metavar="N", help="seeds 0 to N-1 for each variant")
+    parser.add_argument("--seeds", type=int, required=True, metavar="N", help="so many seeds for each variant, from 0")
+    parser.add_argument("--first-seed", type=int, default=0, metavar="S", help="from S, for a test on fresh runs")
     parser.add_argument("--baseline", metavar="NAME", help="what the others are compared with (default: the first)")
     parser.add_argument("--metric", metavar="NAME", help="the number to test (default: that of the best checkpoint)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/compare/NAME_OF_CFG")

@@ -68,7 +68,7 @@ def make_report(
         "metric": metric,
         "lower_is_better": comparison.lower_is_better,
         "step": experiment.steps,
-        "seeds": list(range(comparison.seeds)),
+        "seeds": list(comparison.seeds),
         "baseline": baseline,
         "config": experiment.dump(),
         "variants": [
@@ -207,7 +207,7 @@ def markdown(report: dict[str, Any]) -> str:
     parts = [
         f"# {report['cfg']}: {metric} ({direction} is better)",
         f"Score: the last evaluation, at step {' or '.join(map(str, steps))}. {len(seeds)} seeds for each variant, "
-        f"compared seed by seed with {baseline}.",
+        f"{seeds[0]} to {seeds[-1]}, compared seed by seed with {baseline}.",
         markdown_table(
             ["variant", "mean", "standard deviation", "95 % interval of the mean"],
             [
@@ -287,8 +287,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
     columns = range(len(items))
     figure = Figure(figsize=(2 + 1.3 * len(items), 4.5), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    for seed in report["seeds"]:
-        line = [item["scores"][seed] for item in report["variants"]]
+    for line in zip(*(item["scores"] for item in report["variants"]), strict=True):
         axes.plot(columns[:-1], line, color="0.75", linewidth=0.8, zorder=1)
     for column, item in zip(columns, items, strict=True):
         axes.scatter([column] * len(item["scores"]), item["scores"], s=14, color="tab:blue", zorder=2)

@@ -98,7 +98,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared. variants: the KEY=VALUE arguments of each, by name. seeds: 0 to seeds - 1.
+    """What is compared. variants: the KEY=VALUE arguments of each, by name. seeds: of every variant.
 
     metric: the number that is tested; all are recorded. The run of a variant with a seed lies in out/VARIANT/seed_N.
     """
@@ -107,7 +107,7 @@ class Comparison:
     overrides: list[str]
     variants: dict[str, list[str]]
     baseline: str
-    seeds: int
+    seeds: range
     out: Path
     metric: str
     lower_is_better: bool
@@ -115,17 +115,18 @@ class Comparison:
     @cached_property
     def paired(self) -> dict[str, list[Run]]:
         """The runs of every variant, by seed."""
-        return {variant: [self._run(variant, seed) for seed in range(self.seeds)] for variant in self.variants}
+        return {variant: [self._run(variant, seed) for seed in self.seeds] for variant in self.variants}
 
     @cached_property
     def control(self) -> list[Run]:
-        """The baseline again, with as many other seeds."""
-        return [self._run(self.baseline, seed) for seed in range(self.seeds, 2 * self.seeds)]
+        """The baseline again, with as many other seeds: those that follow."""
+        others = range(self.seeds.stop, self.seeds.stop + len(self.seeds))
+        return [self._run(self.baseline, seed) for seed in others]
 
     @cached_property
     def repeat(self) -> Run:
         """The first run of the baseline once more."""
-        return self._run(self.baseline, 0, "_again")
+        return self._run(self.baseline, self.seeds.start, "_again")
 
     @property
     def runs(self) -> list[Run]:

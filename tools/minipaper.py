@@ -19,7 +19,7 @@ from pathlib import Path
 from subprocess import Popen
 from typing import Annotated, Any
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from config import Schema, read_config, validate
 from errors import ArgumentParser, Interrupted, UserError, run_command, suggest
@@ -35,8 +35,8 @@ EXPERIMENTS = Path(__file__).parent / "paper/experiments.yaml"
 class MiniExperiment(Schema):
     """One comparison. title, note: of its section. cfg: the configuration. variants: a file as tools.compare takes it.
 
-    seeds: so many for each variant. metrics: what is tested, the first by tools.compare itself. paper: the table of
-    tools/paper/results.json that stands beside it.
+    seeds: so many for each variant, from first_seed. metrics: what is tested, the first by tools.compare itself.
+    paper: the table of tools/paper/results.json that stands beside it.
     """
 
     title: str
@@ -44,6 +44,7 @@ class MiniExperiment(Schema):
     cfg: Path
     variants: Path
     seeds: PositiveInt
+    first_seed: NonNegativeInt = 0
     metrics: Annotated[tuple[str, ...], Field(min_length=1)]
     paper: str
 
@@ -65,6 +66,7 @@ class MiniPaper(Schema):
             variants=item.variants,
             baseline=None,
             seeds=item.seeds,
+            first_seed=item.first_seed,
             metric=item.metrics[0],
             out=self.out / item.cfg.stem,
             overrides=list(self.overrides),
@@ -77,7 +79,18 @@ class MiniPaper(Schema):
         """The arguments of tools.compare for an experiment. One thread a run, so that no machine's cores matter."""
         item = self.experiments[name]
         files = ["--cfg", str(item.cfg), "--variants", str(item.variants), "--out", str(self.out / item.cfg.stem)]
-        numbers = ["--seeds", str(item.seeds), "--metric", item.metrics[0], "--jobs", str(jobs), "--threads", "1"]
+        first = ["--first-seed", str(item.first_seed)] if item.first_seed else []
+        numbers = [
+            "--seeds",
+            str(item.seeds),
+            *first,
+            "--metric",
+            item.metrics[0],
+            "--jobs",
+            str(jobs),
+            "--threads",
+            "1",
+        ]
         return [*files, *numbers, *self.overrides]
 
 
@@ -93,7 +106,7 @@ def read_result(path: Path, comparison: Comparison, metrics: Sequence[str]) -> d
         found = (report["metric"], report["baseline"], report["seeds"], variants)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(path, "is damaged", "remove it and run python -m tools.minipaper again") from None
-    asked = (comparison.metric, comparison.baseline, list(range(comparison.seeds)), list(comparison.variants.items()))
+    asked = (comparison.metric, comparison.baseline, list(comparison.seeds), list(comparison.variants.items()))
     complete = {*MADE_OF, "step", "repeat"} <= report.keys() and all(set(metrics) <= values.keys() for values in scores)
     return report if found == asked and complete and not changed else None
 

@@ -155,10 +155,10 @@ def _section(section: Section, tables: Sequence[Table], printed: dict[str, Any])
     note = [section.note] if section.note else []
     if report is None:
         return [*note, f"Not run yet: `python -m tools.minipaper --only {section.name}`"]
-    seeds, repeat = len(report["seeds"]), report["repeat"]
+    seeds, repeat = report["seeds"], report["repeat"]
     parts = [
         *note,
-        f"Ours: `{section.cfg}`, {report['step']} steps, seeds 0 to {seeds - 1}, scored after the last step. "
+        f"Ours: `{section.cfg}`, {report['step']} steps, seeds {seeds[0]} to {seeds[-1]}, scored after the last step. "
         f"The paper's column: {section.paper}, {printed['what']}; in brackets its difference to the baseline, as "
         "taken here.",
     ]

@@ -30,6 +30,7 @@ from tools.paper.counts import (
     Host,
     added_macs,
     count,
+    indexnet_macs_with_norms,
     input_size,
     stage_with_unused_branch,
     whole_macs,
@@ -139,9 +140,13 @@ def _row(variant: str, name: str) -> str:
 
 def _judge_whole(paper: str, ours: Counts) -> tuple[Verdict, str]:
     if printed(ours.total, paper) == paper:
-        return "equal", ""
+        frozen = ours.total > ours.trainable
+        return "equal", "with the frozen stem and first stage, which Table 6 leaves out" if frozen else ""
     if printed(ours.trainable, paper) == paper:
-        return "explained", f"trainable ones alone, without the frozen stem and first stage: {ours.trainable:,}"
+        note = (
+            f"trainable ones alone, {ours.trainable:,}, without the frozen stem and first stage, which Table 8 counts"
+        )
+        return "explained", note
     return "open", f"trainable ones alone: {ours.trainable:,}"
 
 
@@ -162,7 +167,10 @@ def _judge_macs(host: Host, upsampler: str, macs: int, paper: str) -> tuple[Verd
         return "equal", quarter if upsampler == "deconv" else ""
     twice = int(Decimal(macs).scaleb(-7).quantize(Decimal(1), ROUND_HALF_UP).scaleb(7))
     if printed(twice, paper) == paper:
-        return "rounding", f"rounded to {twice / 1e9:.2f} and then once more"
+        note = f"rounded to {twice / 1e9:.2f} and then once more"
+        if upsampler == "indexnet":
+            note += f", or with its BatchNorm counted, {indexnet_macs_with_norms(host) / 1e9:.3f}"
+        return "rounding", note
     gated = added_macs(host, "{name: fade, gate: true}") if upsampler == "fade" else macs
     if printed(gated, paper) == paper:
         return (

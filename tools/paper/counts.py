@@ -88,6 +88,16 @@ def added_macs(host: Host, upsampler: str) -> int:
     return sum(module.macs(height // strides[name], width // strides[name]) for name, module in modules.items())
 
 
+def indexnet_macs_with_norms(host: Host) -> int:
+    """`added_macs` of IndexNet if its BatchNorm counts too, by a factor and a sum for each number."""
+    (height, width), strides = input_size(host), _strides(host)
+    norms = 0
+    for name, module in upsamplers_of(_unfilled(host, "indexnet")).items():
+        features = sum(part.num_features for part in module.modules() if isinstance(part, nn.BatchNorm2d))
+        norms += 2 * features * (height // strides[name]) * (width // strides[name])
+    return added_macs(host, "indexnet") + norms
+
+
 @functools.cache
 def whole_macs(host: Host, upsampler: str) -> int:
     """MACs of the whole model for one training image."""
