@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from datasets.scenes import SCENE_CLASSES, write_scenes
+from tests import launch
 
-ROOT = Path(__file__).parent.parent
+ROOT = launch.ROOT
 SHORT = [
     "steps=6",
     "batch_size=4",
@@ -68,18 +69,16 @@ def read(path: Path) -> dict:
     return json.loads(path.read_text())
 
 
-def command(*words: object, processes: int = 1) -> list[str]:
-    """The command line of a script of the repository (`train.py ...`) or a module (`-m tools.score ...`)."""
+def run(*words: object, processes: int = 1, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a script of the repository (`train.py ...`) or a module (`-m tools.score ...`) to its end, as a user would.
+
+    That takes seconds more than tests.launch, and is for what a forked process cannot show.
+    """
     launcher = [sys.executable]
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return [*launcher, *map(str, words)]
-
-
-def run(*words: object, processes: int = 1, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, as a user would, from the repository's root."""
     return subprocess.run(
-        command(*words, processes=processes),
+        [*launcher, *map(str, words)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
@@ -89,11 +88,11 @@ def run(*words: object, processes: int = 1, **environment: str) -> subprocess.Co
     )
 
 
-def train(*overrides: str, cfg: str = "configs/demo/seg.yaml", processes: int = 1) -> subprocess.CompletedProcess[str]:
-    """Run train.py and expect success."""
-    done = run("train.py", "--cfg", cfg, *overrides, processes=processes)
-    assert done.returncode == 0, done.stderr
-    return done
+def train(*overrides: str, cfg: str = "configs/demo/seg.yaml", processes: int = 1) -> str:
+    """Train to the end in forked processes, expect success, and give what was printed."""
+    done = launch.run("train", "--cfg", cfg, *overrides, processes=processes, seconds=300)
+    assert done.codes == [0] * processes, done.err
+    return done.out
 
 
 def logged(folder: Path, section: str) -> list[dict]:
@@ -126,7 +125,8 @@ def check_two_processes(cfg: str, options: list[str], folder: Path, here: Callab
     assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-3)
     words = ["--checkpoint", folder / "one", "--json"]
     here("eval", *words, folder / "1.json")
-    assert run("eval.py", *words, folder / "2.json", processes=2).returncode == 0
+    done = launch.run("eval", *words, folder / "2.json", processes=2)
+    assert done.codes == [0, 0], done.err
     first, second = (read(folder / f"{count}.json") for count in (1, 2))
     assert first["metrics"] == second["metrics"]
     assert first["per_class"] == second["per_class"]

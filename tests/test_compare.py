@@ -19,8 +19,8 @@ from errors import Interrupted, UserError, run_command
 from experiment import load_experiment
 from runtime.checkpoint import load_checkpoint
 from runtime.state import DIVERGED
+from tests import launch
 from tests.conftest import ROOT, TINY, logged, read
-from tests.faults import launch
 from tools.compare_report import markdown, repeat_in_words, repeated, verdict
 from tools.compare_runs import _check_end, current_commit
 from tools.compare_statistics import mean
@@ -265,6 +265,18 @@ def test_report_tells_the_steps_of_variants_that_differ_in_them(compared):
     assert "the last evaluation, at step 2. 2 seeds" in markdown(report)
     report["variants"][1]["step"] = 4
     assert "the last evaluation, at step 2 or 4. 2 seeds" in markdown(report)
+
+
+def test_a_comparison_that_failed_at_its_start_fixes_no_threads(copied, monkeypatch, capsys):
+    words, out = copied
+    compare(monkeypatch, *words, "--seeds", 2, "--check")
+    assert "threads of each: 1" in capsys.readouterr().out
+    with pytest.raises(UserError, match="threads 2: the runs in"):
+        compare(monkeypatch, *words, "--seeds", 2, "--threads", 2, "--check")
+    for folder in out.glob("*/seed_*"):
+        shutil.rmtree(folder)
+    compare(monkeypatch, *words, "--seeds", 2, "--threads", 2, "--check")
+    assert "threads of each: 2" in capsys.readouterr().out
 
 
 def test_more_seeds_use_the_runs_of_the_control(compared, monkeypatch, capsys):

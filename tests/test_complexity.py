@@ -7,7 +7,6 @@ import pytest
 
 from errors import UserError
 from experiment import load_experiment
-from tests.conftest import run
 from tools.complexity import complexity, padded_input
 
 CFG = Path(__file__).parent.parent / "configs/seg_dysample.yaml"
@@ -65,9 +64,9 @@ def test_gated_fade_has_the_printed_flops():
     assert round(counts("{name: fade, gate: true}")["upsamplers"]["macs"] / 1e9, 1) == 2.7
 
 
-def test_command_prints_json():
-    done = run("-m", "tools.complexity", "--cfg", CFG, "--json")
-    found = json.loads(done.stdout)
+def test_command_prints_json(here, capsys):
+    here("tools.complexity", "--cfg", CFG, "--json")
+    found = json.loads(capsys.readouterr().out)
     assert found["params"] == BASELINE + 12_384
     assert set(found) == {"params", "params_trainable", "macs", "input", "upsamplers"}
     assert set(found["upsamplers"]) == {"count", "params", "weights", "macs"}

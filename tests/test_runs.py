@@ -1,21 +1,21 @@
-"""Whole runs, as a user would start them."""
+"""Whole runs; the first two as a user would start them."""
 
 import json
-import os
 import signal
-import subprocess
 import time
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.conftest import ROOT, assert_same, command, logged, run, train, weights
+from tests import launch
+from tests.conftest import ROOT, assert_same, logged, run, train, weights
 from upsamplers import PAPER_NAMES
 
 
 def test_train_evaluate_predict_score(tiny, tmp_path, scenes):
-    train(*tiny)
+    done = run("train.py", "--cfg", "configs/demo/seg.yaml", *tiny)
+    assert done.returncode == 0, done.stderr
     folder = tmp_path / "seg"
     for name in ("config.yaml", "log.jsonl", "results.json", "checkpoints/last.pt", "checkpoints/best.pt"):
         assert (folder / name).exists(), name
@@ -36,8 +36,8 @@ def test_train_evaluate_predict_score(tiny, tmp_path, scenes):
     cfg = ["--cfg", "configs/demo/seg.yaml", *tiny]
     best = torch.load(folder / "checkpoints/best.pt", weights_only=True)
     torch.save({"format": "denseup-weights", "model": best["model"]}, tmp_path / "weights.pt")
-    done = run("eval.py", "--checkpoint", tmp_path / "weights.pt", *cfg, "--json", tmp_path / "weights.json")
-    assert done.returncode == 0, done.stderr
+    words = ["--checkpoint", tmp_path / "weights.pt", *cfg, "--json", tmp_path / "weights.json"]
+    assert launch.run("eval", *words).code == 0
     assert json.loads((tmp_path / "weights.json").read_text())["metrics"] == result["metrics"]
 
     done = run("-m", "tools.score", *cfg, "--predictions", tmp_path / "png", "--json", tmp_path / "score.json")
@@ -54,7 +54,8 @@ def test_train_evaluate_predict_score(tiny, tmp_path, scenes):
 
 def test_two_processes_equal_one(tiny, tmp_path):
     train(*tiny, "run_name=one")
-    train(*tiny, "run_name=two", processes=2)
+    done = run("train.py", "--cfg", "configs/demo/seg.yaml", *tiny, "run_name=two", processes=2)
+    assert done.returncode == 0, done.stderr
     one, two = (logged(tmp_path / name, "train") for name in ("one", "two"))
     assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-5)
     checkpoint = tmp_path / "one/checkpoints/last.pt"
@@ -75,30 +76,22 @@ def test_rounds_of_one_process_equal_two_processes(tiny, tmp_path):
     assert [line["loss"] for line in rounds] == pytest.approx([line["loss"] for line in processes], rel=1e-5)
 
 
-def wait_for(condition, process: subprocess.Popen) -> None:
+def wait_for(condition, running: launch.Running) -> None:
     deadline = time.monotonic() + 120
     while not condition():
-        assert process.poll() is None, process.stderr.read()
+        assert running.processes[0].exitcode is None, running.wait().err
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-def start(*words: object) -> subprocess.Popen:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command(*words), cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_interrupted_run_ends_bit_identical(tiny, tmp_path, uninterrupted, number):
     options = [*tiny, "steps=40", "evaluation.every=25", "system.workers=1"]
-    process = start("train.py", "--cfg", "configs/demo/seg.yaml", *options)
+    running = launch.start("train", "--cfg", "configs/demo/seg.yaml", *options)
     log = tmp_path / "seg/log.jsonl"
-    wait_for(lambda: log.exists() and len(log.read_text().splitlines()) >= 9, process)
-    process.send_signal(number)
-    process.communicate(timeout=60)
-    assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number)
+    wait_for(lambda: log.exists() and len(log.read_text().splitlines()) >= 9, running)
+    running.send(number)
+    assert running.wait(60).code == (-9 if number == signal.SIGKILL else 128 + number)
     train(*options, "system.workers=0")
     assert_same(weights(tmp_path / "seg"), weights(uninterrupted))
     steps = [line["step"] for line in logged(tmp_path / "seg", "train")]
@@ -120,7 +113,7 @@ def uninterrupted(tmp_path_factory, scenes):
 def test_finished_run_is_left_alone(tiny, tmp_path):
     train(*tiny)
     before = (tmp_path / "seg/checkpoints/last.pt").read_bytes()
-    assert "at step 6 of 6" in train(*tiny).stdout
+    assert "at step 6 of 6" in train(*tiny)
     assert (tmp_path / "seg/checkpoints/last.pt").read_bytes() == before
 
 
@@ -148,24 +141,24 @@ def test_every_upsampler_trains_and_evaluates(tiny, tmp_path, name):
 def test_options_train_resume_and_evaluate(tiny, tmp_path, options):
     options = [*tiny, *options, "optimizer.rules=[]"]
     train(*options, "run_name=whole")
-    process = start("train.py", "--cfg", "configs/demo/seg.yaml", *options)
-    wait_for(lambda: (tmp_path / "seg/checkpoints/previous.pt").exists(), process)
-    process.kill()
-    process.communicate()
+    running = launch.start("train", "--cfg", "configs/demo/seg.yaml", *options)
+    wait_for(lambda: (tmp_path / "seg/checkpoints/previous.pt").exists(), running)
+    running.send(signal.SIGKILL)
+    running.wait()
     train(*options)
     assert_same(weights(tmp_path / "seg"), weights(tmp_path / "whole"))
     path = tmp_path / "eval.json"
-    assert run("eval.py", "--checkpoint", tmp_path / "seg", "--json", path).returncode == 0
+    assert launch.run("eval", "--checkpoint", tmp_path / "seg", "--json", path).code == 0
     trained = json.loads((tmp_path / "seg/results.json").read_text())
     assert json.loads(path.read_text())["metrics"] == trained["metrics"]
 
 
 def test_check_prints_the_plan_and_leaves_nothing(tiny, tmp_path):
-    done = train("--check", *tiny, "system.max_per_process=2")
+    printed = train("--check", *tiny, "system.max_per_process=2")
     for expected in (
         "10 training and 5 validation images, 15 classes",
         "4 = 2 images x 2 rounds x 1 processes",
         "loss_ce",
     ):
-        assert expected in done.stdout
+        assert expected in printed
     assert not (tmp_path / "seg").exists()

@@ -135,7 +135,7 @@ def check_environment(out: Path, now: dict[str, Any]) -> None:
 
 def _read_environment(out: Path) -> dict[str, Any] | None:
     path = out / "environment.json"
-    if not os.path.exists(path):
+    if not os.path.exists(path) or not any(out.glob("*/*/log.jsonl")):  # what failed at its start fixes nothing
         return None
     try:
         record = json.loads(path.read_text())

@@ -21,12 +21,13 @@ MADE_OF = ("command", "device", "cpu", "jobs", "threads", "python", "torch", "co
 
 LIMITS = (
     "What such runs can show is little: a few hundred small rendered rooms, small models from random weights, a few "
-    "hundred steps, a handful of seeds, one CPU thread a run. At most they say whether an upsampler helps **there**. "
+    "hundred steps, 3 to 12 seeds, one CPU thread a run. At most they say whether an upsampler helps **there**. "
     "They do not repeat the paper's experiments: its numbers, of full-size models on real data sets, stand beside ours "
     'in a column of their own and are not to be compared with them. "No difference shown" is not "equal". In the '
     'column "80 %" stands how large a true difference would have to be for as many seeds to show it in 80 % of '
     "repetitions. It goes by the measured spread of the differences, which few seeds know badly: the right number lies "
-    "between a half and six times the printed one with 3 seeds, between 0.6 and 3 times with 5 (95 % intervals)."
+    "between a half and six times the printed one with 3 seeds, between 0.6 and 3 times with 5, between 0.7 and 1.7 "
+    "times with 12 (95 % intervals)."
 )
 
 OVERVIEW = (

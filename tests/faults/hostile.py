@@ -11,7 +11,7 @@ import pytest
 
 from errors import UserError
 from tests.faults.conftest import Tally
-from tests.faults.launch import Done
+from tests.launch import Done
 
 SECONDS = 5  # within which a bad input must be refused
 START = 60  # of the first command, which imports everything

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from tests import conftest, test_runs_depth, test_runs_detection, test_runs_maskformer
-from tests.faults.launch import Running, Sabotage, run
+from tests.launch import Running, Sabotage, run
 
 # Evaluations after steps 4, 8 and 10, saves after 3, 4, 6, 8, 9 and 10, and a save after every evaluation.
 LENGTH = ["steps=10", "evaluation.every=4", "evaluation.pictures=1", "logging.checkpoint_every=3"]

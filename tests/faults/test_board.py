@@ -7,8 +7,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.conftest import logged
-from tests.faults.launch import Running, run, start
 from tests.faults.tasks import TASKS
+from tests.launch import Running, run, start
 
 CHAPTER = "Logs"
 SEED = 20230801

@@ -23,8 +23,8 @@ from runtime.distributed import Processes, start_processes
 from runtime.ending import ending_together
 from structures import IGNORE, Batch, Instances, Panoptic, Prediction, Target
 from tests.conftest import read
-from tests.faults.launch import run
 from tests.faults.tasks import LENGTH, TASKS
+from tests.launch import run
 
 CHAPTER = "Exact evaluation"
 IMAGES = 9

@@ -26,7 +26,7 @@ from tests.conftest import SHORT, TINY
 from tests.datasets import coco_layout, panoptic_layout
 from tests.datasets.png import png
 from tests.faults.hostile import Trial, trial  # noqa: F401 (a fixture)
-from tests.faults.launch import run
+from tests.launch import run
 
 Json = dict[str, Any]
 Change = Callable[[Any], Any]

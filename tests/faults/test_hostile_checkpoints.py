@@ -21,7 +21,7 @@ from torch import nn
 
 from runtime import checkpoint as module
 from tests.conftest import ROOT, TINY
-from tests.faults.launch import Done, run
+from tests.launch import Done, run
 
 CHAPTER = "Hostile input"
 CFG = "configs/demo/seg.yaml"

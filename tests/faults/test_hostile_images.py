@@ -29,7 +29,7 @@ from tests.conftest import TINY, read
 from tests.datasets import panoptic_layout
 from tests.datasets.png import GREY_ALPHA, PALETTE, RGB, RGBA, chunk, png
 from tests.faults.hostile import Trial, trial  # noqa: F401 (a fixture)
-from tests.faults.launch import run
+from tests.launch import run
 
 RNG = np.random.default_rng(0)
 SIZE = 24, 36

@@ -15,8 +15,8 @@ import train
 from errors import run_command
 from experiment import load_experiment
 from tests.conftest import ROOT, TINY
-from tests.faults.launch import Done, run
 from tests.faults.test_hostile_checkpoints import leave_a_gigabyte, refused
+from tests.launch import Done, run
 
 CHAPTER = "Hostile input"
 DEMOS = ("maskformer", "det", "inst", "pan", "depth")

@@ -5,7 +5,6 @@ from functools import partial
 
 import pytest
 
-from tests.faults.launch import Done, Sabotage, run, start
 from tests.faults.tasks import (
     IN_EVALUATION,
     TASKS,
@@ -15,6 +14,7 @@ from tests.faults.tasks import (
     differences,
     left_by,
 )
+from tests.launch import Done, Sabotage, run, start
 
 CHAPTER = "Killed and resumed"
 SEED = 20230801

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from tests.faults.launch import run, start
+from tests.launch import run, start
 
 
 def hang() -> None:

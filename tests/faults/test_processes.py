@@ -15,7 +15,6 @@ from errors import UserError
 from models.losses import pixel_cross_entropy
 from runtime.deterministic import deterministic_algorithms
 from tests.conftest import ROOT, command
-from tests.faults.launch import Done, run, start
 from tests.faults.tasks import (
     IN_EVALUATION,
     TASKS,
@@ -30,6 +29,7 @@ from tests.faults.tasks import (
     spoil_loss,
     spoil_weights,
 )
+from tests.launch import Done, run, start
 from upsamplers import PAPER_NAMES
 
 CHAPTER = "Several processes"

@@ -10,7 +10,6 @@ import torch
 
 from runtime import checkpoint
 from tests.conftest import logged
-from tests.faults.launch import Done, Sabotage, run
 from tests.faults.tasks import (
     TASKS,
     at_call,
@@ -21,6 +20,7 @@ from tests.faults.tasks import (
     record_steps,
     undisturbed,
 )
+from tests.launch import Done, Sabotage, run
 
 CHAPTER = "Killed and resumed"
 BATCH, IMAGES = 4, 10

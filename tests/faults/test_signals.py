@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from tests.conftest import logged
-from tests.faults.launch import run, start
 from tests.faults.tasks import (
     IN_EVALUATION,
     TASKS,
@@ -21,6 +20,7 @@ from tests.faults.tasks import (
     sleep_at,
     undisturbed,
 )
+from tests.launch import run, start
 
 CHAPTER = "Signals"
 NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)

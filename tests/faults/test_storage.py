@@ -21,7 +21,7 @@ from errors import UserError
 from runtime import checkpoint as module
 from runtime.checkpoint import Checkpoints, load_checkpoint
 from tests.conftest import TINY, assert_same, logged, weights
-from tests.faults.launch import Done, run
+from tests.launch import Done, run
 
 CHAPTER = "Checkpoints and disks"
 CFG = "configs/demo/seg.yaml"

@@ -1,6 +1,6 @@
 """Commands of the repository in processes of their own, forked from one that has imported everything.
 
-A fault suite starts hundreds of runs; forking saves each of them the seconds that importing PyTorch takes. The children
+The suite starts hundreds of runs; forking saves each of them the seconds that importing PyTorch takes. The children
 are real processes: they can be killed, run out of disk, or be several of one run.
 """
 
@@ -16,8 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.conftest import ROOT
-
+ROOT = Path(__file__).parent.parent
 Sabotage = Callable[[], None]  # done in the child before the command starts; importable, so that it can be pickled
 PRELOAD = ["train", "eval", "tools.predict", "tools.score", "tools.convert_weights", "tests.conftest"]
 
