@@ -69,16 +69,21 @@ def read(path: Path) -> dict:
     return json.loads(path.read_text())
 
 
-def run(*words: object, processes: int = 1, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a script of the repository (`train.py ...`) or a module (`-m tools.score ...`) to its end, as a user would.
-
-    That takes seconds more than tests.launch, and is for what a forked process cannot show.
-    """
+def command(*words: object, processes: int = 1) -> list[str]:
+    """The command line of a script of the repository (`train.py ...`) or a module (`-m tools.score ...`)."""
     launcher = [sys.executable]
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return [*launcher, *map(str, words)]
+
+
+def run(*words: object, processes: int = 1, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, as a user would, from the repository's root.
+
+    That takes seconds more than tests.launch, and is for what a forked process cannot show.
+    """
     return subprocess.run(
-        [*launcher, *map(str, words)],
+        command(*words, processes=processes),
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,

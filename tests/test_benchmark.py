@@ -11,8 +11,9 @@ import torch
 
 from benchmarks import gpu
 from errors import UserError
-from tools import benchmark
-from tools.benchmark import Setting, Turn, build_turns, check_shape, draw_chart, main, peak_bytes, quartiles
+from tools import benchmark, benchmark_report
+from tools.benchmark import Setting, Turn, build_turns, check_shape, main, peak_bytes, quartiles
+from tools.benchmark_report import draw_chart
 from upsamplers import PAPER_NAMES, Upsampler, build_upsampler
 
 SHAPE = (1, 16, 6, 4)
@@ -34,7 +35,7 @@ def call(monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:.* groups do not divide")
 def test_json_has_every_upsampler_and_a_floor_for_each_setting(call, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "RESULTS", tmp_path)
+    monkeypatch.setattr(benchmark_report, "RESULTS", tmp_path)
     shapes = ["--shape", *SHAPE, "--shape", 2, 8, 3, 3]
     call("--json", "--save", "--device", "cpu", "--dtype", "float32", "bfloat16", *shapes, "--repeats", 2)
     record = json.loads(capsys.readouterr().out)
@@ -60,14 +61,14 @@ def test_json_has_every_upsampler_and_a_floor_for_each_setting(call, capsys, tmp
 
 
 def test_saved_settings_stand_beside_those_of_the_same_day(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "RESULTS", tmp_path)
+    monkeypatch.setattr(benchmark_report, "RESULTS", tmp_path)
 
     def setting(device: str, dtype: str, value: int) -> dict:
         about = {"device": f"A {device.upper()} (R)", "date": "2026-11-23"}
         return {"machine": about, "device": device, "dtype": dtype, "shape": list(SHAPE), "value": value}
 
-    benchmark.save([setting("cpu", "float32", 1), setting("cpu", "bfloat16", 2)])
-    benchmark.save([setting("cpu", "bfloat16", 3), setting("cuda", "float32", 4)])
+    benchmark_report.save([setting("cpu", "float32", 1), setting("cpu", "bfloat16", 2)])
+    benchmark_report.save([setting("cpu", "bfloat16", 3), setting("cuda", "float32", 4)])
     kept = {path.name: json.loads(path.read_text())["settings"] for path in tmp_path.iterdir()}
     assert {name: [one["value"] for one in settings] for name, settings in kept.items()} == {
         "upsamplers_a_cpu_r_2026-11-23.json": [1, 3],
@@ -75,12 +76,12 @@ def test_saved_settings_stand_beside_those_of_the_same_day(tmp_path, monkeypatch
     }
     (tmp_path / "upsamplers_a_cpu_r_2026-11-23.json").write_text("[]")
     with pytest.raises(UserError, match=r"holds no results of tools\.benchmark; move it away"):
-        benchmark.save([setting("cpu", "float32", 1)])
+        benchmark_report.save([setting("cpu", "float32", 1)])
 
 
 def test_unwritable_results_are_named_before_the_work(call, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(benchmark, "RESULTS", tmp_path / "file")
+    monkeypatch.setattr(benchmark_report, "RESULTS", tmp_path / "file")
     monkeypatch.setattr(benchmark, "measure", lambda *_: pytest.fail("measured all the same"))
     with pytest.raises(UserError, match="file"):
         call("--device", "cpu", "--save")

@@ -23,17 +23,16 @@ from pictures.sampling import (
 )
 from structures import Batch
 from tests.conftest import TINY, train
-from tools.show_sampling import (
+from tools.sampling_stages import (
     Stage,
-    _four_points,
     choose,
     offset_statistics,
     run_stages,
     stage_record,
     strides,
-    view_of,
     without_stage,
 )
+from tools.show_sampling import _four_points, view_of
 from upsamplers import DySample, build_upsampler
 from upsamplers.reassemble import reassemble
 
