@@ -14,10 +14,10 @@ def print_plan(experiment: Experiment, processes: Processes) -> None:
     """Raises UserError for whatever would have stopped the training; returns after printing otherwise."""
     layout = experiment.batch_layout(processes)
     training_set, validation_set = experiment.data.build("train"), experiment.data.build("val")
-    model = experiment.build_model()
-    counts = complexity(model, padded_input(experiment, model))
     experiment.best_metric()
+    model = experiment.build_model()
     optimizer = experiment.optimizer.build(model, experiment.batch_size)
+    counts = complexity(model, padded_input(experiment, model))
     model.to(processes.device).train()
 
     start = time.perf_counter()
