@@ -1,6 +1,7 @@
 """What `tools.show_sampling` draws and counts is what the upsamplers do."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -362,6 +363,7 @@ def trained(tmp_path_factory, scenes):
     folder = tmp_path_factory.mktemp("sampling")
     options = [*TINY, f"data.root={scenes}/ADEChallengeData2016", f"output_dir={folder}", "run_name=seg", "steps=2"]
     train(*options, "evaluation.pictures=0", "evaluation.every=2")
+    time.sleep(1.1)  # TensorBoard reads event files of the same second in the order of their process numbers
     return folder / "seg", next((scenes / "ADEChallengeData2016/images/validation").iterdir())
 
 
