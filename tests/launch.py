@@ -7,11 +7,13 @@ are real processes: they can be killed, run out of disk, or be several of one ru
 import importlib
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +44,7 @@ class Running:
     def __init__(self, module: str, words: Sequence[str], count: int, sabotage: Sequence[Sabotage]) -> None:
         context = _context()
         self._folder = Path(tempfile.mkdtemp(prefix="launch"))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._start = time.monotonic()
         port = str(_free_port())
         self.processes = []

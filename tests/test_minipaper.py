@@ -175,6 +175,19 @@ def test_a_table_that_the_paper_lacks_is_one_line():
         written([replace(RUN, paper="Table 44")])
 
 
+def test_the_readme_has_the_numbers_of_the_fresh_seeds():
+    report = read(ROOT / "results/confirm.json")
+    wanted: list[list[str]] = [[], [], []]
+    for metric in ("mIoU", "bIoU"):
+        for cells, row in zip(wanted, compare_metric(report, metric, False), strict=True):
+            found = row.compared and row.compared.difference
+            interval = f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}]" if found else ""
+            cells += [f"{row.score.mean:.2f}", interval]
+    table = (ROOT / "README.md").read_text().partition("| SegFormer, 12 seeds")[2].split("\n\n")[0].replace("*", "")
+    printed = [[cell.strip() for cell in line.split("|")[2:-1]] for line in table.splitlines()[2:]]
+    assert printed == wanted
+
+
 def test_the_written_page_is_that_of_the_stored_results(monkeypatch, tmp_path, here):
     shutil.copytree(ROOT / "results", tmp_path / "results")
     monkeypatch.setattr(sys, "argv", ["tools.minipaper", "--report", "--root", str(tmp_path)])

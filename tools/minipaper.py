@@ -80,18 +80,8 @@ class MiniPaper(Schema):
         item = self.experiments[name]
         files = ["--cfg", str(item.cfg), "--variants", str(item.variants), "--out", str(self.out / item.cfg.stem)]
         first = ["--first-seed", str(item.first_seed)] if item.first_seed else []
-        numbers = [
-            "--seeds",
-            str(item.seeds),
-            *first,
-            "--metric",
-            item.metrics[0],
-            "--jobs",
-            str(jobs),
-            "--threads",
-            "1",
-        ]
-        return [*files, *numbers, *self.overrides]
+        what = ["--seeds", str(item.seeds), *first, "--metric", item.metrics[0]]
+        return [*files, *what, "--jobs", str(jobs), "--threads", "1", *self.overrides]
 
 
 def read_result(path: Path, comparison: Comparison, metrics: Sequence[str]) -> dict[str, Any] | None:
