@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from errors import UserError, suggest
@@ -25,6 +25,15 @@ class Schema(BaseModel):
     """Base of every config record: unknown keys are errors, records do not change, defaults are checked too."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+Fraction = Annotated[float, Field(ge=0, le=1)]  # 0 to 1
+Rate = Annotated[float, Field(ge=0, lt=1)]  # 0 to below 1, as of dropout
+
+
+def expand_word(value: Any) -> Any:
+    """A bare word is short for a mapping with that name: `{"name": word}`. For a BeforeValidator of a union."""
+    return {"name": value} if isinstance(value, str) else value
 
 
 SchemaType = TypeVar("SchemaType", bound=Schema)

@@ -7,31 +7,26 @@ checkpoint's own configuration serves.
 Under torchrun the images are shared out among the processes; the numbers are those of one process.
 """
 
-import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from config import read_overrides
 from datasets.base import DenseDataset, PredictionFiles
-from datasets.loading import evaluation_loader, single_batch
-from errors import ArgumentParser, UserError, run_command
-from experiment import Experiment, load_experiment, make_experiment
+from datasets.loading import evaluation_loader
+from errors import ArgumentParser, run_command
+from experiment import Experiment
 from metrics.base import Metric
 from models.base import DenseModel
-from models.weights import load_state, load_weights
-from pictures import draw
-from runtime.checkpoint import is_checkpoint, load_checkpoint
 from runtime.distributed import Processes, start_processes
-from runtime.ending import ending_together
-from runtime.log import environment
 from runtime.memory import EVALUATION, keep_freed_memory
-from storage import write_text
+from runtime.shutdown import ending_together
 from structures import Batch
+from workflow.environment import environment
+from workflow.results import check_outside_data, check_writable, describe, result_record, write_result
+from workflow.trained import find_checkpoint, load_trained
 
 
 @torch.inference_mode()
@@ -89,125 +84,6 @@ def score(
         "seconds": round(time.perf_counter() - start, 3),
         "environment": environment(processes),
     }
-
-
-@torch.inference_mode()
-def validation_pictures(
-    model: DenseModel, dataset: DenseDataset, experiment: Experiment, processes: Processes
-) -> Iterator[tuple[str, np.ndarray]]:
-    """The main process's pictures of `evaluation.pictures` images spread over the dataset, each with its image id."""
-    count = min(experiment.evaluation.pictures, len(dataset)) if processes.is_main else 0
-    was_training = model.training
-    model.eval()
-    for index in range(count):
-        sample = dataset.load(index * len(dataset) // count)
-        batch = single_batch(sample, experiment.data.test_transforms, model.size_divisor)
-        with experiment.autocast(processes.device):
-            prediction = model.predict(batch.to(processes.device))[0].to("cpu")
-        yield sample.image_id, draw(sample.image, prediction, batch.targets[0], experiment.data.info)
-    model.train(was_training)
-
-
-def result_record(experiment: Experiment, metrics: list[Metric], dataset: DenseDataset) -> dict[str, Any]:
-    """The numbers of gathered metrics and what they mean."""
-    info = experiment.data.info
-    return {
-        "task": info.task,
-        "config": experiment.dump(),
-        "checkpoint": None,
-        "step": None,
-        "dataset": info.name,
-        "split": "val",
-        "num_images": len(dataset),
-        "skipped": {"count": len(dataset.skipped), "items": list(dataset.skipped)},
-        "protocol": {
-            "test_transforms": experiment.dump()["data"]["test_transforms"],
-            **dataset.protocol,
-            **{name: value for metric in metrics for name, value in metric.protocol.items()},
-        },
-        "metrics": {name: value for metric in metrics for name, value in metric.compute().items()},
-        "per_class": [record for metric in metrics for record in metric.per_class()],
-    }
-
-
-def write_result(path: Path, result: dict[str, Any]) -> None:
-    """Write a result record as JSON, whole or not at all; a number without a value (no such class or pixel) is null."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(_without_nan(result), indent=2, allow_nan=False) + "\n")
-    except OSError as error:
-        raise _unwritable(path, error) from None
-
-
-def check_writable(path: Path) -> None:
-    """Raise UserError unless a file can be written at `path`: to know before the work, not after it."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        is_new = not path.exists()
-        with path.open("a"):
-            pass
-        if is_new:
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        raise _unwritable(path, error) from None
-
-
-def _unwritable(path: Path, error: OSError) -> UserError:
-    return UserError(
-        path, f"cannot be written ({error})", "name a file in a folder that you may write, with space left"
-    )
-
-
-def check_outside_data(folder: Path, option: str, experiment: Experiment) -> None:
-    """Raise UserError, naming the option, if predictions in `folder` could overwrite annotations."""
-    if folder.resolve().is_relative_to(experiment.data.root.expanduser().resolve()):
-        what = f"lies in data.root ({experiment.data.root}), where predictions could overwrite annotations"
-        raise UserError(f"{option} {folder}", what, "choose a folder outside")
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and value != value else value
-
-
-def describe(result: dict[str, Any]) -> str:
-    """The numbers of a result record, a line each."""
-    return "\n".join(f"{name:>10} {value:9.4f}" for name, value in result["metrics"].items())
-
-
-def find_checkpoint(path: Path) -> Path:
-    """The checkpoint that `path` means: itself, or the best (else the last) one of a run folder."""
-    if not path.is_dir():
-        return path
-    for name in ("best.pt", "last.pt", "previous.pt"):
-        candidate = path / "checkpoints" / name
-        if candidate.exists():
-            return candidate
-    raise UserError(path, "holds no checkpoint", "name a .pt file or the folder of a run that has saved one")
-
-
-def load_trained(path: Path, cfg: Path | None, overrides: list[str]) -> tuple[Experiment, DenseModel, int]:
-    """The experiment of a checkpoint (or of `cfg`), the model with its trained weights, and its step.
-
-    Where an average of the weights was kept, it is the average that is loaded. With `cfg`, `path` may also be a file of
-    tools.convert_weights, whose step is 0.
-    """
-    if cfg is not None and path.is_file() and not is_checkpoint(path):
-        experiment = load_experiment(cfg, overrides)
-        model = experiment.build_model(pretrained=False)
-        load_weights(model, path, "--checkpoint")
-        return experiment, model, 0
-    state = load_checkpoint(path)
-    if cfg is None:
-        experiment = make_experiment(read_overrides(state["config"], overrides), str(path))
-    else:
-        experiment = load_experiment(cfg, overrides)
-    model = experiment.build_model(pretrained=False)
-    load_state(model, state["ema"] or state["model"], path)
-    return experiment, model, state["step"]
 
 
 @ending_together()

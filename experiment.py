@@ -122,9 +122,11 @@ class Experiment(Schema):
                 return transform.short, transform.long
         return 512, 512
 
-    def evaluation_due(self, step: int) -> bool:
-        """Whether to score after `step` optimiser steps."""
-        return step > 0 and (step % self.evaluation.every == 0 or step == self.steps)
+    def padded_input(self, model: DenseModel) -> Size:
+        """(height, width) of a training image, rounded up to what the model asks for."""
+        height, width = self.input_size
+        divisor = model.size_divisor
+        return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 
     def best_metric(self) -> tuple[str, bool]:
         """What the best checkpoint is chosen by, and whether lower is better. UserError if no metric gives it."""

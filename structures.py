@@ -15,6 +15,13 @@ Size = tuple[int, int]
 IGNORE = -1  # semantic label of a pixel that is neither trained on nor scored
 
 
+def image_order(image_id: int | str) -> tuple[bool, int, str]:
+    """Sort key for image ids, as in pycocotools: by number; ids that are not decimal numbers come last, by text."""
+    text = str(image_id)
+    is_number = text.isascii() and text.isdigit()
+    return not is_number, int(text) if is_number else 0, text
+
+
 @dataclass(frozen=True)
 class DatasetInfo:
     """What a dataset says of itself; models and metrics are built from it, so no YAML repeats a class count.

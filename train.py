@@ -4,38 +4,70 @@ The same command again resumes. `--check` builds everything, runs one batch thro
 plan and exits.
 """
 
+from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from datasets.loading import next_batches, training_loader
+from datasets.base import DenseDataset
+from datasets.loading import BatchLayout, next_batches, training_loader
 from errors import ArgumentParser, Interrupted, run_command
-from eval import score, validation_pictures, write_result
+from eval import score
 from experiment import Experiment, load_experiment
 from models.base import DenseModel
 from runtime.checkpoint import Checkpoints
 from runtime.deterministic import deterministic_algorithms
 from runtime.distributed import Processes, local_gradients, parallelize, start_processes, synchronize_batch_norm
-from runtime.ending import ending_together
 from runtime.log import RunLog
 from runtime.memory import keep_freed_memory
 from runtime.run_folder import RunFolder
 from runtime.schedule import set_learning_rate
+from runtime.shutdown import ending_together
 from runtime.signals import StopSignals
-from runtime.state import TrainingState, seed_step
-from tools.plan import print_plan
+from runtime.state import TrainingState
+from structures import Batch
+from workflow.pictures import validation_pictures
+from workflow.plan import print_plan
+from workflow.results import write_result
 
 
-def train(experiment: Experiment, processes: Processes) -> None:
-    """The whole run: build, resume, then step by step to the end."""
-    device, layout, folder = processes.device, experiment.batch_layout(processes), experiment.run_folder
+@dataclass
+class Run:
+    """The parts of one run. model holds the weights that are learnt; parallel is the same model over all processes.
+
+    averaged: the moving average of the weights, if there is one. batches: endless, `layout.accumulation` for each step.
+    """
+
+    experiment: Experiment
+    processes: Processes
+    layout: BatchLayout
+    training_set: DenseDataset
+    validation_set: DenseDataset
+    model: DenseModel
+    parallel: nn.Module
+    averaged: AveragedModel | None
+    optimizer: Optimizer
+    scaler: torch.amp.GradScaler
+    autocast: torch.autocast
+    memory_format: torch.memory_format
+    state: TrainingState
+    checkpoints: Checkpoints
+    resumed: bool
+    batches: Iterator[Batch]
+
+
+def build(experiment: Experiment, processes: Processes) -> Run:
+    """Build all parts of a run, and resume from its last checkpoint if there is one."""
+    device, layout = processes.device, experiment.batch_layout(processes)
     training_set, validation_set = experiment.data.build("train"), experiment.data.build("val")
-    best_metric, lower_is_better = experiment.best_metric()
+    experiment.best_metric()  # an unknown name must not wait for the first evaluation
 
     memory_format = torch.channels_last if experiment.system.channels_last else torch.contiguous_format
     model = experiment.build_model().to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
@@ -47,12 +79,11 @@ def train(experiment: Experiment, processes: Processes) -> None:
     optimizer = experiment.optimizer.build(model, experiment.batch_size)
     scaler = torch.amp.GradScaler(device.type, enabled=experiment.precision == "fp16")
     state = TrainingState(experiment, model, optimizer, scaler, averaged)
-    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints = Checkpoints(experiment.run_folder / "checkpoints")
     resumed = state.resume(checkpoints)
 
     if experiment.system.compile:
         model.compile()
-    parallel = parallelize(model, processes)
     batches = training_loader(
         training_set,
         experiment.data.train_transforms,
@@ -63,75 +94,121 @@ def train(experiment: Experiment, processes: Processes) -> None:
         workers=experiment.system.workers,
         pin_memory=device.type == "cuda",
     )
-    learning_rate = 0.0
+    return Run(
+        experiment=experiment,
+        processes=processes,
+        layout=layout,
+        training_set=training_set,
+        validation_set=validation_set,
+        model=model,
+        parallel=parallelize(model, processes),
+        averaged=averaged,
+        optimizer=optimizer,
+        scaler=scaler,
+        autocast=experiment.autocast(device),
+        memory_format=memory_format,
+        state=state,
+        checkpoints=checkpoints,
+        resumed=resumed,
+        batches=batches,
+    )
 
+
+def train(experiment: Experiment, processes: Processes) -> None:
+    """The whole run: build, resume, then step by step to the end, with an evaluation every so many steps."""
+    run = build(experiment, processes)
+    state, steps, every = run.state, experiment.steps, experiment.evaluation.every
+    learning_rate = 0.0
     with (
-        RunLog(folder, state.step, state.evaluated, experiment.steps, layout.total, processes) as log,
+        RunLog(experiment.run_folder, state.step, state.evaluated, steps, run.layout.total, processes) as log,
         StopSignals() as stop,
     ):
-        log.say(f"{'resuming' if resumed else 'starting'} {folder} at step {state.step} of {experiment.steps}")
-        if not resumed:
-            for line in [*training_set.skipped, *validation_set.skipped]:
-                log.say(f"skipped: {line}")
-            log.say(f"pretrained weights: {', '.join(experiment.weight_files()) or 'none, all start at random'}")
-        for step in range(state.step, experiment.steps + 1):
-            if experiment.evaluation_due(step) and step > state.evaluated:
-                processes.wait()  # until the step is saved: stopped from here on, all of this is done again
-                with stop.at_once():
-                    scored = cast(DenseModel, averaged.module) if averaged else model
-                    result = score(scored, validation_set, experiment, processes)
-                    is_best = state.scored(best_metric, result["metrics"][best_metric], lower_is_better)
-                    log.evaluation(result["metrics"], result["seconds"])
-                    for image_id, picture in validation_pictures(scored, validation_set, experiment, processes):
-                        log.picture(image_id, picture)
-                    if processes.is_main and is_best:
-                        result |= {"checkpoint": str(checkpoints.best), "step": step}
-                        write_result(folder / "results.json", result)
-                    processes.wait()
-                # Last, so that of an evaluation that counts as done nothing is missing.
-                if processes.is_main:
-                    checkpoints.save(state.content(), is_best)
-            if step == experiment.steps:
+        announce(run, log)
+        for step in range(state.step, steps + 1):
+            if step > state.evaluated and (step % every == 0 or step == steps):
+                evaluate_and_save(run, log, stop)
+            if step == steps:
                 break
 
-            # One step: all images are read before any process goes on, so that all stop together.
-            micro_batches, problem = next_batches(batches, layout.accumulation)
+            # All images of a step are read before any process goes on, so that all stop together.
+            micro_batches, problem = next_batches(run.batches, run.layout.accumulation)
             if processes.any(problem is not None or stop.received is not None):
                 log.flush(learning_rate)
                 if processes.is_main:
-                    checkpoints.save(state.content())
+                    run.checkpoints.save(state.content())
                 reasons = processes.collect(Interrupted(stop.received) if stop.received else problem)
                 raise next(reason for reason in reasons if reason)
-            learning_rate = set_learning_rate(optimizer, experiment.schedule.factor(step, experiment.steps))
-            seed_step(experiment.seed, step, processes.rank)
-            totals: dict[str, Tensor] = {}
-            for index, micro_batch in enumerate(micro_batches):
-                batch = micro_batch.to(device, memory_format)
-                is_last = index == layout.accumulation - 1
-                with nullcontext() if is_last else local_gradients(parallel):
-                    with experiment.autocast(device):
-                        losses: dict[str, Tensor] = parallel(batch)
-                    loss = torch.stack(list(losses.values())).sum()
-                    scaler.scale(loss / layout.accumulation).backward()
-                for name, term in losses.items():
-                    totals[name] = totals.get(name, 0) + term.detach() / layout.accumulation
-            scaler.unscale_(optimizer)
-            if experiment.gradient_clip is not None:
-                clip_grad_norm_(model.parameters(), experiment.gradient_clip)
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad()
-            if averaged is not None:
-                averaged.update_parameters(model)
+            learning_rate = set_learning_rate(run.optimizer, experiment.schedule.factor(step, steps))
+            processes.seed_step(experiment.seed, step)
+            losses = train_step(run, micro_batches)
             state.step = step + 1
 
-            log.add(state.step, totals, [target.image_id for batch in micro_batches for target in batch.targets])
-            save = state.step % experiment.logging.checkpoint_every == 0 or experiment.evaluation_due(state.step)
+            log.add(state.step, losses, [target.image_id for batch in micro_batches for target in batch.targets])
+            evaluation_next = state.step % every == 0 or state.step == steps
+            save = state.step % experiment.logging.checkpoint_every == 0 or evaluation_next
             if save or state.step % experiment.logging.every == 0:
                 log.flush(learning_rate)  # refuses losses that are not finite
             if save and processes.is_main:
-                checkpoints.save(state.content())
-        log.say(f"done: {folder}, best {state.best}")
+                run.checkpoints.save(state.content())
+        log.say(f"done: {experiment.run_folder}, best {state.best}")
+
+
+def train_step(run: Run, micro_batches: list[Batch]) -> dict[str, Tensor]:
+    """One optimiser step. The losses by name, detached scalars, averaged over the micro-batches of this process."""
+    totals: dict[str, Tensor] = {}
+    for index, micro_batch in enumerate(micro_batches):
+        batch = micro_batch.to(run.processes.device, run.memory_format)
+        is_last = index == len(micro_batches) - 1
+        with nullcontext() if is_last else local_gradients(run.parallel):
+            with run.autocast:
+                losses: dict[str, Tensor] = run.parallel(batch)
+            loss = torch.stack(list(losses.values())).sum()
+            run.scaler.scale(loss / len(micro_batches)).backward()
+        for name, term in losses.items():
+            totals[name] = totals.get(name, 0) + term.detach() / len(micro_batches)
+    run.scaler.unscale_(run.optimizer)
+    if run.experiment.gradient_clip is not None:
+        clip_grad_norm_(run.model.parameters(), run.experiment.gradient_clip)
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    run.optimizer.zero_grad()
+    if run.averaged is not None:
+        run.averaged.update_parameters(run.model)
+    return totals
+
+
+def evaluate_and_save(run: Run, log: RunLog, stop: StopSignals) -> None:
+    """Score the model as it is now, log the numbers, draw pictures, and save; the best result goes to results.json.
+
+    Until the checkpoint at the end the evaluation does not count as done: a run that is stopped here does it again.
+    """
+    experiment, processes, state = run.experiment, run.processes, run.state
+    metric, lower_is_better = experiment.best_metric()
+    processes.wait()
+    with stop.at_once():
+        model = cast(DenseModel, run.averaged.module) if run.averaged else run.model
+        result = score(model, run.validation_set, experiment, processes)
+        is_best = state.record_score(metric, result["metrics"][metric], lower_is_better)
+        log.evaluation(result["metrics"], result["seconds"])
+        for image_id, picture in validation_pictures(model, run.validation_set, experiment, processes):
+            log.picture(image_id, picture)
+        if processes.is_main and is_best:
+            result |= {"checkpoint": str(run.checkpoints.best), "step": state.step}
+            write_result(experiment.run_folder / "results.json", result)
+        processes.wait()
+    if processes.is_main:
+        run.checkpoints.save(state.content(), is_best)
+
+
+def announce(run: Run, log: RunLog) -> None:
+    """Say in the log where the run is, and at its start what the data leave out and where its weights come from."""
+    experiment, state = run.experiment, run.state
+    where = f"{experiment.run_folder} at step {state.step} of {experiment.steps}"
+    log.say(f"{'resuming' if run.resumed else 'starting'} {where}")
+    if not run.resumed:
+        for line in [*run.training_set.skipped, *run.validation_set.skipped]:
+            log.say(f"skipped: {line}")
+        log.say(f"pretrained weights: {', '.join(experiment.weight_files()) or 'none, all start at random'}")
 
 
 @ending_together()

@@ -23,10 +23,11 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
-from benchmarks.segformer_step import positive, processor, take_turns
-from models.detection.rcnn import FasterRCNNConfig
+from benchmarks.segformer_step import positive, take_turns
+from models.rcnn.model import FasterRCNNConfig
 from runtime.memory import keep_freed_memory
 from structures import Batch, DatasetInfo, Instances, Target
+from workflow.environment import cpu_name
 
 CLASSES = 80
 OBJECTS = 7
@@ -126,7 +127,7 @@ def main() -> None:
     results = {kind: summary(runs) for kind, runs in found.items()}
     first = next(iter(results))
     setting = {name: value for name, value in vars(arguments).items() if name != "measure"}
-    device = torch.cuda.get_device_name() if arguments.device == "cuda" else processor()
+    device = torch.cuda.get_device_name() if arguments.device == "cuda" else cpu_name()
     about = {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}
     record = {
         "date": str(datetime.date.today()),

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from errors import UserError, run_command
-from eval import write_result
-from tools.benchmark import machine
+from tools.benchmark.measure import machine
+from workflow.results import write_result
 
 RESULTS = Path("benchmarks/results")
 TASKS = ("seg", "det", "inst", "pan", "depth")

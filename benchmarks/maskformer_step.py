@@ -16,11 +16,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.segformer_step import positive, processor
+from benchmarks.segformer_step import positive
 from experiment import load_experiment
-from models.maskformer import masks
+from models.maskformer import losses as masks
 from runtime.memory import keep_freed_memory
 from structures import Batch, Target
+from workflow.environment import cpu_name
 
 
 def measure(cfg: Path, overrides: list[str], size: int, rounds: int) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_intermixed_args()
     keep_freed_memory()
-    about = {"date": str(datetime.date.today()), "device": processor(), "threads": torch.get_num_threads()}
+    about = {"date": str(datetime.date.today()), "device": cpu_name(), "threads": torch.get_num_threads()}
     print(json.dumps(about | measure(arguments.cfg, arguments.overrides, arguments.size, arguments.rounds), indent=2))
 
 

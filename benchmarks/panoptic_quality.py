@@ -15,9 +15,10 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks.segformer_step import positive, processor
+from benchmarks.segformer_step import positive
 from metrics.panoptic_quality import PanopticQuality
 from structures import Panoptic, Prediction, Target
+from workflow.environment import cpu_name
 
 HEIGHT, WIDTH = 480, 640
 CLASSES, THINGS = 133, 80
@@ -77,7 +78,7 @@ def main() -> None:
     parser.add_argument("--images", type=positive, default=100)
     parser.add_argument("--rounds", type=positive, default=5)
     arguments = parser.parse_args()
-    about = {"date": str(datetime.date.today()), "device": processor(), "threads": torch.get_num_threads()}
+    about = {"date": str(datetime.date.today()), "device": cpu_name(), "threads": torch.get_num_threads()}
     print(json.dumps({**about, **measure(arguments.images, arguments.rounds)}, indent=2))
 
 

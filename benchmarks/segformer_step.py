@@ -10,7 +10,6 @@ import argparse
 import datetime
 import importlib.util
 import json
-import platform
 import resource
 import statistics
 import subprocess
@@ -21,6 +20,8 @@ from pathlib import Path
 
 import torch
 
+from workflow.environment import cpu_name
+
 ROOT = Path(__file__).parent.parent
 CLASSES = 150
 CHANNELS = {"mit_b0": ([32, 64, 160, 256], 256), "mit_b1": ([64, 128, 320, 512], 256)}
@@ -29,7 +30,7 @@ CHANNELS = {"mit_b0": ([32, 64, 160, 256], 256), "mit_b1": ([64, 128, 320, 512],
 def ours(backbone: str, upsampler: str, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.nn.Module, Callable]:
     """Our model, and its loss as a function."""
     sys.path.insert(0, str(ROOT))
-    from models.segformer import SegFormerConfig
+    from models.segformer.model import SegFormerConfig
     from structures import Batch, DatasetInfo, Target
 
     size = (images.shape[2], images.shape[3])
@@ -110,12 +111,6 @@ def positive(text: str) -> int:
     return number
 
 
-def processor() -> str:
-    """The name of the CPU."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -144,7 +139,7 @@ def main() -> None:
         for kind, runs in found.items()
     }
     setting = {name: value for name, value in vars(arguments).items() if name != "measure"}
-    machine = {"cpu": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    machine = {"cpu": cpu_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     print(json.dumps({"date": str(datetime.date.today()), **machine, "setting": setting, "results": results}, indent=2))
 
 

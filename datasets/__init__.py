@@ -4,10 +4,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from datasets.ade20k import ADE20KConfig
-from datasets.coco import COCOConfig
-from datasets.coco_panoptic import COCOPanopticConfig
-from datasets.nyu import NYUConfig
+from datasets.coco.dataset import COCOConfig
+from datasets.nyu.dataset import NYUConfig
+from datasets.panoptic.dataset import COCOPanopticConfig
+from datasets.semantic.ade20k import ADE20KConfig
 
 # The datasets of `data.name`.
 DataConfig = Annotated[ADE20KConfig | COCOConfig | COCOPanopticConfig | NYUConfig, Field(discriminator="name")]

@@ -6,13 +6,13 @@ generator of the sample alone. A new one is a class here and a word in `Transfor
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import cv2
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveFloat
 
-from config import Schema
+from config import Fraction, Schema, expand_word
 from datasets.base import Sample
 from datasets.geometry import Side, cropped, flipped, padded, resized, rotated, scaled_size
 from errors import UserError
@@ -25,7 +25,6 @@ def _check_order(limits: tuple[float, float]) -> tuple[float, float]:
     return limits
 
 
-Probability = Annotated[float, Field(ge=0, le=1)]
 FactorRange = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_check_order)]
 HueRange = Annotated[tuple[int, int], AfterValidator(_check_order)]
 
@@ -171,7 +170,7 @@ class RandomFlip(Transform):
     """Mirror left to right. Draws: one number in [0, 1), compared with the probability."""
 
     name: Literal["random_flip"] = "random_flip"
-    probability: Probability = 0.5
+    probability: Fraction = 0.5
 
     def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """See the class."""
@@ -187,7 +186,7 @@ class RandomRotate(Transform):
     needs_uint8 = True  # so that 0 is black
     name: Literal["random_rotate"] = "random_rotate"
     degrees: PositiveFloat = 2.5
-    probability: Probability = 0.5
+    probability: Fraction = 0.5
 
     def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """See the class."""
@@ -271,7 +270,7 @@ class GammaJitter(Transform):
 
     needs_uint8 = True
     name: Literal["gamma_jitter"] = "gamma_jitter"
-    probability: Probability = 0.5
+    probability: Fraction = 0.5
     gamma: FactorRange = (0.9, 1.1)
     brightness: FactorRange = (0.75, 1.25)
     channels: FactorRange = (0.9, 1.1)
@@ -305,10 +304,6 @@ class Normalize(Transform):
 # --- lists of them ---------------------------------------------------------------------------------------------------
 
 
-def _by_name(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
 def _check_normalized_once(transforms: tuple[Transform, ...]) -> tuple[Transform, ...]:
     names = [transform.name for transform in transforms]
     if names.count("normalize") != 1:
@@ -333,11 +328,11 @@ TransformConfig = Annotated[
     | Normalize
     | Pad,
     Field(discriminator="name"),
-    BeforeValidator(_by_name),
+    BeforeValidator(expand_word),
 ]
 # At test time the whole picture must reach the model, so that predictions can be brought back to its original size.
 TestTransformConfig = Annotated[
-    ResizeFit | ResizeToMultiple | ResizeShortest | Normalize, Field(discriminator="name"), BeforeValidator(_by_name)
+    ResizeFit | ResizeToMultiple | ResizeShortest | Normalize, Field(discriminator="name"), BeforeValidator(expand_word)
 ]
 TrainTransforms = Annotated[tuple[TransformConfig, ...], AfterValidator(_check_normalized_once)]
 TestTransforms = Annotated[tuple[TestTransformConfig, ...], AfterValidator(_check_normalized_once)]

@@ -21,7 +21,7 @@ from config import Schema
 from errors import UserError
 from metrics.base import Metric
 from metrics.distributed import gather_objects, sum_over_processes
-from structures import DatasetInfo, Instances, Prediction, Size, Target
+from structures import DatasetInfo, Instances, Prediction, Size, Target, image_order
 
 Kind = Literal["bbox", "segm"]
 KINDS: dict[str, tuple[Kind, ...]] = {"detection": ("bbox",), "instance": ("bbox", "segm")}  # by task
@@ -144,7 +144,7 @@ class CocoAP(Metric):
         """
         if kind in self._accumulated:
             return self._accumulated[kind]
-        images = [self._matches[kind][image_id] for image_id in sorted(self._matches[kind], key=_image_order)]
+        images = [self._matches[kind][image_id] for image_id in sorted(self._matches[kind], key=image_order)]
         numbers = np.repeat(np.arange(len(images)), [len(image.labels) for image in images])
         labels, scores, flags = (np.concatenate(parts) for parts in zip(_no_matches(), *images, strict=True))
         by_class = np.argsort(labels, kind="stable")
@@ -264,12 +264,6 @@ def _labels_and_crowd(instances: Instances) -> list[tuple[int, bool]]:
 
 def _no_matches() -> Matches:
     return Matches(np.zeros(0, np.int32), np.zeros(0), np.zeros((0, 10), np.uint8))
-
-
-def _image_order(image_id: str) -> tuple[bool, int, str]:
-    """By number; ids that are none come last."""
-    is_number = image_id.isdecimal()
-    return not is_number, int(image_id) if is_number else 0, image_id
 
 
 def _percent(value: float) -> float:

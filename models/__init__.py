@@ -4,12 +4,12 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from models.components import expand_word
-from models.depthformer import DepthFormerConfig
-from models.detection.rcnn import FasterRCNNConfig, MaskRCNNConfig
-from models.maskformer.maskformer import MaskFormerConfig
-from models.panoptic.panoptic_fpn import PanopticFPNConfig
-from models.segformer import SegFormerConfig
+from config import expand_word
+from models.depthformer.model import DepthFormerConfig
+from models.maskformer.model import MaskFormerConfig
+from models.panoptic_fpn.model import PanopticFPNConfig
+from models.rcnn.model import FasterRCNNConfig, MaskRCNNConfig
+from models.segformer.model import SegFormerConfig
 
 __all__ = ["ModelConfig"]
 

@@ -4,16 +4,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import BeforeValidator, Field
 
+from config import expand_word
 from models.backbones.mit import MiTConfig
 from models.backbones.resnet import ResNetConfig
 from models.backbones.swin import SwinConfig
 from upsamplers import CONFIGS, expand_name
-
-
-def expand_word(value: Any) -> Any:
-    """A bare word is short for a mapping with that name."""
-    return {"name": value} if isinstance(value, str) else value
-
 
 BackboneConfig = Annotated[
     MiTConfig | ResNetConfig | SwinConfig, Field(discriminator="name"), BeforeValidator(expand_word)

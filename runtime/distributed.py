@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from errors import UserError
-from runtime.ending import place, shared_store
+from runtime.shutdown import rank_and_count, shared_store
 
 # Who is not heard of for so long in the middle of a step is taken for dead; a patient wait has no limit.
 TIMEOUT, NO_TIMEOUT = timedelta(minutes=30), timedelta(days=365)
@@ -56,6 +57,10 @@ class Processes:
         dist.all_gather_object(values, value)
         return values
 
+    def seed_step(self, seed: int, step: int) -> None:
+        """Seed PyTorch's generators for one step of this process, so that dropout needs no saved state."""
+        torch.manual_seed(int(np.random.SeedSequence([seed, step, self.rank]).generate_state(1, np.uint64)[0]))
+
     def wait(self) -> None:
         """Return when all processes have come here, however long one of them works on a metric or a large file."""
         if self.count > 1:
@@ -74,7 +79,7 @@ def start_processes(device: str) -> Processes:
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("system.device", "cuda is asked for, but PyTorch sees no CUDA device", "use auto or cpu")
-    rank, count = place()
+    rank, count = rank_and_count()
     local_rank, local_count = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if device == "cpu" or not torch.cuda.is_available():
         own = torch.device("cpu")
@@ -120,6 +125,26 @@ def synchronize_batch_norm(model: nn.Module, processes: Processes) -> nn.Module:
         else:
             setattr(model, name, synchronize_batch_norm(child, processes))
     return model
+
+
+def sum_over_processes(x: Tensor) -> Tensor:
+    """The sum of a tensor over all processes. Gradients flow through it: their mean is that of one process."""
+    if not dist.is_initialized():
+        return x
+    total: Tensor = _Sum.apply(x)
+    return total
+
+
+def mean_count(count: float, like: Tensor) -> Tensor:
+    """What a loss over `count` things divides by: the mean count over processes, whose gradients are then averaged.
+
+    So several processes give the gradient of one. A total of none counts as one.
+    """
+    total = torch.tensor(float(count), device=like.device)
+    if not dist.is_initialized():
+        return total.clamp(min=1)
+    dist.all_reduce(total)
+    return total.clamp(min=1) / dist.get_world_size()
 
 
 class _Sum(torch.autograd.Function):

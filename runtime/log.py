@@ -190,14 +190,3 @@ def _memory_gb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def environment(processes: Processes) -> dict[str, Any]:
-    """What a number was measured with: library versions, device, number of processes."""
-    cuda = processes.device.type == "cuda"
-    return {
-        "python": sys.version.split()[0],
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name(processes.device) if cuda else f"cpu, {torch.get_num_threads()} threads",
-        "processes": processes.count,
-    }

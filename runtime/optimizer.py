@@ -7,10 +7,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import nn
 from torch.optim import Optimizer
 
-from config import Schema
+from config import Rate, Schema
 from errors import UserError
-
-Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class ParameterRule(Schema):
@@ -58,7 +56,7 @@ class AdamWConfig(_OptimizerConfig):
     """AdamW (Loshchilov & Hutter, ICLR 2019)."""
 
     name: Literal["adamw"] = "adamw"
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    betas: tuple[Rate, Rate] = (0.9, 0.999)
 
     def build(self, model: nn.Module, batch_size: int) -> Optimizer:
         """The optimiser of all trainable parameters of `model`."""

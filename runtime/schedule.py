@@ -7,16 +7,14 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat
 from torch.optim import Optimizer
 
-from config import Schema
-
-Ratio = Annotated[float, Field(ge=0, le=1)]
+from config import Fraction, Schema
 
 
 class _ScheduleConfig(Schema):
     """warmup_steps: for so many steps the scheduled rate is also multiplied by a line from `warmup_ratio` up to 1."""
 
     warmup_steps: NonNegativeInt = 0
-    warmup_ratio: Ratio = 0.001
+    warmup_ratio: Fraction = 0.001
 
     def warmup(self, step: int) -> float:
         """Multiplier of the scheduled rate at 0-based `step`, linear as in mmcv."""
@@ -40,7 +38,7 @@ class CosineConfig(_ScheduleConfig):
     """Half a cosine from 1 down to `final_ratio`."""
 
     name: Literal["cosine"] = "cosine"
-    final_ratio: Ratio = 0.0
+    final_ratio: Fraction = 0.0
 
     def factor(self, step: int, steps: int) -> float:
         """Learning-rate multiplier at 0-based `step` of `steps`."""
@@ -52,7 +50,7 @@ class MultiStepConfig(_ScheduleConfig):
     """Multiplied by `gamma` at each of the `milestones`, given as fractions of the run (8/12 and 11/12 for "1x")."""
 
     name: Literal["multistep"] = "multistep"
-    milestones: tuple[Ratio, ...] = (8 / 12, 11 / 12)
+    milestones: tuple[Fraction, ...] = (8 / 12, 11 / 12)
     gamma: PositiveFloat = 0.1
 
     def factor(self, step: int, steps: int) -> float:

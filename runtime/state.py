@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
@@ -22,7 +21,7 @@ DIVERGED = "start another run_name with a lower optimizer.lr, a gradient_clip, o
 class TrainingState:
     """The moving parts of a run. step: optimiser steps done. evaluated: the last step that was scored.
 
-    Random state is not among them: every step seeds itself (`seed_step`) and every sample has its own key.
+    Random state is not among them: every step is seeded (`Processes.seed_step`) and every sample has its own key.
     """
 
     def __init__(
@@ -93,8 +92,8 @@ class TrainingState:
             "ema_updates": 0 if self.averaged is None else int(self.averaged.n_averaged),
         }
 
-    def scored(self, metric: str, value: float, lower_is_better: bool) -> bool:
-        """Note the score of the current step; whether it is the best so far. NaN only until there is a number."""
+    def record_score(self, metric: str, value: float, lower_is_better: bool) -> bool:
+        """Record the score of the current step; return whether it is the best. NaN is so only while all are NaN."""
         self.evaluated = self.step
         better = (
             not self.best
@@ -117,8 +116,3 @@ class TrainingState:
         names = [name for name, value in weights.items() if not value.isfinite().all()]
         what = f"{len(names)} of {len(weights)} tensors of weights are not finite after it ({', '.join(names[:3])}, ..)"
         raise UserError(f"step {self.step}", what, DIVERGED)
-
-
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed PyTorch's generators for one step of one process, so that dropout needs no saved state."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]))

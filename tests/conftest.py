@@ -1,6 +1,5 @@
 """What the tests share: small embedded scenes, and a SegFormer that trains on them in seconds."""
 
-import importlib
 import json
 import os
 import subprocess
@@ -59,7 +58,7 @@ def here(monkeypatch):
 
     def call(module: str, *words: object) -> None:
         monkeypatch.setattr(sys, "argv", [module, *map(str, words), "system.reuse_memory=false"])
-        importlib.import_module(module).main()
+        launch.main_of(module)()
 
     yield call
     torch.set_num_threads(threads)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 Sabotage = Callable[[], None]  # done in the child before the command starts; importable, so that it can be pickled
-PRELOAD = ["train", "eval", "tools.predict", "tools.score", "tools.convert_weights", "tests.conftest"]
+PRELOAD = ["train", "eval", "tools.predict", "tools.score", "tools.convert_weights.__main__", "tests.conftest"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,14 @@ def run(
     return start(module, *words, processes=processes, sabotage=sabotage).wait(seconds)
 
 
+def main_of(module: str) -> Callable[[], None]:
+    """The command that `python -m MODULE` runs: of a package, that of its __main__.py."""
+    found = importlib.import_module(module)
+    if hasattr(found, "__path__"):
+        found = importlib.import_module(f"{module}.__main__")
+    return found.main
+
+
 def _context() -> multiprocessing.context.ForkServerContext:
     # The server is started with the environment of this process, from the root of the repository.
     os.environ["PYTHONPATH"], os.environ["OMP_NUM_THREADS"] = str(ROOT), "1"
@@ -123,4 +131,4 @@ def _child(module: str, words: list[str], environment: dict[str, str], sabotage:
     for fault in sabotage:
         fault()
     sys.argv = [module, *words]
-    run_command(importlib.import_module(module).main)
+    run_command(main_of(module))

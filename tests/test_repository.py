@@ -1,7 +1,8 @@
-"""The repository as a whole: layers, configurations, documents."""
+"""The repository as a whole: rooms and imports, configurations, documents."""
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -9,47 +10,81 @@ import pytest
 from experiment import load_experiment
 
 ROOT = Path(__file__).parent.parent
-LEAVES = {"errors", "config", "storage", "structures"}
-MAY_IMPORT = {
-    "errors": set(),
-    "config": {"errors"},
-    "storage": {"errors"},
-    "structures": set(),
-    "upsamplers": set(),
-    "models": LEAVES | {"upsamplers"},
-    "datasets": LEAVES,
-    "metrics": LEAVES,
-    "runtime": LEAVES,
-    "pictures": LEAVES,
-    "experiment": LEAVES | {"models", "datasets", "metrics", "runtime", "upsamplers"},
-    "eval": LEAVES | {"experiment", "models", "datasets", "metrics", "runtime", "pictures"},
-    "train": LEAVES | {"eval", "experiment", "models", "datasets", "metrics", "runtime", "tools"},
-    "tools": LEAVES
-    | {"eval", "experiment", "models", "datasets", "metrics", "runtime", "pictures", "upsamplers", "tools"},
-    "benchmarks": LEAVES | {"eval", "experiment", "models", "datasets", "metrics", "runtime", "upsamplers", "tools"},
-}
-SOURCES = [
-    path for name in MAY_IMPORT for path in [ROOT / f"{name}.py", *ROOT.glob(f"{name}/**/*.py")] if path.exists()
-]
+OUTSIDE = {"tests", "configs", "docs", "results", "data", "runs", "build"}  # folders at the top that are no rooms
+LONGEST_FILE, FULLEST_FOLDER = 350, 15
 CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "base")
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def imported(path: Path) -> set[str]:
-    """Top-level modules of ours that a file imports."""
+@cache
+def sources() -> dict[str, Path]:
+    """Every module of ours outside the tests, by its dotted name."""
+    tops = [path for path in ROOT.iterdir() if not path.name.startswith(".") and path.name not in OUTSIDE]
+    files = [file for top in tops for file in ([top] if top.suffix == ".py" else top.rglob("*.py"))]
+    return {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
+
+
+@cache
+def rooms() -> dict[str, list[str]]:
+    """The list in CONTRIBUTING.md: what each room imports. A room is a module, or a folder with all below it."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    lines = re.search(r"```rooms\n(.*?)```", text, re.DOTALL)[1].splitlines()
+    return {room.strip(): names.split() for room, _, names in (line.partition(":") for line in lines)}
+
+
+def room_of(module: str) -> str:
+    """The room that a module lies in: of nested ones the innermost."""
+    return max((room for room in rooms() if module == room or module.startswith(f"{room}.")), key=len)
+
+
+def imported(path: Path, whole: bool = True) -> set[str]:
+    """Modules of ours that a file imports; without `whole` those that it imports as soon as it is imported itself."""
+    tree = ast.parse(path.read_text())
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree) if whole else tree.body:
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module.split(".")[0])
-    return names & MAY_IMPORT.keys()
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {node.module} if not inner <= sources().keys() else inner
+    return names & sources().keys()
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_follow_the_layers(path):
-    layer = path.relative_to(ROOT).parts[0].removesuffix(".py")
-    assert imported(path) <= MAY_IMPORT[layer] | {layer}
+def test_every_module_has_a_room():
+    assert [module for module in sources() if not any(f"{module}.".startswith(f"{room}.") for room in rooms())] == []
+
+
+@pytest.mark.parametrize("room", rooms())
+def test_a_room_imports_what_contributing_says_and_nothing_else(room):
+    found = {
+        room_of(name)
+        for module, path in sources().items()
+        if room_of(module) == room
+        for name in imported(path)
+        if room_of(name) != room
+    }
+    assert " ".join(sorted(found, key=list(rooms()).index)) == " ".join(rooms()[room])
+
+
+def test_no_import_runs_upward():
+    order = list(rooms())
+    assert [(room, name) for room in order for name in rooms()[room] if order.index(name) >= order.index(room)] == []
+
+
+def test_modules_do_not_import_each_other():
+    """Leave out, again and again, the modules that import none of those that are left."""
+    waiting = {module: imported(path, whole=False) - {module} for module, path in sources().items()}
+    while done := [module for module, names in waiting.items() if not names & waiting.keys()]:
+        for module in done:
+            del waiting[module]
+    assert sorted(waiting) == []
+
+
+def test_files_are_short_and_folders_not_full():
+    lengths = {path: len(path.read_text().splitlines()) for path in sources().values()}
+    assert [path for path, length in lengths.items() if length > LONGEST_FILE] == []
+    folders = [path.parent for path in sources().values() if path.parent != ROOT]
+    assert [folder for folder in set(folders) if folders.count(folder) > FULLEST_FOLDER] == []
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -57,21 +92,17 @@ def test_every_config_loads_and_builds(path):
     load_experiment(path).build_model()
 
 
-def test_the_training_loop_stays_readable():
-    assert len((ROOT / "train.py").read_text().splitlines()) < 200
-    long = {path: len(path.read_text().splitlines()) for path in SOURCES}
-    assert not [path for path, length in long.items() if length > 350]
-
-
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_documents_name_files_that_exist(path):
     text = path.read_text()
     linked = re.findall(r"\]\(([^)#:]+)\)", text)
     named = re.findall(r"(?:--cfg |python |base: )((?:[\w-]+/)*[\w-]+\.(?:py|yaml))", text)
-    modules = [f"{name.replace('.', '/')}.py" for name in re.findall(r"python -m (tools\.\w+|benchmarks\.\w+)", text)]
+    named += [name for name in re.findall(r"`((?:[\w-]+/)+[\w-]+\.py)`", text) if name != "upsamplers/blur.py"]
     places = [ROOT, ROOT / "configs", path.parent]
-    missing = [name for name in [*linked, *named, *modules] if not any((place / name).exists() for place in places)]
-    assert not missing
+    missing = [name for name in [*linked, *named] if not any((place / name).exists() for place in places)]
+    modules = re.findall(r"python -m (tools\.\w+|benchmarks\.\w+)", text)
+    missing += [name for name in modules if name not in sources()]
+    assert missing == []
 
 
 def test_make_targets_that_documents_name_exist():

@@ -17,12 +17,12 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from datasets.coco_annotations import Annotations, read_annotations, read_classes
-from datasets.coco_json import CORRECT, Faults, Files
-from datasets.coco_masks import decode
-from datasets.coco_paths import problem_with
-from datasets.images import read_label_map
-from datasets.panoptic_ids import encode_ids, unique_ids
+from datasets.coco.annotations import Annotations, read_annotations, read_classes
+from datasets.coco.json_file import CORRECT, Faults, Files
+from datasets.coco.masks import decode
+from datasets.files.images import read_label_map
+from datasets.files.paths import problem_with
+from datasets.panoptic.ids import encode_ids, unique_ids
 from errors import ArgumentParser, UserError, run_command
 from structures import Size
 

@@ -12,15 +12,15 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from datasets.ade20k import IMAGE_SUFFIXES
 from datasets.base import Sample
-from datasets.images import read_image
+from datasets.files.images import IMAGE_SUFFIXES, read_image
 from datasets.loading import single_batch
 from errors import ArgumentParser, UserError, run_command
-from eval import check_outside_data, find_checkpoint, load_trained
 from pictures import draw
 from runtime.distributed import start_processes
 from runtime.memory import EVALUATION, keep_freed_memory
+from workflow.results import check_outside_data
+from workflow.trained import find_checkpoint, load_trained
 
 
 def find_images(paths: list[Path]) -> list[Path]:

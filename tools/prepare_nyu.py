@@ -23,7 +23,7 @@ import numpy as np
 from scipy.io import loadmat
 from tqdm import tqdm
 
-from datasets.nyu_lists import describe_list, list_text, read_list, refuse_missing
+from datasets.nyu.lists import describe_list, list_text, read_list, refuse_missing
 from errors import ArgumentParser, UserError, run_command
 
 TEST_LIST, TRAIN_LIST, OWN_TRAIN_LIST = "nyu_test.txt", "nyu_train.txt", "nyu_train_795.txt"

@@ -13,10 +13,10 @@ import torch
 from tqdm import tqdm
 
 from errors import ArgumentParser, UserError, run_command
-from eval import check_writable, describe, result_record, write_result
 from experiment import load_experiment
 from runtime.distributed import Processes
-from runtime.log import environment
+from workflow.environment import environment
+from workflow.results import check_writable, describe, result_record, write_result
 
 
 def main() -> None:

@@ -11,9 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from upsamplers.base import Upsampler, UpsamplerConfig, at_least_float32, default_groups, require_scale_two
+from upsamplers.base import (
+    Upsampler,
+    UpsamplerConfig,
+    at_least_float32,
+    default_groups,
+    require_scale_two,
+    shuffle,
+    unshuffle,
+)
 from upsamplers.reassemble import reassemble
-from upsamplers.subpixels import shuffle, unshuffle
 
 KERNEL = 3
 ENCODING_KERNEL = 6

@@ -9,9 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from upsamplers.base import Upsampler, UpsamplerConfig, at_least_float32, require_odd, require_whole
+from upsamplers.base import Upsampler, UpsamplerConfig, at_least_float32, require_odd, require_whole, unshuffle
 from upsamplers.reassemble import reassemble
-from upsamplers.subpixels import unshuffle
 
 
 class Fade(Upsampler):

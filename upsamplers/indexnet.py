@@ -10,8 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from upsamplers.base import Upsampler, UpsamplerConfig, require_choice, require_scale_two
-from upsamplers.subpixels import shuffle
+from upsamplers.base import Upsampler, UpsamplerConfig, require_choice, require_scale_two, shuffle
 
 
 class IndexNet(Upsampler):

@@ -5,8 +5,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from upsamplers.base import Upsampler, UpsamplerConfig
-from upsamplers.subpixels import shuffle
+from upsamplers.base import Upsampler, UpsamplerConfig, shuffle
 
 
 class PixelShuffle(Upsampler):

@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from upsamplers.base import at_least_float32
-from upsamplers.subpixels import shuffle
+from upsamplers.base import at_least_float32, shuffle
 
 _AT_ONCE = 1 << 20  # numbers of the output
 

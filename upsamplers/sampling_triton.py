@@ -2,7 +2,7 @@
 # (What kernels take and return is known to Triton alone.)
 """DySample's point sampling as Triton kernels: from raw offsets to features in one pass, nothing stored in between.
 
-The result is that of `upsamplers.dysample.plain_sample`. Positions and sums are float32 whatever the dtypes.
+The result is that of `upsamplers.sampling.plain_sample`. Positions and sums are float32 whatever the dtypes.
 
 The backward pass uses no atomics. Gradients of offsets are sums over channels, one output pixel each. The gradient of
 a feature pixel gathers from the output pixels that read it. Offsets are learned and unbounded, so these can lie
@@ -19,7 +19,7 @@ import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from upsamplers.dysample import plain_sample
+from upsamplers.sampling import PointSampling, plain_sample
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Channels x pixels that one program holds; the longer reads are along the dimension that is contiguous in memory.
@@ -40,9 +40,7 @@ def covers(x: Tensor, offset: Tensor, scope: Tensor | None, groups: int) -> bool
     )
 
 
-def fused_sample(
-    x: Tensor, offset: Tensor, scope: Tensor | None, style: str, scale: int, groups: int, start: str, factor: float
-) -> Tensor:
+def fused_sample(x: Tensor, offset: Tensor, scope: Tensor | None, sampling: PointSampling) -> Tensor:
     """Sample x where the offsets say; arguments and result as in `plain_sample`. x [B, C, H, W] -> [B, C, sH, sW].
 
     x is float32, bfloat16 or float16 with any strides; the result has its dtype, autocast or not, and its memory
@@ -51,7 +49,7 @@ def fused_sample(
     """
     # Few channels beside those of x: a copy, if any, costs less than kernels for every layout.
     scope = None if scope is None else scope.contiguous()
-    output: Tensor = _Sample.apply(x, offset.contiguous(), scope, style, scale, groups, start, float(factor))
+    output: Tensor = _Sample.apply(x, offset.contiguous(), scope, sampling)
     return output
 
 
@@ -59,63 +57,63 @@ class _Sample(torch.autograd.Function):
     """Keeps its tensor arguments for the backward pass and nothing else."""
 
     @staticmethod
-    def forward(
-        x: Tensor, offset: Tensor, scope: Tensor | None, style: str, scale: int, groups: int, start: str, factor: float
-    ) -> Tensor:
-        B, C, H, W = x.shape
+    def forward(x: Tensor, offset: Tensor, scope: Tensor | None, sampling: PointSampling) -> Tensor:
+        (B, C, H, W), scale, groups = x.shape, sampling.scale, sampling.groups
         last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
         layout = torch.channels_last if last else torch.contiguous_format
         output = torch.empty((B, C, scale * H, scale * W), dtype=x.dtype, device=x.device, memory_format=layout)
-        switches = _switches(x, style, scale, groups, start)
+        switches = _switches(x, sampling)
         grid = (triton.cdiv(scale * H * scale * W, switches["BLOCK_P"]), B * groups)
         with torch.cuda.device_of(x):
             strides = *x.stride(), *output.stride()
-            _forward_kernel[grid](x, offset, scope, output, H, W, C // groups, factor, *strides, **switches)
+            _forward_kernel[grid](
+                x, offset, scope, output, H, W, C // groups, float(sampling.factor), *strides, **switches
+            )
         return output
 
     @staticmethod
     def setup_context(ctx: FunctionCtx, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:3])
-        ctx.options = inputs[3:]  # type: ignore[attr-defined]
+        ctx.sampling = inputs[3]  # type: ignore[attr-defined]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         inputs, wanted = ctx.saved_tensors, ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():
-            return *_differentiable_gradients(grad, inputs, wanted, ctx.options), None, None, None, None, None
+            return *_differentiable_gradients(grad, inputs, wanted, ctx.sampling), None
         x, offset, scope = inputs
-        style, scale, groups, start, factor = ctx.options
-        switches = _switches(x, style, scale, groups, start)
+        factor, switches = float(ctx.sampling.factor), _switches(x, ctx.sampling)
         grad_x = grad_offset = grad_scope = None
         with torch.cuda.device_of(x):
             if wanted[0]:
                 grad_x = _features_gradient(grad, x, offset, scope, factor, switches)
             if wanted[1] or wanted[2]:
                 grad_offset, grad_scope = _offsets_gradient(grad, x, offset, scope, factor, switches)
-        return grad_x, grad_offset, grad_scope, None, None, None, None, None
+        return grad_x, grad_offset, grad_scope, None
 
 
 def _differentiable_gradients(
-    grad: Tensor, inputs: tuple[Tensor | None, ...], wanted: tuple[bool, ...], options: tuple[Any, ...]
+    grad: Tensor, inputs: tuple[Tensor | None, ...], wanted: tuple[bool, ...], sampling: PointSampling
 ) -> list[Tensor | None]:
     """The gradients of the plain path, which have gradients themselves."""
     # Offsets are computed from x. Gradients with respect to views of the two do not pass from one to the other.
     views: list[Any] = [None if tensor is None else tensor.view_as(tensor) for tensor in inputs]
-    output = plain_sample(*views, *options)
+    x, offset, scope = views
+    output = plain_sample(x, offset, scope, sampling)
     leaves = [view for view, asked in zip(views, wanted, strict=True) if asked]
     gradients = iter(torch.autograd.grad(output, leaves, grad, create_graph=True))
     return [next(gradients) if asked else None for asked in wanted]
 
 
-def _switches(x: Tensor, style: str, scale: int, groups: int, start: str) -> dict[str, Any]:
+def _switches(x: Tensor, sampling: PointSampling) -> dict[str, Any]:
     """What the kernels are compiled for."""
     channels, pixels = TILE_CHANNELS_LAST if x.stride(1) == 1 else TILE_CHANNELS_FIRST
-    block = min(channels, triton.next_power_of_2(x.shape[1] // groups))
+    block = min(channels, triton.next_power_of_2(x.shape[1] // sampling.groups))
     return {
-        "G": groups,
-        "S": scale,
-        "SHUFFLED": style == "pl",
-        "NEAREST": start == "nearest",
+        "G": sampling.groups,
+        "S": sampling.scale,
+        "SHUFFLED": sampling.style == "pl",
+        "NEAREST": sampling.start == "nearest",
         "BLOCK_C": block,
         "BLOCK_P": channels * pixels // block,
     }

@@ -14,9 +14,9 @@ from upsamplers.base import (
     require_choice,
     require_odd,
     require_whole,
+    unshuffle,
 )
 from upsamplers.reassemble import reassemble, similarity
-from upsamplers.subpixels import unshuffle
 
 
 class ChannelNorm(nn.LayerNorm):

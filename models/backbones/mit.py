@@ -11,12 +11,12 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
 
-from config import Schema
-from models.backbones.block import MLP_RATIO, ResidualBlock
+from config import Rate, Schema
 from models.base import Backbone, FeatureInfo
+from models.layers.residual_block import MLP_RATIO, ResidualBlock
 from models.weights import load_weights
 
 Four = tuple[int, int, int, int]
@@ -51,7 +51,7 @@ class MiTConfig(Schema):
 
     name: Literal["mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5"]
     weights: Path | None = None
-    drop_path: float = Field(0.1, ge=0, lt=1)
+    drop_path: Rate = 0.1
     channels: Four | None = None
     depths: Four | None = None
 

@@ -65,7 +65,7 @@ class ResNet(Backbone):
 
     def __init__(self, name: str, frozen: int) -> None:
         super().__init__()
-        import torchvision  # here, since it takes as long as importing PyTorch: see models.detection.operators
+        import torchvision  # here, since it takes as long as importing PyTorch: see models/rcnn/boxes.py
 
         net = torchvision.models.get_model(name, weights=None, norm_layer=FixedBatchNorm2d)
         self.conv1, self.bn1 = net.conv1, net.bn1

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from config import Schema
-from models.backbones.block import MLP_RATIO, ResidualBlock
+from config import Rate, Schema
 from models.base import Backbone, FeatureInfo
+from models.layers.residual_block import MLP_RATIO, ResidualBlock
 from models.weights import load_weights
 
 Four = tuple[int, int, int, int]
@@ -53,7 +53,7 @@ class SwinConfig(Schema):
 
     name: Literal["swin_t", "swin_s", "swin_b", "swin_l"]
     weights: Path | None = None
-    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    drop_path: Rate = 0.3
     window: Annotated[int, Field(ge=2)] | None = None
     channels: PositiveInt | None = None
     depths: tuple[Depth, Depth, Depth, Depth] | None = None

@@ -1,16 +1,11 @@
 """Masks with classes into one partition of the image. Cheng et al., NeurIPS 2021, section 3.4, and their release."""
 
-from typing import Annotated
-
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
-from config import Schema
+from config import Fraction, Schema
 from structures import Panoptic, Size
-
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class PartitionConfig(Schema):
@@ -20,8 +15,8 @@ class PartitionConfig(Schema):
     itself, that must remain to it beside the others.
     """
 
-    min_score: Share = 0.8
-    min_visible: Share = 0.8
+    min_score: Fraction = 0.8
+    min_visible: Fraction = 0.8
 
 
 def partition(

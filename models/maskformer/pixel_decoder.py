@@ -15,7 +15,7 @@ class PixelDecoder(nn.Module):
 
     in_channels: of the levels. channels: inside and of the result; a multiple of 32. Stage i upsamples what came out of
     the level below, after its 3 x 3 convolution, guided by the finer level's lateral, to which it is added. The other
-    pyramid of this project, `models.fpn`, upsamples sums before any convolution.
+    pyramid of this project, `models.layers.fpn`, upsamples sums before any convolution.
     Raises ValueError if 32 does not divide the channels.
     """
 

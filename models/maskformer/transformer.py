@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.position import sine_position
+from models.layers.position import sine_position
 
 
 class TransformerEncoder(nn.Module):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from config import validate
-from datasets.ade20k import ADE20KConfig
+from datasets.semantic.ade20k import ADE20KConfig
 
 RESIZE = {"name": "resize_fit", "long": 64, "short": 32}
 

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests import conftest, test_runs_depth, test_runs_detection, test_runs_maskformer
+from tests import conftest
 from tests.launch import Running, Sabotage, run
+from tests.runs import test_runs_depth, test_runs_detection, test_runs_maskformer
 
 # Evaluations after steps 4, 8 and 10, saves after 3, 4, 6, 8, 9 and 10, and a save after every evaluation.
 LENGTH = ["steps=10", "evaluation.every=4", "evaluation.pictures=1", "logging.checkpoint_every=3"]
@@ -285,7 +286,7 @@ def spoil_loss(number: int, rank: int | None = None) -> None:
 
         return loss
 
-    replace("models.segformer:pixel_cross_entropy", make)
+    replace("models.segformer.model:pixel_cross_entropy", make)
 
 
 def spoil_weights(number: int) -> None:

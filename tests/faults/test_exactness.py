@@ -20,7 +20,7 @@ from eval import score
 from experiment import Experiment, load_experiment
 from models.base import DenseModel
 from runtime.distributed import Processes, start_processes
-from runtime.ending import ending_together
+from runtime.shutdown import ending_together
 from structures import IGNORE, Batch, Instances, Panoptic, Prediction, Target
 from tests.conftest import read
 from tests.faults.tasks import LENGTH, TASKS

@@ -16,14 +16,15 @@ import pytest
 import torch
 
 from config import validate
-from datasets.ade20k import ADE20KConfig
 from datasets.base import DenseDataset
-from datasets.coco_values import is_number
-from datasets.nyu import NYUConfig
+from datasets.coco.values import is_number
+from datasets.nyu.dataset import NYUConfig
+from datasets.semantic.ade20k import ADE20KConfig
 from errors import UserError
 from structures import Instances, Panoptic, Prediction, Target
 from tests.conftest import SHORT, TINY
-from tests.datasets import coco_layout, panoptic_layout
+from tests.datasets.coco import coco_layout
+from tests.datasets.panoptic import panoptic_layout
 from tests.datasets.png import png
 from tests.faults.hostile import Trial, trial  # noqa: F401 (a fixture)
 from tests.launch import run

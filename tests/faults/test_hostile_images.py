@@ -21,12 +21,12 @@ import pytest
 from PIL import Image
 
 from config import validate
-from datasets.ade20k import ADE20KConfig
-from datasets.images import read_image
+from datasets.files.images import read_image
 from datasets.loading import BatchLayout, evaluation_loader, training_loader
-from datasets.nyu import NYUConfig
+from datasets.nyu.dataset import NYUConfig
+from datasets.semantic.ade20k import ADE20KConfig
 from tests.conftest import TINY, read
-from tests.datasets import panoptic_layout
+from tests.datasets.panoptic import panoptic_layout
 from tests.datasets.png import GREY_ALPHA, PALETTE, RGB, RGBA, chunk, png
 from tests.faults.hostile import Trial, trial  # noqa: F401 (a fixture)
 from tests.launch import run

@@ -17,8 +17,8 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from datasets.coco_panoptic import CLASSES as COCO
-from datasets.panoptic_ids import encode_ids
+from datasets.panoptic.dataset import CLASSES as COCO
+from datasets.panoptic.ids import encode_ids
 from experiment import load_experiment
 from tests.conftest import ROOT, read
 from tests.faults.tasks import TASKS, replace

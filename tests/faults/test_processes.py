@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from errors import UserError
-from models.losses import pixel_cross_entropy
+from models.layers.resize import pixel_cross_entropy
 from runtime.deterministic import deterministic_algorithms
 from tests.conftest import ROOT, command
 from tests.faults.tasks import (

@@ -3,8 +3,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models import losses
-from models.losses import pixel_cross_entropy
+from models.layers import resize as losses
+from models.layers.resize import pixel_cross_entropy
 from structures import IGNORE
 
 

@@ -140,7 +140,12 @@ def test_state_dict_has_the_published_keys():
 
 def test_naive_is_nearest_plus_one_unscaled_set_of_offsets():
     naive = build_upsampler("naive", 16)
-    assert (naive.groups, naive.start, naive.factor, naive.offset.weight.shape[0]) == (1, "nearest", 1.0, 8)
+    assert (naive.groups, naive.sampling.start, naive.sampling.factor, naive.offset.weight.shape[0]) == (
+        1,
+        "nearest",
+        1.0,
+        8,
+    )
     torch.nn.init.zeros_(naive.offset.weight)
     x = torch.randn(1, 16, 5, 6)
     torch.testing.assert_close(naive(x), build_upsampler("nearest", 16)(x), rtol=0, atol=4e-6)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from upsamplers import build_upsampler
+from upsamplers.base import shuffle, unshuffle
 from upsamplers.reassemble import reassemble, similarity
-from upsamplers.subpixels import shuffle, unshuffle
 
 
 def literal_reassembly(x, kernels, scale, groups):

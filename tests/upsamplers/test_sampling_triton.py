@@ -16,7 +16,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from upsamplers import DySample
-from upsamplers.dysample import plain_sample
+from upsamplers.sampling import PointSampling, plain_sample
 
 sampling = pytest.importorskip("upsamplers.sampling_triton", exc_type=ImportError)
 
@@ -59,7 +59,7 @@ def tensors(style, scale, groups, shape, dynamic, reach=1.5, dtype=torch.float32
 def results(sample, x, offset, scope, grad, *options):
     """The output, and the gradients of x, offset and scope."""
     leaves = [tensor.detach().requires_grad_() for tensor in (x, offset, scope) if tensor is not None]
-    output = sample(*leaves, *([None] if scope is None else []), *options)
+    output = sample(*leaves, *([None] if scope is None else []), PointSampling(*options))
     return [output.detach(), *torch.autograd.grad(output, leaves, grad)]
 
 
@@ -157,7 +157,7 @@ def test_float32_features_with_bfloat16_offsets():  # as under autocast
 def test_bfloat16_positions_beyond_column_128():
     x = torch.arange(300, device=DEVICE).remainder(2).expand(1, 1, 1, 300).bfloat16()
     offset = torch.zeros(1, 8, 1, 300, device=DEVICE, dtype=torch.bfloat16)
-    output = sampling.fused_sample(x, offset, None, "lp", 2, 1, "bilinear", 0.25)
+    output = sampling.fused_sample(x, offset, None, PointSampling("lp", 2, 1, "bilinear", 0.25))
     assert output[0, 0, 0, 1:-1].tolist() == [0.25, 0.75, 0.75, 0.25] * 149 + [0.25, 0.75]
 
 
@@ -194,7 +194,7 @@ def test_clamped_positions_have_no_slope(far):
 @kernels
 def test_keeps_nothing_but_its_inputs_for_the_backward_pass():
     x, offset, scope, _ = tensors("lp", 2, 2, (1, 4, 2, 3), True)
-    output = sampling.fused_sample(x.requires_grad_(), offset, scope, "lp", 2, 2, "bilinear", 0.25)
+    output = sampling.fused_sample(x.requires_grad_(), offset, scope, PointSampling("lp", 2, 2, "bilinear", 0.25))
     assert [kept.data_ptr() for kept in output.grad_fn.saved_tensors] == [t.data_ptr() for t in (x, offset, scope)]
 
 
@@ -204,7 +204,7 @@ def test_only_asked_for_gradients():
     expected = results(plain_sample, x, offset, scope, grad, "lp", 2, 1, "bilinear", 0.23)[1:]
     for index, leaf in enumerate((x, offset, scope)):
         leaf.requires_grad_()
-        output = sampling.fused_sample(x, offset, scope, "lp", 2, 1, "bilinear", 0.23)
+        output = sampling.fused_sample(x, offset, scope, PointSampling("lp", 2, 1, "bilinear", 0.23))
         (gradient,) = torch.autograd.grad(output, leaf, grad)
         torch.testing.assert_close(gradient, expected[index], rtol=1e-4, atol=1e-5)
         leaf.requires_grad_(False)
@@ -213,7 +213,8 @@ def test_only_asked_for_gradients():
 def second_gradients(sample, x, grad, dynamic):
     """The gradient of x and the gradient of its square, with offsets, and a scope if dynamic, that depend on x."""
     leaf = x.detach().requires_grad_()
-    output = sample(leaf, 1.7 * leaf.square(), leaf.sin() if dynamic else None, "lp", 2, 1, "bilinear", 0.23)
+    how = PointSampling("lp", 2, 1, "bilinear", 0.23)
+    output = sample(leaf, 1.7 * leaf.square(), leaf.sin() if dynamic else None, how)
     (gradient,) = torch.autograd.grad((output.square() * grad).sum(), leaf, create_graph=True)
     return [gradient.detach(), *torch.autograd.grad(gradient.square().sum(), leaf)]
 

@@ -1,0 +1,251 @@
+"""COCO 2017, boxes and masks (Lin et al., ECCV 2014), and any data in the same form.
+
+That form is a folder of images and a JSON file per split; classes and paths are set in the YAML.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
+
+from config import Schema
+from datasets.base import DenseDataset, Objects, Sample
+from datasets.coco.annotations import Annotations, read_annotations, read_classes
+from datasets.coco.json_file import Faults, Listing, OnError, file_with_classes
+from datasets.coco.masks import decode
+from datasets.coco.predictions import CocoFiles
+from datasets.files.images import read_image
+from datasets.files.paths import below, check_path, check_root
+from datasets.transforms import TestTransforms, TrainTransforms
+from errors import UserError
+from structures import DatasetInfo, Size, Target
+
+DOWNLOAD = "train2017.zip, val2017.zip and annotations_trainval2017.zip from http://images.cocodataset.org"
+TRAIN_ANNOTATIONS = "annotations/instances_train2017.json"
+GAPS = frozenset({12, 26, 29, 30, 45, 66, 68, 69, 71, 83})  # category ids that COCO 2017 does not use
+
+NAMES = """person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign,
+    parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella,
+    handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard,
+    surfboard, tennis racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange,
+    broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, dining table, toilet, tv, laptop,
+    mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase, scissors,
+    teddy bear, hair drier, toothbrush""".replace("\n    ", " ").split(", ")
+CLASSES = dict(zip((number for number in range(1, 91) if number not in GAPS), NAMES, strict=True))
+
+
+def _check_mapping(value: Any) -> Any:
+    if value is not None and not isinstance(value, dict):
+        raise ValueError("is not a mapping of category ids to names; write for example {1: person, 2: bicycle}")
+    return value
+
+
+def check_names(names: tuple[str, ...]) -> None:
+    """Raises ValueError if there is no class, or two have one name."""
+    if not names:
+        raise ValueError("there are no classes; list data.classes, or name annotations with categories")
+    if len(set(names)) < len(names):
+        double = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"two classes are called {double}; give every class its own name")
+
+
+ClassName = Annotated[str, Field(min_length=1)]
+Classes = Annotated[dict[NonNegativeInt, ClassName] | None, BeforeValidator(_check_mapping)]
+
+
+class COCOConfig(Schema):
+    """root: the folder with `annotations`, `train2017` and `val2017`; the other paths are relative to it, or absolute.
+
+    masks: the task is instance segmentation, not detection. classes: category id -> name; labels are the ranks of the
+    ids. None: the official 80; or, where train_annotations is set to another file, that file's categories, which are
+    read at once and kept here, so that a checkpoint knows its classes. Mappings merge: to replace classes that are set
+    already, write `data.classes=null` before `data.classes={...}`.
+    train_empty_images: train on images without any annotation, too. min_side: train on no image with a shorter side.
+    aspect_grouping: so many consecutive training images are all wider than tall, or all not, which saves padding.
+    on_error: what an unusable image or annotation does: stop with an error, or be left out and listed (see `COCO`).
+    """
+
+    name: Literal["coco"] = "coco"
+    root: Path
+    masks: bool = False
+    classes: Classes = None
+    train_images: str = "train2017"
+    val_images: str = "val2017"
+    train_annotations: str = TRAIN_ANNOTATIONS
+    val_annotations: str = "annotations/instances_val2017.json"
+    train_empty_images: bool = False
+    min_side: PositiveInt = 32
+    aspect_grouping: PositiveInt | None = 2
+    on_error: OnError = "stop"
+    train_transforms: TrainTransforms
+    test_transforms: TestTransforms
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_classes(cls, values: Any) -> Any:
+        """Classes that the user leaves to a file of his own. Raises UserError if the file is unusable."""
+        path = file_with_classes(values, TRAIN_ANNOTATIONS)
+        return values if path is None else {**values, "classes": read_classes(path)}
+
+    @model_validator(mode="after")
+    def _check_classes(self) -> Self:
+        check_names(self.info.classes)
+        return self
+
+    @property
+    def _names(self) -> dict[int, str]:
+        """Category id -> name, by ascending id."""
+        return dict(sorted((CLASSES if self.classes is None else self.classes).items()))
+
+    @property
+    def info(self) -> DatasetInfo:
+        """Task and classes; needs no data on disk."""
+        task = "instance" if self.masks else "detection"
+        return DatasetInfo(task=task, name=self.name, classes=tuple(self._names.values()))
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """The file's id of every label, in label order."""
+        return tuple(self._names)
+
+    def build(self, split: Literal["train", "val"], annotations_only: bool = False) -> "COCO":
+        """One split. Raises UserError if its files are not all there, or an entry is unusable (see on_error).
+
+        annotations_only: for scoring, where no image needs to be on disk; `target` works, `load` does not.
+        """
+        return COCO(self, split, annotations_only)
+
+    def prediction_files(self, folder: Path) -> CocoFiles:
+        """One COCO results file in `folder`, or the file that it names; needs no data on disk."""
+        return CocoFiles(folder, self.category_ids, masks=self.masks)
+
+
+class COCO(DenseDataset):
+    """The images of one annotation file by ascending id, which is their `image_id`, as pycocotools orders them.
+
+    Training leaves out images without any annotation (a crowd is one) and small ones, and of the others the objects
+    that teach nothing: boxes outside the image, of less than a pixel's width or height, or with an area of 0. The
+    other boxes are cut to the image. Crowds stay, marked as such. Evaluation has every image and every object as it
+    stands in the file.
+
+    What on_error "skip" leaves out is in `skipped`, and is absent: an object that is left out in evaluation is no
+    object, so finding it counts as a mistake; an image takes its annotations with it. A missing image file counts
+    as unusable only where images are needed; pixels are read by `load` alone, where unusable ones always stop. The
+    files on disk are never changed.
+    """
+
+    def __init__(self, config: COCOConfig, split: Literal["train", "val"], annotations_only: bool = False) -> None:
+        self.info = config.info
+        self._training = split == "train"
+        self._masks = config.masks
+        root = below(config.root, "")
+        if self._training:
+            images, file = config.train_images, config.train_annotations
+        else:
+            images, file = config.val_images, config.val_annotations
+        self._folder, self._file = below(root, images), below(root, file)
+        check_root(root, DOWNLOAD)
+        check_path(self._file, "file", f"{split}_annotations")
+        if not annotations_only:
+            check_path(self._folder, "folder", f"{split}_images")
+        faults = Faults(self._file, config.on_error)
+        self._annotations = read_annotations(
+            self._file,
+            config._names,
+            masks=config.masks,
+            images=None if annotations_only else self._folder,
+            faults=faults,
+        )
+        self.skipped = faults.lines
+        self._images = np.arange(len(self._annotations.image_ids))  # row in the annotations of every image
+        if self._training:
+            self._images = self._images[_trainable(self._annotations, config)]
+            if not len(self._images):
+                what = f"no image has an annotation and sides of at least {config.min_side} pixels"
+                raise UserError(self._file, what, "name other annotations, or lower data.min_side")
+            if config.aspect_grouping:
+                self.groups = wide(self._annotations.sizes[self._images])
+                self.group_size = config.aspect_grouping
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def load(self, index: int) -> Sample:
+        """Image and objects. Raises UserError if the image is unusable or has not the size that the JSON says.
+
+        The JSON is taken to describe the image as displayed, EXIF orientation applied: official files do.
+        """
+        image = self._images[index]
+        pixels = read_listed(self._folder, self._annotations, image, self._file)
+        return Sample(self._image_id(image), self._annotations.size(image), pixels, objects=self._objects(image))
+
+    def target(self, index: int) -> Target:
+        """The objects at original size; opens no image."""
+        image = self._images[index]
+        instances = self._objects(image).instances()
+        return Target(self._image_id(image), self._annotations.size(image), instances=instances)
+
+    def _image_id(self, image: int) -> str:
+        return str(self._annotations.image_ids[image])
+
+    def _objects(self, image: int) -> Objects:
+        return training_objects(self._annotations, image) if self._training else self._evaluation_objects(image)
+
+    def _evaluation_objects(self, image: int) -> Objects:
+        annotations, rows = self._annotations, self._annotations.rows(image)
+        xywh = annotations.boxes[rows]
+        return Objects(
+            boxes=_corners(xywh).astype(np.float32),
+            labels=annotations.labels[rows],
+            crowd=annotations.crowd[rows],
+            rles=annotations.rles(rows),
+            xywh=xywh,
+            areas=annotations.areas[rows],
+        )
+
+
+def _trainable(annotations: Annotations, config: COCOConfig) -> np.ndarray:
+    """Which images to train on: [M] bool. Official: 117,266 of 118,287."""
+    large = annotations.sizes.min(axis=1) >= config.min_side
+    return large if config.train_empty_images else large & (np.diff(annotations.offsets) > 0)
+
+
+def wide(sizes: np.ndarray) -> np.ndarray:
+    """Of (height, width) [M, 2], which are wider than tall: [M] int64, 0 or 1."""
+    return (sizes[:, 1] > sizes[:, 0]).astype(np.int64)
+
+
+def read_listed(folder: Path, listing: Listing, image: int, file: Path) -> np.ndarray:
+    """The pixels, RGB uint8 [H, W, 3], of the image in row `image` of what `file` lists.
+
+    Raises UserError if it is unusable or has not the size that the file says.
+    """
+    path = folder / listing.names[image]
+    pixels = read_image(path)
+    height, width = listing.size(image)
+    if pixels.shape[:2] != (height, width):
+        what = f"is displayed at {pixels.shape[1]} x {pixels.shape[0]} (width x height) but image"
+        what += f" {listing.image_ids[image]} of {file} is {width} x {height}"
+        raise UserError(path, what, "correct the JSON, or take the orientation (EXIF) out of the image")
+    return pixels
+
+
+def training_objects(annotations: Annotations, image: int) -> Objects:
+    """The objects of the image in row `image` that one can learn from, see `COCO`."""
+    rows, size = annotations.rows(image), annotations.size(image)
+    boxes, kept = training_boxes(annotations.boxes[rows], size)
+    kept &= annotations.areas[rows] > 0
+    rows, rles = rows[kept], annotations.rles(rows[kept])
+    masks = None if rles is None else decode(rles, size)
+    return Objects(boxes[kept], annotations.labels[rows], annotations.crowd[rows], masks=masks)
+
+
+def training_boxes(xywh: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes of a file [N, 4] cut to the image, xyxy float32, and which of them one can learn from: [N] bool."""
+    boxes = np.clip(_corners(xywh), 0, np.array([size[1], size[0]] * 2)).astype(np.float32)
+    return boxes, (boxes[:, :2] < boxes[:, 2:]).all(axis=1) & (xywh[:, 2:] >= 1).all(axis=1)
+
+
+def _corners(xywh: np.ndarray) -> np.ndarray:
+    return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)

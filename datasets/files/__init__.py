@@ -1,0 +1,1 @@
+"""What every dataset needs to find and read its files."""

@@ -1,0 +1,138 @@
+"""Split lists of NYU Depth V2: a line `image depth focal-length` per pair, and which published list a file is.
+
+The lists are those of BTS (Lee et al., 2019), which DepthFormer uses. Paths are relative to the data's root, whether
+they start with a slash, as in the training list, or not.
+"""
+
+import hashlib
+import math
+import os
+import posixpath
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from datasets.files.paths import problem_with
+from errors import UserError, one_line
+
+SOURCE = "https://github.com/cleinc/bts (train_test_inputs)"
+PUBLISHED = {  # SHA-256 of the published files; of the test pairs also that of their sorted lines without focal lengths
+    "66e2beb718a58c5c946c169f6e70cc6ae166ddd19f5618266fff52ff7443e0e9": "published training list, 24,231 pairs",
+    "e92c191d5835a22589b843c11b80cd7235d5bd0d4136e42a6debcea4511bf906": "published test list, 654 pairs",
+    "c6510d1a83aa28bddb01d4d2db454a8418f89ee1c89fdff234c7f41358e827d1": "published test list, 654 pairs",
+}
+
+
+class Pair(NamedTuple):
+    """An image and its depth map, relative to the root, and the number of its line, from 1."""
+
+    line: int
+    image: str
+    depth: str
+
+
+def read_list(file: Path, do: str) -> tuple[list[Pair], list[str]]:
+    """The pairs of a list, and a line about each that has no depth (`None`). Blank lines are left out.
+
+    do: what to do if there is no such file. Raises UserError, naming the line, if one is malformed, leads out of the
+    root, or names an image for the second time; and if there is no pair.
+    """
+    pairs: list[Pair] = []
+    skipped: list[str] = []
+    seen: dict[str, int] = {}
+    for number, line in enumerate(_text(file, do).splitlines(), start=1):
+        fields = line.split()
+        if not fields:
+            continue
+        if len(fields) not in (2, 3) or (len(fields) == 3 and not _is_number(fields[2])):
+            what = f"{line.strip()[:120]!r} is not `image depth focal-length`"
+            raise UserError(f"{file} line {number}", what, "write two paths without spaces and a number")
+        if fields[1] == "None":
+            skipped.append(one_line(f"{file} line {number}: {fields[0]} has no depth"))
+            continue
+        image, depth = (_inside(path, f"{file} line {number}") for path in fields[:2])
+        if (name := image_id(image)) in seen:
+            what = f"image {image} has the same name, {name}, as that of line {seen[name]}"
+            raise UserError(f"{file} line {number}", what, "name every image once")
+        seen[name] = number
+        pairs.append(Pair(number, image, depth))
+    if not pairs:
+        raise UserError(file, "names no pair of image and depth", "write a line `image depth focal-length` for each")
+    return pairs, skipped
+
+
+def image_id(image: str) -> str:
+    """The name of an image in prediction files: its path under the root without suffix, `/` written as `_`."""
+    return os.path.splitext(image)[0].replace("/", "_")
+
+
+def refuse_missing(file: Path, root: Path, pairs: Sequence[Pair], with_images: bool) -> None:
+    """Raise UserError, naming the line, unless all files of the pairs exist. with_images: not the depth maps alone."""
+    present: dict[str, frozenset[str]] = {}  # by folder: to list one is cheaper than to ask for each of its files
+    missing: list[tuple[int, str]] = []
+    for pair in pairs:
+        for path in (pair.image, pair.depth) if with_images else (pair.depth,):
+            folder, name = posixpath.split(path)
+            if folder not in present:
+                present[folder] = _names_in(root / folder)
+            if name not in present[folder]:
+                missing.append((pair.line, path))
+    if missing:
+        line, path = missing[0]
+        more = f", like {len(missing) - 1} more of its files" if len(missing) > 1 else ""
+        what = f"{root / path} is not there{more}"
+        raise UserError(f"{file} line {line}", what, "add the file, or correct the list or data.root")
+
+
+def describe_list(file: Path) -> str:
+    """Which list a file is, for results: a published one, or its number of pairs and its SHA-256."""
+    if problem_with(file, "file"):
+        return f"{file.name}, which is not on this machine"
+    data = file.read_bytes()
+    lines = [line.split() for line in data.decode(errors="replace").splitlines() if line.strip()]
+    pairs = [" ".join(path.lstrip("/") for path in fields[:2]) for fields in lines]
+    unix = b"\n".join(data.rstrip().splitlines())  # the published files end without a newline
+    for candidate in (data, unix, "\n".join(sorted(pairs)).encode()):
+        if name := PUBLISHED.get(hashlib.sha256(candidate).hexdigest()):
+            return name
+    return f"own list {file.name}, {len(pairs)} pairs, sha256 {hashlib.sha256(data).hexdigest()}"
+
+
+def list_text(pairs: Iterable[tuple[str, str]], focal: float) -> str:
+    """The content of a list of images and depth maps, like the published ones without a newline at its end."""
+    return "\n".join(f"{image} {depth} {focal:.4f}" for image, depth in pairs)
+
+
+def _text(file: Path, do: str) -> str:
+    if problem := problem_with(file, "file"):
+        raise UserError(file, problem, do)
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(file, f"cannot be read ({error.strerror})", do) from None
+    except UnicodeDecodeError:
+        raise UserError(file, "is not a text file", do) from None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _inside(path: str, where: str) -> str:
+    """The path without leading slashes. Raises UserError if it is none, or leads out of the root."""
+    inside = posixpath.normpath(path.lstrip("/"))
+    if "\0" in inside:
+        raise UserError(where, f"{path!r} is no path", "write a text file in UTF-8")
+    if inside == ".." or inside.startswith("../") or inside == ".":
+        raise UserError(where, f"{path} leads out of data.root", "write paths of files below it")
+    return inside
+
+
+def _names_in(folder: Path) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(folder))
+    except OSError:
+        return frozenset()

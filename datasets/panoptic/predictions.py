@@ -1,0 +1,125 @@
+"""Panoptic predictions on disk: a JSON file and PNGs, as COCO's own tools and its evaluation server take them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from datasets.base import PredictionFiles
+from datasets.coco.json_file import file_name_of
+from datasets.coco.results import ImageId, ResultFile, image_id_of, unwritable
+from datasets.files.paths import problem_with
+from datasets.panoptic.annotations import labelled_segments
+from datasets.panoptic.ids import encode_ids, read_segment_ids, unique_ids
+from errors import UserError
+from structures import Panoptic, Prediction, Target, image_order
+
+COMPLETE = "write COCO's panoptic results, with the category ids of the data"
+
+
+class PanopticFiles(PredictionFiles):
+    """{"annotations": [{"image_id", "file_name", "segments_info": [{"id", "category_id", "area"}]}]}, and the PNGs.
+
+    path: a .json file, or the folder of predictions.json. The PNGs lie in the folder beside it that has its name
+    without .json, and are named by the image's id, with 12 digits if it is a number. category_ids: of each label.
+    """
+
+    def __init__(self, path: Path, category_ids: tuple[int, ...]) -> None:
+        self._file = ResultFile(path, head='{"annotations": ', tail="}")
+        self._category_ids = category_ids
+        self._labels = {category_id: label for label, category_id in enumerate(category_ids)}
+        self._started = False
+        self._results: dict[ImageId, tuple[str, dict[int, int]]] | None = None  # name of the PNG, label of every id
+        self._asked: set[ImageId] = set()
+
+    @property
+    def _pngs(self) -> Path:
+        return self._file.path.with_suffix("")
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    def write(self, prediction: Prediction, target: Target) -> None:
+        """Store `prediction.panoptic`. Raises UserError if the folder does not take it, or if two images have one id.
+
+        The first call removes an earlier JSON file, so that it never stands beside PNGs that are newer.
+        """
+        assert prediction.panoptic is not None
+        image_id = image_id_of(target.image_id)
+        self._file.check_new(image_id)
+        ids = prediction.panoptic.ids.cpu().numpy()
+        png = self._pngs / (f"{image_id:012d}.png" if isinstance(image_id, int) else f"{image_id}.png")
+        record = {
+            "image_id": image_id,
+            "file_name": png.name,
+            "segments_info": self._segments(prediction.panoptic.labels, ids),
+        }
+        try:
+            if not self._started:
+                self._pngs.mkdir(parents=True, exist_ok=True)
+                self._file.path.unlink(missing_ok=True)
+                self._started = True
+            png.write_bytes(encode_ids(ids))
+        except OSError as error:
+            raise unwritable(png, error) from None
+        self._file.add(image_id, [json.dumps(record)])
+
+    def finish(self) -> None:
+        """Put the records of all processes into one file. Raises UserError, in all of them, if it cannot be written."""
+        self._started, self._results = False, None
+        self._file.finish()
+
+    def _segments(self, labels: dict[int, int], ids: np.ndarray) -> list[dict[str, int]]:
+        values, places = unique_ids(ids)
+        areas = np.bincount(places.ravel())
+        return [
+            {"id": number, "category_id": self._category_ids[labels[number]], "area": area}
+            for number, area in zip(values.tolist(), areas.tolist(), strict=True)
+            if number != 0
+        ]
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def read(self, target: Target) -> Prediction:
+        """An image's segments. The first call reads the whole JSON file; areas, boxes and the like do not matter.
+
+        Raises UserError if the file is missing or any record malformed, or if this image's record or PNG is missing, or
+        the PNG has another size or other ids than it should.
+        """
+        results, image_id = self._load(), image_id_of(target.image_id)
+        self._asked.add(image_id)
+        if image_id not in results:
+            what = f"has no segments of image {image_id}"
+            raise UserError(self._file.path, what, "predict that image, too; one without segments has an empty list")
+        name, labels = results[image_id]
+        path = self._pngs / name
+        if problem := problem_with(path, "file"):
+            raise UserError(path, problem, f"predict image {image_id}, or put the PNGs into {self._pngs}")
+        where = f"image {image_id} of {self._file.path}"
+        ids, _ = read_segment_ids(path, target.size, np.array(list(labels), np.int64), where)
+        return Prediction(panoptic=Panoptic(torch.from_numpy(ids), labels))
+
+    def unread(self) -> list[str]:
+        """Ids of images in the file that no `read` has asked for."""
+        return [str(image_id) for image_id in sorted(self._load().keys() - self._asked, key=image_order)]
+
+    def _load(self) -> dict[ImageId, tuple[str, dict[int, int]]]:
+        if self._results is None:
+            content = self._file.read()
+            records = content.get("annotations") if isinstance(content, dict) else None
+            if not isinstance(records, list):
+                raise UserError(self._file.path, "has no list of annotations", COMPLETE)
+            self._results = {}
+            for number, record in enumerate(records):
+                given = record.get("image_id") if isinstance(record, dict) else None
+                if isinstance(given, bool) or not isinstance(given, int | str):
+                    raise UserError(f"{self._file.path}: annotations[{number}]", "has no image_id", COMPLETE)
+                image_id = image_id_of(given)
+                try:
+                    if image_id in self._results:
+                        raise ValueError("appears twice")
+                    name, segments = file_name_of(record, None, "PNGs"), labelled_segments(record, self._labels)
+                except ValueError as error:
+                    raise UserError(f"{self._file.path}: image {image_id}", str(error), COMPLETE) from None
+                self._results[image_id] = name, {key: label for key, label, _ in segments}
+        return self._results

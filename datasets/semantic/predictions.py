@@ -1,0 +1,47 @@
+"""Semantic predictions on disk: one PNG of class indices per image."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from datasets.base import PredictionFiles
+from datasets.files.images import read_label_map, write_png
+from datasets.files.paths import problem_with
+from errors import UserError
+from structures import Prediction, Target
+
+
+class SemanticFiles(PredictionFiles):
+    """NAME.png per image: class indices from 0 at the image's size, 8 bits, or 16 where there are over 256 classes."""
+
+    def __init__(self, folder: Path, num_classes: int) -> None:
+        self._folder = folder
+        self._num_classes = num_classes
+
+    def write(self, prediction: Prediction, target: Target) -> None:
+        """Store `prediction.semantic`. Raises UserError if the folder does not take the file."""
+        assert prediction.semantic is not None
+        labels = prediction.semantic.cpu().numpy()
+        write_png(self._path(target), labels.astype(np.uint8 if self._num_classes <= 256 else np.uint16))
+
+    def finish(self) -> None:
+        """Nothing is left to do."""
+
+    def read(self, target: Target) -> Prediction:
+        """The stored label map [H, W] int16. Raises UserError if missing, of another size, or with unknown classes."""
+        path = self._path(target)
+        if problem := problem_with(path, "file"):
+            raise UserError(path, problem, f"predict image {target.image_id}, or name the predictions' folder")
+        labels = read_label_map(path)
+        if labels.shape != target.size:
+            (h, w), (height, width) = labels.shape, target.size
+            what = f"is {w} x {h} pixels (width x height) but its image is {width} x {height}"
+            raise UserError(path, what, "resize the scores to the original size before taking the best class")
+        if labels.max() >= self._num_classes:
+            what = f"value {labels.max()} is no class (0 to {self._num_classes - 1})"
+            raise UserError(path, what, "write class indices that start from 0")
+        return Prediction(semantic=torch.from_numpy(labels.astype(np.int16)))
+
+    def _path(self, target: Target) -> Path:
+        return self._folder / f"{target.image_id}.png"

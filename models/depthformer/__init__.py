@@ -1,0 +1,1 @@
+"""DepthFormer: metric depth from one image."""

@@ -1,1 +1,0 @@
-"""Panoptic segmentation: instances and a semantic map from one pyramid, fused into one partition of the image."""

@@ -1,0 +1,125 @@
+"""Panoptic FPN: Mask R-CNN and a semantic head on one pyramid. Kirillov et al., CVPR 2019.
+
+The defaults are mmdetection's 1x recipe. All upsampling that DySample's Table 8 varies sits in the pyramid.
+"""
+
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from pydantic import NonNegativeFloat, PositiveInt
+from torch import Tensor
+
+from models.base import Backbone, DenseModel
+from models.components import UpsamplerConfig
+from models.layers.fpn import FPN
+from models.layers.resize import resized_argmax
+from models.panoptic_fpn.fusion import FusionConfig, fuse
+from models.panoptic_fpn.semantic_head import SemanticHead
+from models.rcnn.box_head import BoxHead, BoxHeadConfig
+from models.rcnn.mask_head import MaskHead, pasted
+from models.rcnn.model import RCNN, MaskRCNNConfig
+from models.rcnn.rpn import RPN
+from structures import Batch, DatasetInfo, Prediction, Target
+from upsamplers import BilinearConfig
+
+
+class PanopticFPNConfig(MaskRCNNConfig):
+    """A Panoptic FPN: the options of a Mask R-CNN, and those of its semantic head and of the fusion.
+
+    semantic_channels: of the head; a multiple of 32. semantic_upsampler: of its six stages. semantic_weight: of its
+    loss; those of the instances count in full.
+    """
+
+    name: Literal["panoptic_fpn"] = "panoptic_fpn"  # type: ignore[assignment]
+    box_head: BoxHeadConfig = BoxHeadConfig(best_match=True, min_score=0.6, class_agnostic_nms=True)
+    semantic_channels: PositiveInt = 128
+    semantic_upsampler: UpsamplerConfig = BilinearConfig()
+    semantic_weight: NonNegativeFloat = 0.5
+    fusion: FusionConfig = FusionConfig()
+
+    def build(self, info: DatasetInfo, pretrained: bool = True) -> DenseModel:
+        """The model for the classes of `info`; `pretrained`: with the weights that this record names."""
+        if info.task != "panoptic":
+            what = f"panoptic_fpn needs a segment for every pixel, but {info.name} is data for the task {info.task}"
+            raise ValueError(f"{what}; use data.name=coco_panoptic")
+        if not any(info.things):
+            raise ValueError(f"panoptic_fpn finds things and stuff, but none of the classes of {info.name} is a thing")
+        stuff = len(info.things) - sum(info.things)
+        head = SemanticHead(self.channels, self.semantic_channels, stuff + 1, self.semantic_upsampler)
+        parts = self.parts(sum(info.things), pretrained)
+        mask_head = self.mask_head(sum(info.things))
+        model = PanopticFPN(*parts, mask_head, head, self.semantic_weight, info.things, self.fusion)
+        return self.loaded(model, pretrained)
+
+
+class PanopticFPN(RCNN):
+    """A Mask R-CNN for the things, whose labels it numbers among themselves, and a semantic head for the rest.
+
+    things: which labels of the data are things. The semantic head's classes are the stuff labels in their order and,
+    last, one for all things.
+    """
+
+    mask_head: MaskHead
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        neck: FPN,
+        rpn: RPN,
+        box_head: BoxHead,
+        mask_head: MaskHead,
+        semantic_head: SemanticHead,
+        semantic_weight: float,
+        things: tuple[bool, ...],
+        fusion: FusionConfig,
+    ) -> None:
+        super().__init__(backbone, neck, rpn, box_head, mask_head)
+        self.semantic_head = semantic_head
+        self.semantic_weight = semantic_weight
+        self.fusion = fusion
+        self.thing_labels = [label for label, is_thing in enumerate(things) if is_thing]
+        self.stuff_labels = [label for label, is_thing in enumerate(things) if not is_thing]
+        # Of each label the number among the things, and the class in the semantic head.
+        numbers, classes = torch.full((2, len(things)), len(self.stuff_labels))
+        numbers[self.thing_labels] = torch.arange(len(self.thing_labels))
+        classes[self.stuff_labels] = torch.arange(len(self.stuff_labels))
+        self.register_buffer("thing_numbers", numbers, persistent=False)
+        self.register_buffer("semantic_classes", classes, persistent=False)
+
+    thing_numbers: Tensor
+    semantic_classes: Tensor
+
+    def outputs(self, images: Tensor) -> dict[str, Any]:
+        """Those of a detector, and semantic: logits [B, S + 1, H/4, W/4] of S stuff classes and, last, the things."""
+        found = super().outputs(images)
+        return {**found, "semantic": self.semantic_head(found["features"])}
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The losses of a Mask R-CNN, and "loss_semantic"; targets need `instances` and `semantic`."""
+        pyramid = self.neck(self.backbone(batch.images))
+        semantic = self.semantic_head.loss(pyramid, batch.targets, self.semantic_classes)
+        things = replace(batch, targets=[self._things(target) for target in batch.targets])
+        return {**self.instance_losses(pyramid, things), "loss_semantic": self.semantic_weight * semantic}
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> list[Prediction]:
+        """The partition of each image, at its original size."""
+        pyramid = self.neck(self.backbone(batch.images))
+        logits = self.semantic_head(pyramid)
+        padded = batch.images.shape[-2], batch.images.shape[-1]
+        predictions = []
+        for (found, masks), scores, inside, target in zip(
+            self.detect(pyramid, batch), logits, batch.sizes, batch.targets, strict=True
+        ):
+            assert masks is not None
+            labels = [self.thing_labels[number] for number in found.labels.tolist()]
+            instances = zip(labels, pasted(masks, found.boxes, target.size), strict=True)
+            semantic = resized_argmax(scores, padded, inside, target.size)
+            predictions.append(Prediction(panoptic=fuse(instances, semantic, self.stuff_labels, self.fusion)))
+        return predictions
+
+    def _things(self, target: Target) -> Target:
+        """The target with its objects' labels numbered among the things."""
+        assert target.instances is not None
+        return replace(target, instances=replace(target.instances, labels=self.thing_numbers[target.instances.labels]))

@@ -1,0 +1,68 @@
+"""The semantic branch of Panoptic FPN. Kirillov et al., "Panoptic Feature Pyramid Networks", CVPR 2019, figure 3."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from runtime.distributed import mean_count
+from structures import IGNORE, Target
+from upsamplers import UpsamplerConfig
+
+LEVELS = 4  # P2..P5
+GROUPS = 32  # of the normalisation
+
+
+class SemanticHead(nn.Module):
+    """Bring P2..P5 to the size of P2, level i by i times a unit and x2 upsampling, add them up and classify.
+
+    A unit is a 3 x 3 convolution, group normalisation and ReLU. channels: of the units; a multiple of 32.
+    num_classes: the stuff classes and, last, one for all things. upsampler: every stage has its own, guided by the
+    pyramid's level of the size that it reaches.
+    """
+
+    def __init__(self, in_channels: int, channels: int, num_classes: int, upsampler: UpsamplerConfig) -> None:
+        super().__init__()
+        if channels % GROUPS:
+            raise ValueError(f"semantic_channels {channels} do not divide into {GROUPS} groups")
+        self.units = nn.ModuleList(
+            nn.ModuleList(_unit(in_channels if step == 0 else channels, channels) for step in range(max(level, 1)))
+            for level in range(LEVELS)
+        )
+        self.upsamplers = nn.ModuleList(
+            nn.ModuleList(upsampler.build(channels, in_channels) for _ in range(level)) for level in range(LEVELS)
+        )
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
+
+    def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
+        """P2..P5 [B, C, H, W], each half as large as the one before -> logits [B, K, H, W] at the size of P2."""
+        total = self.units[0][0](pyramid[0])  # type: ignore[index]
+        for level in range(1, LEVELS):
+            x = pyramid[level]
+            stages = zip(self.units[level], self.upsamplers[level], strict=True)  # type: ignore[call-overload]
+            for step, (unit, upsampler) in enumerate(stages, start=1):
+                x = upsampler(unit(x), guide=pyramid[level - step])
+            total = total + x
+        logits: Tensor = self.classifier(total)
+        return logits
+
+    def loss(self, pyramid: Sequence[Tensor], targets: Sequence[Target], classes: Tensor) -> Tensor:
+        """Cross-entropy at the size of P2, whose pixels take the label of the first of 4 x 4 pixels -> scalar.
+
+        classes: [labels of the data] int64, the head's class of each label. The mean is over all pixels, those without
+        a label included, as in the recipe (mmdetection).
+        """
+        labels = torch.stack([target.semantic[::4, ::4] for target in targets]).long()  # type: ignore[index]
+        labels = torch.where(labels == IGNORE, IGNORE, classes[labels.clamp(min=0)])
+        logits = self(pyramid).float()
+        total = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
+        return total / mean_count(labels.numel(), logits)
+
+
+def _unit(before: int, after: int) -> nn.Sequential:
+    conv = nn.Conv2d(before, after, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(conv, nn.GroupNorm(GROUPS, after), nn.ReLU(inplace=True))

@@ -1,0 +1,169 @@
+"""Faster R-CNN (Ren et al., NeurIPS 2015) and Mask R-CNN (He et al., ICCV 2017) on a feature pyramid.
+
+The defaults are mmdetection's 1x recipe. All upsampling that DySample's Tables 6 and 7 vary sits in the pyramid.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+
+from config import Schema
+from models.base import Backbone, DenseModel
+from models.components import BackboneConfig, UpsamplerConfig
+from models.layers.fpn import FPN, NeckName
+from models.rcnn.box_head import BoxHead, BoxHeadConfig, RegionConfig
+from models.rcnn.mask_head import MaskHead, encode_masks
+from models.rcnn.rpn import RPN, RPNConfig
+from models.weights import load_weights
+from structures import Batch, DatasetInfo, Instances, Prediction
+
+
+class _RCNNConfig(Schema):
+    """What both detectors share. upsampler, channels: of the pyramid. neck, upsampler_init: see models/layers/fpn.py.
+
+    weights: a converted detector or a checkpoint of ours; weights_exclude: names, or beginnings of names, of what to
+    leave at its start, as box_head.classifier and box_head.deltas for another class list.
+    """
+
+    backbone: BackboneConfig
+    neck: NeckName
+    upsampler: UpsamplerConfig
+    upsampler_init: Literal["own", "xavier"] = "own"
+    channels: PositiveInt = 256
+    rpn: RPNConfig = RPNConfig()
+    regions: RegionConfig = RegionConfig()
+    box_head: BoxHeadConfig
+    weights: Path | None = None
+    weights_exclude: tuple[str, ...] = ()
+
+    def parts(self, num_classes: int, pretrained: bool) -> tuple[Backbone, FPN, RPN, BoxHead]:
+        """Everything but a mask head."""
+        backbone = self.backbone.build(pretrained and self.weights is None)
+        widths = [level.channels for level in backbone.feature_info]
+        neck = FPN(widths, self.channels, self.upsampler, self.neck == "fpn_p6", self.upsampler_init)
+        rpn = RPN(self.channels, self.rpn)
+        return backbone, neck, rpn, BoxHead(self.channels, num_classes, self.box_head, self.regions)
+
+    def loaded(self, model: DenseModel, pretrained: bool) -> DenseModel:
+        """The model; `pretrained`: with the weights that this record names."""
+        if self.weights and pretrained:
+            load_weights(model, self.weights, "model.weights", self.weights_exclude)
+        return model
+
+
+class FasterRCNNConfig(_RCNNConfig):
+    """A Faster R-CNN. Its neck is by default that of DySample's Table 6."""
+
+    name: Literal["faster_rcnn"] = "faster_rcnn"
+    neck: NeckName = "fpn_p6"
+    box_head: BoxHeadConfig = BoxHeadConfig()
+
+    def build(self, info: DatasetInfo, pretrained: bool = True) -> DenseModel:
+        """The model for the classes of `info`; `pretrained`: with the weights that this record names."""
+        _require_objects(info)
+        if info.task != "detection":
+            raise ValueError("faster_rcnn finds no masks; set data.masks=false, or use mask_rcnn")
+        return self.loaded(RCNN(*self.parts(info.num_classes, pretrained), None), pretrained)
+
+
+class MaskRCNNConfig(_RCNNConfig):
+    """A Mask R-CNN. Its neck is by default the plain one, by section 4.2 of the DySample paper; Table 7 contradicts it.
+
+    mask_channels: of the mask head. mask_upsampler: in the mask head; None: the recipe's transposed convolution.
+    """
+
+    name: Literal["mask_rcnn"] = "mask_rcnn"
+    neck: NeckName = "fpn"
+    box_head: BoxHeadConfig = BoxHeadConfig(best_match=True)
+    mask_channels: PositiveInt = 256
+    mask_upsampler: UpsamplerConfig | None = None
+
+    def build(self, info: DatasetInfo, pretrained: bool = True) -> DenseModel:
+        """The model for the classes of `info`; `pretrained`: with the weights that this record names."""
+        _require_objects(info)
+        if info.task != "instance":
+            raise ValueError("mask_rcnn learns from masks; set data.masks=true, or use faster_rcnn")
+        model = RCNN(*self.parts(info.num_classes, pretrained), self.mask_head(info.num_classes))
+        return self.loaded(model, pretrained)
+
+    def mask_head(self, num_classes: int) -> MaskHead:
+        """The third stage."""
+        upsampler = None
+        if self.mask_upsampler is not None:
+            upsampler = self.mask_upsampler.build(self.mask_channels, self.channels)
+        return MaskHead(self.channels, self.mask_channels, num_classes, upsampler, self.regions)
+
+
+def _require_objects(info: DatasetInfo) -> None:
+    if info.task not in ("detection", "instance"):
+        raise ValueError(
+            f"a detector needs boxes, but {info.name} is data for the task {info.task}; use data.name=coco"
+        )
+
+
+class RCNN(DenseModel):
+    """A detector in two stages, or in three if it has a mask head."""
+
+    def __init__(self, backbone: Backbone, neck: FPN, rpn: RPN, box_head: BoxHead, mask_head: MaskHead | None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.rpn = rpn
+        self.box_head = box_head
+        self.mask_head = mask_head
+        self.size_divisor = 2 ** (1 + len(neck.laterals))  # so that every step of the pyramid is exactly x2
+
+    def outputs(self, images: Tensor) -> dict[str, Any]:
+        """Images [B, 3, H, W] -> lists over P2..P6, fine to coarse.
+
+        features [B, C, h, w], objectness [B, h * w * A] (logits), deltas [B, h * w * A, 4].
+        """
+        pyramid = self.neck(self.backbone(images))
+        logits, deltas, _ = self.rpn(pyramid)
+        return {"features": pyramid, "objectness": logits, "deltas": deltas}
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """{"loss_rpn_cls", "loss_rpn_box", "loss_cls", "loss_box"} and, with masks, "loss_mask"."""
+        return self.instance_losses(self.neck(self.backbone(batch.images)), batch)
+
+    def instance_losses(self, pyramid: list[Tensor], batch: Batch) -> dict[str, Tensor]:
+        """The losses of all stages on P2..P6 [B, C, h, w]."""
+        # The losses come first: what autocast casts and keeps for a pass without gradients could not learn later.
+        losses: dict[str, Tensor] = self.rpn.losses(pyramid, batch, self.size_divisor)
+        with torch.no_grad():
+            proposals = self.rpn.propose(self.rpn(pyramid), batch.sizes)
+        samples = [self.box_head.sample(*part) for part in zip(proposals, batch.targets, strict=True)]
+        losses |= self.box_head.losses(pyramid, samples, batch.targets)
+        if self.mask_head is not None:
+            losses |= self.mask_head.losses(pyramid, samples, batch.targets)
+        return losses
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> list[Prediction]:
+        """Boxes, labels, scores and, with a mask head, run lengths of masks, at the images' original sizes."""
+        pyramid = self.neck(self.backbone(batch.images))
+        predictions = []
+        for (found, masks), target in zip(self.detect(pyramid, batch), batch.targets, strict=True):
+            rles = None if masks is None else encode_masks(masks, found.boxes, target.size)
+            predictions.append(Prediction(instances=replace(found, rles=rles)))
+        return predictions
+
+    def detect(self, pyramid: list[Tensor], batch: Batch) -> list[tuple[Instances, Tensor | None]]:
+        """Of each image what `BoxHead.detect` finds, with boxes at original size, and with a mask head the masks.
+
+        Masks are those of `MaskHead.probabilities`, [N, 28, 28].
+        """
+        proposals = self.rpn.propose(self.rpn(pyramid), batch.sizes)
+        detections = self.box_head.detect(pyramid, proposals, batch.sizes)
+        masks: list[Any] = [None] * len(detections)
+        if self.mask_head is not None:
+            masks = self.mask_head.probabilities(pyramid, detections)
+        at_original_size = []
+        for found, (height, width), target in zip(detections, batch.sizes, batch.targets, strict=True):
+            factors = [target.size[1] / width, target.size[0] / height]
+            at_original_size.append(replace(found, boxes=found.boxes * found.boxes.new_tensor(factors * 2)))
+        return list(zip(at_original_size, masks, strict=True))

@@ -1,0 +1,176 @@
+"""The region proposal network. Ren et al., "Faster R-CNN", NeurIPS 2015; on a pyramid as in Lin et al., CVPR 2017."""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from config import Fraction, Schema
+from models.rcnn.boxes import (
+    IGNORED,
+    AnchorConfig,
+    anchors_of_level,
+    assign,
+    batched_nms,
+    decode,
+    encode,
+    objects_and_crowds,
+    sample,
+)
+from runtime.distributed import mean_count
+from structures import Batch, Size, Target
+
+STRIDES = (4, 8, 16, 32, 64)
+STDS = (1.0, 1.0, 1.0, 1.0)
+
+
+class RPNConfig(Schema):
+    """Defaults: mmdetection's 1x recipe.
+
+    positive_iou, negative_iou, best_match_iou, crowd_share: see `boxes.assign`. samples, positive_share: anchors an
+    image that the losses see. before_nms_train, before_nms_test: best anchors of each level that become boxes.
+    nms_iou: of two boxes of a level that overlap more, the lower one goes. proposals: boxes an image that remain.
+    """
+
+    anchors: AnchorConfig = AnchorConfig()
+    positive_iou: Fraction = 0.7
+    negative_iou: Fraction = 0.3
+    best_match_iou: Fraction | None = 0.3
+    crowd_share: Fraction | None = 0.5
+    samples: PositiveInt = 256
+    positive_share: Fraction = 0.5
+    before_nms_train: PositiveInt = 2000
+    before_nms_test: PositiveInt = 1000
+    nms_iou: Fraction = 0.7
+    proposals: PositiveInt = 1000
+
+
+class RPNOutputs(NamedTuple):
+    """Of every level: objectness logits [B, H * W * A], deltas [B, H * W * A, 4], anchors [H * W * A, 4]."""
+
+    logits: list[Tensor]
+    deltas: list[Tensor]
+    anchors: list[Tensor]
+
+
+class RPN(nn.Module):
+    """One small network for all levels P2..P6."""
+
+    def __init__(self, channels: int, config: RPNConfig) -> None:
+        super().__init__()
+        self.config = config
+        number = len(config.anchors.ratios)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.objectness = nn.Conv2d(channels, number, 1)
+        self.deltas = nn.Conv2d(channels, 4 * number, 1)
+        for layer in (self.conv, self.objectness, self.deltas):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward(self, pyramid: Sequence[Tensor]) -> RPNOutputs:
+        """P2..P6 [B, C, H, W] -> logits, deltas and anchors, in float32."""
+        outputs = RPNOutputs([], [], self.anchors(pyramid))
+        for level in pyramid:
+            hidden = F.relu(self.conv(level), inplace=True)
+            outputs.logits.append(self.objectness(hidden).float().permute(0, 2, 3, 1).flatten(1))
+            outputs.deltas.append(self.deltas(hidden).float().permute(0, 2, 3, 1).reshape(len(level), -1, 4))
+        return outputs
+
+    def anchors(self, pyramid: Sequence[Tensor]) -> list[Tensor]:
+        """Of every level, [H * W * A, 4]."""
+        return [
+            anchors_of_level(self.config.anchors, (level.shape[2], level.shape[3]), stride, level.device)
+            for level, stride in zip(pyramid, STRIDES, strict=True)
+        ]
+
+    def at(self, pyramid: Sequence[Tensor], images: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` says of single anchors, given by their `images` [N] and numbers [N] over all levels.
+
+        Logits [N] and deltas [N, 4] in float32. A loss over few anchors needs no gradient of the others: here only the
+        3 x 3 features around each anchor's cell are looked at, not whole levels.
+        """
+        cells, ratios = anchors // self.objectness.out_channels, anchors % self.objectness.out_channels
+        starts = [0, *itertools.accumulate(level[0, 0].numel() for level in pyramid)]
+        patches = pyramid[0].new_zeros(len(cells), 3, 3, pyramid[0].shape[1])
+        for level, start, end in zip(pyramid, starts, starts[1:], strict=False):
+            here = torch.nonzero((cells >= start) & (cells < end)).flatten()
+            patches = patches.index_copy(0, here, _patches(level, images[here], cells[here] - start))
+        weight = self.conv.weight.permute(0, 2, 3, 1).flatten(1)
+        hidden = F.relu(F.linear(patches.flatten(1), weight, self.conv.bias), inplace=True)
+        logits = F.linear(hidden, self.objectness.weight.flatten(1), self.objectness.bias).float()
+        deltas = F.linear(hidden, self.deltas.weight.flatten(1), self.deltas.bias).float().unflatten(1, (-1, 4))
+        each = torch.arange(len(ratios), device=ratios.device)
+        return logits[each, ratios], deltas[each, ratios]
+
+    @torch.no_grad()
+    def propose(self, outputs: RPNOutputs, sizes: Sequence[Size]) -> list[Tensor]:
+        """The best boxes [N, 4] of each image of (height, width) `sizes`, in falling order of objectness."""
+        return [self._propose(outputs, image, size) for image, size in enumerate(sizes)]
+
+    def _propose(self, outputs: RPNOutputs, image: int, size: Size) -> Tensor:
+        limit = self.config.before_nms_train if self.training else self.config.before_nms_test
+        all_boxes, all_scores, all_levels = [], [], []
+        for level, (logits, deltas, anchors) in enumerate(zip(*outputs, strict=True)):
+            scores, indices = logits[image].topk(min(limit, len(anchors)))
+            boxes = decode(anchors[indices], deltas[image, indices], STDS, size)
+            kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+            all_boxes.append(boxes[kept])
+            all_scores.append(scores[kept])
+            all_levels.append(torch.full_like(all_scores[-1], level))
+        boxes, scores, levels = torch.cat(all_boxes), torch.cat(all_scores), torch.cat(all_levels)
+        kept = batched_nms(boxes, scores, levels, self.config.nms_iou)
+        return boxes[kept[: self.config.proposals]]
+
+    def losses(self, pyramid: Sequence[Tensor], batch: Batch, divisor: int) -> dict[str, Tensor]:
+        """Cross-entropy of objectness and L1 of deltas over sampled anchors; both are divided by their number.
+
+        divisor: anchors whose cell lies outside the image's own size, rounded up to this, do not count.
+        """
+        anchors = torch.cat(self.anchors(pyramid))
+        images, chosen, is_object, wanted = [], [], [], []
+        for image, (size, target) in enumerate(zip(batch.sizes, batch.targets, strict=True)):
+            matched, objects = self._matched(anchors, size, target, divisor)
+            positives, negatives = sample(matched, self.config.samples, self.config.positive_share, target.seed)
+            chosen += [positives, negatives]
+            images += [torch.full_like(part, image) for part in (positives, negatives)]
+            is_object += [torch.ones_like(positives), torch.zeros_like(negatives)]
+            wanted.append(encode(anchors[positives], objects[matched[positives]], STDS))
+        logits, deltas = self.at(pyramid, torch.cat(images), torch.cat(chosen))
+        truth = torch.cat(is_object).float()
+        number = mean_count(len(truth), logits)
+        return {
+            "loss_rpn_cls": F.binary_cross_entropy_with_logits(logits, truth, reduction="sum") / number,
+            "loss_rpn_box": F.l1_loss(deltas[truth > 0], torch.cat(wanted), reduction="sum") / number,
+        }
+
+    @torch.no_grad()
+    def _matched(self, anchors: Tensor, size: Size, target: Target, divisor: int) -> tuple[Tensor, Tensor]:
+        """The assignment of anchors to objects, and the boxes of these."""
+        assert target.instances is not None
+        indices, crowds = objects_and_crowds(target)
+        objects, config = target.instances.boxes[indices], self.config
+        matched = assign(
+            anchors,
+            objects,
+            crowds,
+            positive=config.positive_iou,
+            negative=config.negative_iou,
+            best_match=config.best_match_iou,
+            crowd_share=config.crowd_share,
+        )
+        height, width = (-(-side // divisor) * divisor for side in size)
+        centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+        outside = (centres[:, 0] >= width) | (centres[:, 1] >= height)
+        return matched.masked_fill(outside, IGNORED), objects
+
+
+def _patches(level: Tensor, images: Tensor, cells: Tensor) -> Tensor:
+    """The 3 x 3 features [N, 3, 3, C] around cells [N] (row * W + column) of `images` [N] of a level [B, C, H, W]."""
+    around = torch.arange(3, device=cells.device)
+    rows, columns = ((part[:, None] + around) for part in (cells // level.shape[3], cells % level.shape[3]))
+    padded = F.pad(level, (1, 1, 1, 1))
+    return padded[images[:, None, None], :, rows[:, :, None], columns[:, None, :]]

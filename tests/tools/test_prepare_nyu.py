@@ -1,0 +1,195 @@
+"""tools.prepare_nyu on small files in the form of the official ones."""
+
+import sys
+from pathlib import Path
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+from config import validate
+from datasets.nyu.dataset import NYUConfig
+from errors import run_command
+from tools import prepare_nyu
+
+SCENES = ["kitchen", "office_kitchen", "bathroom", "kitchen", "living_room"]
+TRAIN, TEST = [2, 5], [4, 1, 3]  # counted from 1, as in MATLAB
+TRANSFORMS = {"train_transforms": ["normalize"], "test_transforms": ["normalize"]}
+
+
+def frame(index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Image [480, 640, 3], smooth so that JPEG keeps it, with a white border, and depth [480, 640] in metres."""
+    y, x = np.mgrid[:480, :640]
+    image = np.stack([y * 255 // 480, x * 255 // 640, np.full_like(x, 40 * index)], axis=2).astype(np.uint8)
+    image[:7], image[474:], image[:, :7], image[:, 632:] = 255, 255, 255, 255
+    depth = (1 + index + (x + 2 * y) / 700).astype(np.float32)
+    depth[100:110, 200:240] = 0
+    return image, depth
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory) -> Path:
+    """A folder with the labelled file and the split, axes reversed as h5py sees MATLAB's."""
+    folder = tmp_path_factory.mktemp("official")
+    frames = [frame(index) for index in range(len(SCENES))]
+    with h5py.File(folder / "labeled.mat", "w", userblock_size=512) as file:
+        file["images"] = np.stack([image.transpose(2, 1, 0) for image, _ in frames])
+        file["rawDepths"] = np.stack([depth.T for _, depth in frames])
+        file["depths"] = np.full((len(frames), 640, 480), 3, np.float32)
+        references = []
+        for index, scene in enumerate(SCENES):
+            text = file.create_dataset(f"#refs#/{index}", data=np.array([[ord(letter)] for letter in scene], np.uint16))
+            references.append(text.ref)
+        file.create_dataset("sceneTypes", data=np.array([references], dtype=h5py.ref_dtype))
+    save_splits(folder / "splits.mat", TRAIN, TEST)
+    return folder
+
+
+def save_splits(path: Path, train: list[int], test: list[int]) -> None:
+    parts = {"trainNdxs": np.array(train, np.uint16)[:, None], "testNdxs": np.array(test, np.uint16)[:, None]}
+    savemat(path, parts, do_compression=True)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command; exit code, what it printed, and its line on stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["prepare_nyu", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            run_command(prepare_nyu.main)
+        done = capsys.readouterr()
+        errors = [line for line in done.err.splitlines() if line.startswith("error: ")]
+        assert "Traceback" not in done.err
+        return stop.value.code, done.out, "\n".join(errors)
+
+    return call
+
+
+def files(official: Path, **replaced: Path) -> list[object]:
+    labeled = replaced.get("labeled", official / "labeled.mat")
+    return ["--labeled", labeled, "--splits", replaced.get("splits", official / "splits.mat")]
+
+
+def test_test_and_training_pairs_are_what_the_loader_reads(run, official, tmp_path):
+    root = tmp_path / "nyu"
+    code, output, _ = run("--root", root, *files(official))
+    assert code == 0
+    assert "3 test and 2 training pairs" in output
+    assert "nyu_test.txt: own list nyu_test.txt, 3 pairs, sha256" in output
+    lines = (root / "nyu_test.txt").read_text().split("\n")
+    assert lines[0] == "bathroom/rgb_00002.jpg bathroom/sync_depth_00002.png 518.8579"
+    assert [line.split()[0] for line in lines[1:]] == ["kitchen/rgb_00000.jpg", "kitchen/rgb_00003.jpg"]
+    config = validate(NYUConfig, {"root": str(root), "train_list": "nyu_train_795.txt", **TRANSFORMS}, "data")
+    assert [sample.image_id for sample in map(config.build("train").load, range(2))] == [
+        "living_room_rgb_00004",
+        "office_kitchen_rgb_00001",
+    ]
+    dataset = config.build("val")
+    for position, index in enumerate((2, 0, 3)):
+        sample, (image, depth) = dataset.load(position), frame(index)
+        assert np.array_equal(sample.depth, np.floor(depth * np.float32(1000)) / np.float32(1000))
+        assert abs(sample.image[12:468, 12:626].astype(int) - image[12:468, 12:626]).max() < 12
+        for border in (sample.image[:4], sample.image[478:], sample.image[:, :4], sample.image[:, 636:]):
+            assert border.max() < 30
+
+
+def test_an_existing_test_list_is_kept(run, official, tmp_path):
+    (tmp_path / "nyu_test.txt").write_text("/kitchen/rgb_00003.jpg /kitchen/sync_depth_00003.png 518.8579\n")
+    code, output, _ = run("--root", tmp_path, *files(official))
+    assert code == 0
+    assert "own list nyu_test.txt, 1 pairs" in output
+    assert (tmp_path / "nyu_test.txt").read_text().startswith("/kitchen")
+
+
+def test_conversion_can_be_repeated_and_checked(run, official, tmp_path):
+    run("--root", tmp_path, *files(official))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    assert run("--root", tmp_path, *files(official))[0] == 0
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+    code, output, _ = run("--root", tmp_path)
+    assert code == 0
+    assert output.count("files are there") == 2
+    (tmp_path / "kitchen/sync_depth_00003.png").unlink()
+    code, _, error = run("--root", tmp_path)
+    assert code == 2
+    assert "nyu_test.txt line 3: " in error
+    assert "sync_depth_00003.png is not there" in error
+
+
+def test_depth_is_rounded_down_like_the_published_one(run, official, tmp_path):
+    run("--root", tmp_path, *files(official))
+    stored = cv2.imread(str(tmp_path / "kitchen/sync_depth_00000.png"), cv2.IMREAD_UNCHANGED)
+    assert stored.dtype == np.uint16
+    assert stored[0, 1] == 1001  # 1 + 1/700 m is 1001.43 mm
+    assert stored[0, 6] == 1008  # 1008.57 mm
+    assert stored[105, 220] == 0
+
+
+def test_wrong_command_lines(run, official, tmp_path):
+    assert "go together" in run("--root", tmp_path, "--labeled", official / "labeled.mat")[2]
+    assert "holds no list of NYU pairs; convert the labelled file" in run("--root", tmp_path)[2]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, "no such file; correct --labeled"),
+        (b"MATLAB 5.0 MAT-file", "is no MATLAB 7.3 file (HDF5), or not all of it"),
+        ({"images": (1, 3, 640, 480)}, "has no field rawDepths"),
+        (
+            {"images": (1, 480, 640, 3), "rawDepths": (1, 480, 640), "sceneTypes": (1, 1)},
+            "has images (1, 480, 640, 3), rawDepths (1, 480, 640) and sceneTypes (1, 1)",
+        ),
+    ],
+)
+def test_unusable_labelled_files(run, official, tmp_path, content, expected):
+    path = tmp_path / "other.mat"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content:
+        with h5py.File(path, "w") as file:
+            for name, shape in content.items():
+                file[name] = np.zeros(shape, np.uint8)
+    code, _, error = run("--root", tmp_path / "nyu", *files(official, labeled=path))
+    assert code == 2
+    assert f"{path}: {expected}" in error
+
+
+def test_truncated_labelled_file_leaves_no_list(run, official, tmp_path):
+    path = tmp_path / "part.mat"
+    path.write_bytes((official / "labeled.mat").read_bytes()[:3_000_000])
+    code, _, error = run("--root", tmp_path / "nyu", *files(official, labeled=path))
+    assert (code, "or not all of it" in error) == (2, True)
+    assert not list((tmp_path / "nyu").glob("*.txt"))
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "expected"),
+    [
+        ([1, 2], [2, 3], "names a frame twice"),
+        ([1, 2], [3, 6], "one that is none of the 5 labelled frames"),
+        ([0, 1], [2], "one that is none of"),
+    ],
+)
+def test_splits_of_another_file(run, official, tmp_path, train, test, expected):
+    save_splits(tmp_path / "splits.mat", train, test)
+    error = run("--root", tmp_path, *files(official, splits=tmp_path / "splits.mat"))[2]
+    assert expected in error
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a file of MATLAB" * 20])
+def test_unusable_splits(run, official, tmp_path, content):
+    if content is not None:
+        (tmp_path / "splits.mat").write_bytes(content)
+    code, _, error = run("--root", tmp_path, *files(official, splits=tmp_path / "splits.mat"))
+    assert code == 2
+    assert "splits.mat" in error
+
+
+def test_splits_without_the_fields(run, official, tmp_path):
+    savemat(tmp_path / "splits.mat", {"train": np.arange(3)})
+    error = run("--root", tmp_path, *files(official, splits=tmp_path / "splits.mat"))[2]
+    assert "is no MATLAB file with trainNdxs and testNdxs" in error

@@ -1,0 +1,1 @@
+"""Latency and memory of every upsampler: `python -m tools.benchmark`."""

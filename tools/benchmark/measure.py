@@ -1,0 +1,211 @@
+"""How upsamplers are timed: settings, one call each in turns, latency, peak memory, and the floor of this machine."""
+
+import json
+import math
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from errors import UserError
+from upsamplers import PAPER_NAMES, DySample, Upsampler, build_upsampler
+from upsamplers.sampling import Sampler, plain_sample
+from workflow.environment import cpu_name
+
+SHAPE = (1, 256, 120, 120)
+SCALE = 2
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+COPY_BYTES = 1 << 28  # larger than any cache
+WARM_UP = 2  # rounds
+REPEATS = {"cpu": 5, "cuda": 50}
+
+
+class PlainDySample(DySample):
+    """DySample that samples by PyTorch's grid_sample everywhere."""
+
+    def sampler(self, x: Tensor, offset: Tensor, scope: Tensor | None) -> Sampler:
+        """Always `plain_sample`."""
+        return plain_sample
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all upsamplers are measured at. shape: of x, [B, C, H, W]."""
+
+    device: str
+    dtype: str
+    shape: tuple[int, int, int, int]
+
+    @property
+    def output_shape(self) -> tuple[int, int, int, int]:
+        """Of the output and of the guide, [B, C, sH, sW]."""
+        B, C, H, W = self.shape
+        return B, C, SCALE * H, SCALE * W
+
+    @property
+    def traffic(self) -> int:
+        """Bytes of x and the output."""
+        return (math.prod(self.shape) + math.prod(self.output_shape)) * DTYPES[self.dtype].itemsize
+
+    def random(self, shape: Sequence[int]) -> Tensor:
+        """A tensor that wants a gradient."""
+        return torch.randn(shape, device=self.device, dtype=DTYPES[self.dtype], requires_grad=True)
+
+
+@dataclass
+class Turn:
+    """One upsampler and its inputs."""
+
+    upsampler: Upsampler
+    x: Tensor
+    guide: Tensor
+    gradient: Tensor
+
+    @torch.inference_mode()
+    def forward(self) -> object:
+        """As in prediction."""
+        return self.upsampler.eval()(self.x, guide=self.guide)
+
+    def forward_backward(self) -> object:
+        """As in training; the gradients are handed out, not kept."""
+        inputs = [self.x, *([self.guide] if self.upsampler.uses_guide else []), *self.upsampler.parameters()]
+        output = self.upsampler.train()(self.x, guide=self.guide)
+        return output, torch.autograd.grad(output, inputs, self.gradient)
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What the numbers were measured on, and when."""
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
+        "cpu": cpu_name(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "date": date.today().isoformat(),
+    }
+
+
+def build_turns(setting: Setting) -> dict[str, Turn]:
+    """Every upsampler of the paper, with inputs that they share. Raises UserError if the channels do not suit one."""
+    torch.manual_seed(0)
+    channels = setting.shape[1]
+    try:
+        upsamplers = {name: build_upsampler(name, channels, scale=SCALE) for name in PAPER_NAMES}
+    except ValueError as error:
+        raise UserError(f"--shape {' '.join(map(str, setting.shape))}", str(error), "use other channels") from None
+    if setting.device == "cuda":
+        upsamplers["dysample (plain)"] = PlainDySample(channels, SCALE)
+    x, guide = setting.random(setting.shape), setting.random(setting.output_shape)
+    gradient = setting.random(setting.output_shape).detach()
+    dtype = DTYPES[setting.dtype]
+    return {
+        name: Turn(upsampler.to(setting.device, dtype), x, guide, gradient) for name, upsampler in upsamplers.items()
+    }
+
+
+def measure(setting: Setting, repeats: int) -> dict[str, Any]:
+    """All numbers of one setting. Raises UserError if it does not fit into the memory of a CUDA device."""
+    try:
+        return _measured(setting, build_turns(setting), repeats)
+    except torch.OutOfMemoryError:
+        shape = " ".join(map(str, setting.shape))
+        raise UserError(f"--shape {shape}", "does not fit into the device's memory", "use a smaller one") from None
+
+
+def _measured(setting: Setting, turns: dict[str, Turn], repeats: int) -> dict[str, Any]:
+    source = torch.zeros(COPY_BYTES, dtype=torch.uint8, device=setting.device)
+    target = torch.zeros_like(source)
+    calls: dict[tuple[str, str], Callable[[], object]] = {("copy", ""): lambda: target.copy_(source)}
+    for name, turn in turns.items():
+        calls |= {(name, "forward"): turn.forward, (name, "forward_backward"): turn.forward_backward}
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
+    for _ in range(WARM_UP + repeats):
+        for key, call in calls.items():
+            times[key].append(milliseconds(call, setting.device))
+    latency = {key: quartiles(values[WARM_UP:]) for key, values in times.items()}
+    bandwidth = 2 * COPY_BYTES / latency["copy", ""]["median"]  # bytes a millisecond; a copy reads and writes
+    floor = {"forward": setting.traffic / bandwidth, "forward_backward": 2 * setting.traffic / bandwidth}
+    return {
+        "device": setting.device,
+        "dtype": setting.dtype,
+        "shape": list(setting.shape),
+        "scale": SCALE,
+        "repeats": repeats,
+        "copy_gb_per_s": rounded(bandwidth / 1e6),
+        "floor_ms": {kind: rounded(value) for kind, value in floor.items()},
+        "upsamplers": {
+            name: costs(turn.upsampler, setting)
+            | {
+                kind: {
+                    "ms": latency[name, kind],
+                    "times_floor": rounded(latency[name, kind]["median"] / floor[kind]),
+                    "peak_mb": rounded(peak_bytes(calls[name, kind], setting.device) / 1e6),
+                }
+                for kind in ("forward", "forward_backward")
+            }
+            for name, turn in turns.items()
+        },
+    }
+
+
+def costs(upsampler: Upsampler, setting: Setting) -> dict[str, int]:
+    """What does not depend on the machine. weights, macs: counted as in the paper, which prints MACs as FLOPs."""
+    B, _, H, W = setting.shape
+    return {
+        "params": sum(parameter.numel() for parameter in upsampler.parameters()),
+        "weights": upsampler.weight_count(),
+        "macs": B * upsampler.macs(H, W),
+    }
+
+
+def milliseconds(call: Callable[[], object], device: str) -> float:
+    """Time of one call, the device's queue empty before and after; on CUDA by events."""
+    if device == "cuda":
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize()
+        start.record()
+        call()
+        end.record()
+        torch.cuda.synchronize()
+        return float(start.elapsed_time(end))
+    begin = time.perf_counter()
+    call()
+    return 1000 * (time.perf_counter() - begin)
+
+
+def peak_bytes(call: Callable[[], object], device: str) -> int:
+    """The most that PyTorch's allocator hands out at once during a call, beyond what it had before."""
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        events = json.loads(path.read_text())["traceEvents"]
+    changes = [(event["ts"], event["args"]["Bytes"]) for event in events if event.get("name") == "[memory]"]
+    changes.sort(key=lambda change: change[0])
+    return int(np.cumsum([0, *(size for _, size in changes)]).max())
+
+
+def quartiles(values: list[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    low, middle, high = np.percentile(values, (25, 50, 75)).tolist()
+    return {"median": rounded(middle), "q1": rounded(low), "q3": rounded(high)}
+
+
+def rounded(value: float) -> float:
+    """To four significant digits."""
+    return float(f"{value:.4g}")

@@ -1,0 +1,1 @@
+"""Train variants over several seeds and say which differences are real: `python -m tools.compare`."""

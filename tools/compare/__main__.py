@@ -1,0 +1,96 @@
+"""Train and score variants of an experiment over several seeds, and say which differences are real.
+
+`python -m tools.compare --cfg FILE --upsamplers A,B --seeds N [KEY=VALUE ...]`
+
+Every run is an ordinary run of train.py; the same command again goes on where it stopped. See docs/compare.md.
+"""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from errors import ArgumentParser, UserError, run_command
+from runtime.distributed import start_processes
+from runtime.run_folder import lock_folder
+from tools.compare.comparison import check_environment, choose_threads, count_costs, make_comparison
+from tools.compare.report import draw, make_report, markdown
+from tools.compare.runs import Comparison, run_all
+from workflow.environment import environment
+from workflow.results import check_writable, write_result
+
+
+def print_plan(comparison: Comparison, costs: dict[str, dict[str, Any]], jobs: int, threads: int) -> None:
+    """What there is to do, and what is done."""
+    runs = comparison.runs
+    direction = "lower" if comparison.lower_is_better else "higher"
+    print(
+        f"compare     {comparison.cfg}: {len(comparison.variants)} variants x {len(comparison.seeds)} seeds, "
+        f"one repeat, {len(comparison.seeds)} control runs\n"
+        f"runs        {len(runs)}, of which {sum(run.finished for run in runs)} are finished; "
+        f"{jobs} at a time, threads of each: {threads}; in {comparison.out}\n"
+        f"metric      {comparison.metric}, {direction} is better, at the last step"
+    )
+    for variant, cost in costs.items():
+        note = ", the baseline" if variant == comparison.baseline else ""
+        print(f"variant     {variant}{note}: {cost['params']:,} parameters, {cost['macs'] / 1e9:.3f} G MACs")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """The command."""
+    parser = ArgumentParser(prog="tools.compare", description=__doc__)
+    parser.add_argument("--cfg", type=Path, required=True)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--upsamplers", metavar="A,B,..", help="variants that differ by model.upsampler")
+    which.add_argument("--variants", type=Path, metavar="FILE", help="YAML: NAME: [KEY=VALUE, ...], one line a variant")
+    parser.add_argument("--seeds", type=int, required=True, metavar="N", help="so many seeds for each variant, from 0")
+    parser.add_argument("--first-seed", type=int, default=0, metavar="S", help="from S, for a test on fresh runs")
+    parser.add_argument("--baseline", metavar="NAME", help="what the others are compared with (default: the first)")
+    parser.add_argument("--metric", metavar="NAME", help="the number to test (default: that of the best checkpoint)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/compare/NAME_OF_CFG")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="the report as JSON, also here")
+    parser.add_argument("--jobs", type=int, default=1, metavar="J", help="runs at a time (default: 1)")
+    parser.add_argument(
+        "--threads", type=int, metavar="T", help="CPU threads of a run (default: as before, else all, 1 if J > 1)"
+    )
+    parser.add_argument("--check", action="store_true", help="print the plan and exit")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="for all variants")
+    given = parser.parse_intermixed_args()
+
+    comparison = make_comparison(given)
+    out, threads = comparison.out, choose_threads(comparison.out, given.jobs, given.threads)
+    torch.set_num_threads(threads)
+    processes = start_processes(comparison.repeat.experiment.system.device)
+    machine = {"threads": threads, **environment(processes)}
+    check_environment(out, machine)
+    runs = comparison.runs
+    for run in runs:
+        run.check_settings()
+    costs = count_costs(comparison)
+    print_plan(comparison, costs, given.jobs, threads)
+    if given.check:
+        return
+    if given.json:
+        check_writable(given.json)
+    with lock_folder(out, "another --out", "another comparison", "another --out"):
+        write_result(out / "environment.json", machine)
+        run_all(runs, given.jobs, threads)
+        command = f"python -m tools.compare {shlex.join(sys.argv[1:])}"
+        report = make_report(comparison, costs, {"command": command, "jobs": given.jobs, **machine})
+        text, places = markdown(report), [out / name for name in ("report.json", "report.md", "report.png")]
+        for place in [*([given.json] if given.json else []), places[0]]:
+            write_result(place, report)
+        try:
+            places[1].write_text(text)
+            draw(report, places[2])
+        except OSError as error:
+            do = "run the same command again: all runs are kept"
+            raise UserError(out, f"cannot be written ({error})", do) from None
+    print(f"\n{text}\nwritten to  {', '.join(map(str, places))}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,241 @@
+"""The runs of a comparison: ordinary runs of train.py, each in a process and a folder of its own."""
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from subprocess import STDOUT, Popen
+from typing import Any
+
+import yaml
+
+from errors import Interrupted, UserError
+from experiment import Experiment, load_experiment
+from runtime.run_folder import differences
+from runtime.signals import StopSignals
+from runtime.state import DIVERGED
+
+TRAIN = Path(__file__).parent.parent.parent / "train.py"
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run of train.py. name: for messages. words: its arguments. experiment: what they mean."""
+
+    name: str
+    words: list[str]
+    experiment: Experiment
+
+    @property
+    def folder(self) -> Path:
+        """Where the run keeps its files."""
+        return self.experiment.run_folder
+
+    @property
+    def output(self) -> Path:
+        """What train.py prints."""
+        return self.folder / "output.txt"
+
+    def commit(self) -> str:
+        """Of the code that it was last started with."""
+        path = self.folder / "commit.txt"
+        return path.read_text().strip() if os.path.exists(path) else "unknown"
+
+    def evaluations(self) -> dict[int, dict[str, float]]:
+        """The metrics of every evaluation so far, by step, from log.jsonl with all their digits."""
+        kept = {"step", "section", "seconds"}
+        return {
+            line["step"]: {name: value for name, value in line.items() if name not in kept} for line in self._log("val")
+        }
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last step has been scored."""
+        return self.experiment.steps in self.evaluations()
+
+    def seconds_per_step(self) -> float | None:
+        """The median over the log's lines; None if it has none."""
+        rates = [line["images_per_second"] for line in self._log("train")]
+        return self.experiment.batch_size / statistics.median(rates) if rates else None
+
+    def check_settings(self) -> None:
+        """Raise UserError if the folder holds a run with other settings, or one whose settings cannot be known."""
+        path = self.folder / "config.yaml"
+        if not os.path.exists(self.folder / "checkpoints") and not self.finished:
+            return
+        try:
+            before = yaml.safe_load(path.read_text())
+        except (yaml.YAMLError, OSError, ValueError):
+            before = None
+        if not isinstance(before, dict):
+            raise UserError(path, "is missing or damaged", f"remove {self.folder} to repeat that run")
+        for key, old, new in differences(before, self.experiment.dump()):
+            what = f"the run in {self.folder} was made with {old}"
+            raise UserError(f"{self.name}: {key}={new}", what, "choose another --out")
+
+    def _log(self, section: str) -> list[dict[str, Any]]:
+        path = self.folder / "log.jsonl"
+        if not os.path.exists(path):
+            return []
+        lines = []
+        for text in path.read_text(errors="replace").splitlines():
+            try:
+                line = json.loads(text)
+                if line["section"] == section:
+                    lines.append(line)
+            except (ValueError, KeyError, TypeError):  # cut short by a crash; train.py will write it again
+                break
+        return lines
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared. variants: the KEY=VALUE arguments of each, by name. seeds: of every variant.
+
+    metric: the number that is tested; all are recorded. The run of a variant with a seed lies in out/VARIANT/seed_N.
+    """
+
+    cfg: Path
+    overrides: list[str]
+    variants: dict[str, list[str]]
+    baseline: str
+    seeds: range
+    out: Path
+    metric: str
+    lower_is_better: bool
+
+    @cached_property
+    def paired(self) -> dict[str, list[Run]]:
+        """The runs of every variant, by seed."""
+        return {variant: [self._run(variant, seed) for seed in self.seeds] for variant in self.variants}
+
+    @cached_property
+    def control(self) -> list[Run]:
+        """The baseline again, with as many other seeds: those that follow."""
+        others = range(self.seeds.stop, self.seeds.stop + len(self.seeds))
+        return [self._run(self.baseline, seed) for seed in others]
+
+    @cached_property
+    def repeat(self) -> Run:
+        """The first run of the baseline once more."""
+        return self._run(self.baseline, self.seeds.start, "_again")
+
+    @property
+    def runs(self) -> list[Run]:
+        """All of them. Seed by seed, so that what there is after an interruption is paired."""
+        rows = zip(*self.paired.values(), strict=True)
+        return [*(run for row in rows for run in row), self.repeat, *self.control]
+
+    def _run(self, variant: str, seed: int, suffix: str = "") -> Run:
+        where = [f"output_dir={json.dumps(str(self.out / variant))}", f"run_name=seed_{seed}{suffix}"]
+        words = [*self.overrides, *self.variants[variant], f"seed={seed}", *where]
+        name = f"{variant}, seed {seed}{suffix.replace('_', ' ')}"
+        return Run(name, ["--cfg", str(self.cfg), *words], load_experiment(self.cfg, words))
+
+
+def run_all(runs: Sequence[Run], jobs: int, threads: int) -> None:
+    """Do the runs in this order, `jobs` at a time with so many `threads` each; finished ones are skipped.
+
+    Raises UserError if one fails, Interrupted for a stop signal; before that, runs under way are stopped and save.
+    """
+    waiting = [run for run in runs if not run.finished]
+    count, done = len(waiting), 0
+    active: dict[Run, Popen[bytes]] = {}
+    with StopSignals() as stop:
+        try:
+            while waiting or active:
+                while waiting and len(active) < jobs:
+                    run = waiting.pop(0)
+                    active[run] = _start(run, threads)
+                for run in [run for run, process in active.items() if process.poll() is not None]:
+                    _check_end(run, active.pop(run).returncode)
+                    done += 1
+                    scores = "  ".join(f"{name} {value:.4g}" for name, value in _last(run).items())
+                    print(f"run {done} of {count}, {run.name}: {scores}", flush=True)
+                if stop.received is not None:
+                    raise Interrupted(stop.received)
+                if active:
+                    time.sleep(POLL_SECONDS)
+        finally:
+            _stop(list(active.values()))
+
+
+def _start(run: Run, threads: int) -> Popen[bytes]:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        (run.folder / "commit.txt").write_text(f"{current_commit()}\n")
+        output = run.output.open("w")
+    except OSError as error:
+        raise UserError(run.folder, f"cannot be written ({error})", "choose another --out") from None
+    with output:
+        # A process group of its own: Ctrl-C on the terminal reaches this process alone, which passes it on once.
+        return Popen(
+            [sys.executable, str(TRAIN), *run.words],
+            stdout=output,
+            stderr=STDOUT,
+            env=environment,
+            process_group=0,
+        )
+
+
+def current_commit() -> str:
+    """The git commit of this repository, marked if its Python or YAML files differ from it; "unknown" without git."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(TRAIN.parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + (
+            " with changes" if git("status", "--porcelain", "--", "*.py", "*.yaml") else ""
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _stop(processes: Sequence[Popen[bytes]]) -> None:
+    """Ask for an end and wait for it, so that all is saved; a second Ctrl-C kills."""
+    try:
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        for process in processes:
+            process.wait()
+    except Interrupted:
+        for process in processes:
+            process.kill()
+            process.wait()
+        raise
+
+
+def _check_end(run: Run, code: int) -> None:
+    lines = run.output.read_text(errors="replace").splitlines()
+    complaints = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    if code == 2 and complaints:
+        what, _, do = complaints[-1].rpartition("; ")
+        if do == DIVERGED:
+            do = "choose another --out and settings that all variants can bear, or leave this one out"
+        raise UserError(run.name, what, do)
+    if code - 128 in set(signal.Signals):  # stopped from outside, after saving
+        raise Interrupted(code - 128)
+    if code < 0:
+        what = f"was ended by {signal.Signals(-code).name} (SIGKILL often means: out of memory)"
+        raise UserError(run.name, what, "run the same command again: it goes on where that run had saved")
+    if code != 0:
+        last = lines[-1] if lines else "no output"
+        raise UserError(run.name, f"train.py failed with exit code {code} ({last})", f"see {run.output}")
+    if not run.finished:
+        what = "has ended, but its log.jsonl lacks the score of the last step"
+        raise UserError(run.name, what, f"remove {run.folder} and run the same command again")
+
+
+def _last(run: Run) -> dict[str, float]:
+    return run.evaluations()[run.experiment.steps]

@@ -1,0 +1,48 @@
+"""Published weights into ours: `python -m tools.convert_weights --from SOURCE IN OUT`.
+
+SOURCE: segformer (mit_b*.pth and whole models of the original release, and of later work on its code), mmseg
+(backbone only: its SegFormer has another head), huggingface (hub files of either naming, encoder or whole model;
+MaskFormer), torchvision (ResNet-50 and ResNet-101 of ImageNet, Faster R-CNN and Mask R-CNN on them), mmdet (the same
+detectors and Panoptic FPN of mmdetection 2 and 3, and of later work on its code), swin (swin_*.pth of the original
+release), timm (its Swin Transformers), depthformer (whole models of its authors' toolbox), maskformer (whole models
+of its release).
+IN: a file of PyTorch (.pth, .pt, .bin), .safetensors, or a pickle of arrays (.pkl). OUT: {"format", "source", "kind",
+"model"}, float32 tensors.
+"""
+
+from pathlib import Path
+
+import torch
+
+from errors import ArgumentParser, UserError, run_command
+from models.weights import FORMAT
+from storage import replacing
+from tools.convert_weights.reading import SAFETENSORS_TYPES, read_published
+from tools.convert_weights.sources import SOURCES, convert
+
+SAFETENSORS_TYPES |= {"I64": torch.int64, "I32": torch.int32}
+
+
+def main() -> None:
+    """The command."""
+    parser = ArgumentParser(prog="tools.convert_weights", description=__doc__)
+    parser.add_argument("--from", dest="source", required=True, choices=list(SOURCES))
+    parser.add_argument("input", type=Path, metavar="IN")
+    parser.add_argument("output", type=Path, metavar="OUT")
+    arguments = parser.parse_args()
+    if arguments.input.exists() and arguments.output.exists() and arguments.output.samefile(arguments.input):
+        raise UserError(f"OUT {arguments.output}", "is the file to convert", "name another file")
+    kind, model, remark = convert(arguments.source, read_published(arguments.input), arguments.input)
+    own = {name: value.detach().clone() for name, value in model.items()}  # a view would be saved with all it views
+    try:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(arguments.output) as part:
+            torch.save({"format": FORMAT, "source": arguments.source, "kind": kind, "model": own}, part)
+    except (OSError, RuntimeError) as error:
+        raise UserError(arguments.output, f"cannot be written ({error})", "name a file that you may write") from None
+    numbers = sum(value.numel() for value in model.values())
+    print(f"{arguments.output}: {kind}, {len(model)} tensors with {numbers:,} numbers; {remark}")
+
+
+if __name__ == "__main__":
+    run_command(main)

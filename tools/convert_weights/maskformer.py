@@ -1,0 +1,223 @@
+"""MaskFormer: the original release and later work on its code, and the Hugging Face hub."""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from errors import UserError
+from models.maskformer.model import MaskFormerConfig
+from storage import check_state
+from structures import DatasetInfo
+from tools.convert_weights import swin
+from tools.convert_weights.resnet import counts_batches, take_resnet
+from tools.convert_weights.swin import BUFFERS, take_swin
+from tools.convert_weights.tensors import Converted, State, account, below, first, move, recognise
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a publisher names the modules of a MaskFormer, by our names. {i}: counted from 0, {j}: from 1, {k}: 2 - i.
+
+    backbone: what stands before the names of the Swin, and these; those of a ResNet are made torchvision's first.
+    layers, encoder: of the decoder's and the encoder's layers; there may be no encoder. attention: below a layer the
+    two attentions, and of one the projections of queries, keys and values, one after another, and of the result.
+    upsamplers: {i} leading to level i, as work on this code may add them.
+    """
+
+    backbone: tuple[str, swin.Layout]
+    modules: dict[str, tuple[str, ...]]
+    layers: str
+    encoder: str | None
+    attention: dict[str, str]
+    inputs: tuple[str, ...]
+    output: tuple[str, ...]
+    upsamplers: str
+    dropped: tuple[str, ...]
+
+
+RELEASE = Layout(
+    backbone=("backbone.", swin.ORIGINAL),
+    modules={
+        "pixel_decoder.enter.conv": ("sem_seg_head.pixel_decoder.layer_4",),
+        "pixel_decoder.enter.norm": ("sem_seg_head.pixel_decoder.layer_4.norm",),
+        "pixel_decoder.laterals.{i}.conv": ("sem_seg_head.pixel_decoder.adapter_{j}",),
+        "pixel_decoder.laterals.{i}.norm": ("sem_seg_head.pixel_decoder.adapter_{j}.norm",),
+        "pixel_decoder.outputs.{i}.conv": ("sem_seg_head.pixel_decoder.layer_{j}",),
+        "pixel_decoder.outputs.{i}.norm": ("sem_seg_head.pixel_decoder.layer_{j}.norm",),
+        "pixel_decoder.mask_features": ("sem_seg_head.pixel_decoder.mask_features",),
+        "encoder.enter": ("sem_seg_head.pixel_decoder.input_proj",),
+        "encoder.layers.{i}.expand": ("sem_seg_head.pixel_decoder.transformer.encoder.layers.{i}.linear1",),
+        "encoder.layers.{i}.contract": ("sem_seg_head.pixel_decoder.transformer.encoder.layers.{i}.linear2",),
+        "encoder.layers.{i}.norms.0": ("sem_seg_head.pixel_decoder.transformer.encoder.layers.{i}.norm1",),
+        "encoder.layers.{i}.norms.1": ("sem_seg_head.pixel_decoder.transformer.encoder.layers.{i}.norm2",),
+        "transformer.enter": ("sem_seg_head.predictor.input_proj",),
+        "transformer.queries": ("sem_seg_head.predictor.query_embed",),
+        "transformer.layers.{i}.expand": ("sem_seg_head.predictor.transformer.decoder.layers.{i}.linear1",),
+        "transformer.layers.{i}.contract": ("sem_seg_head.predictor.transformer.decoder.layers.{i}.linear2",),
+        "transformer.layers.{i}.norms.0": ("sem_seg_head.predictor.transformer.decoder.layers.{i}.norm1",),
+        "transformer.layers.{i}.norms.1": ("sem_seg_head.predictor.transformer.decoder.layers.{i}.norm2",),
+        "transformer.layers.{i}.norms.2": ("sem_seg_head.predictor.transformer.decoder.layers.{i}.norm3",),
+        "transformer.norm": ("sem_seg_head.predictor.transformer.decoder.norm",),
+        "classifier": ("sem_seg_head.predictor.class_embed",),
+        "mask_embedding.{i}": ("sem_seg_head.predictor.mask_embed.layers.{i}",),
+    },
+    layers="sem_seg_head.predictor.transformer.decoder.layers.{i}.",
+    encoder="sem_seg_head.pixel_decoder.transformer.encoder.layers.{i}.",
+    attention={"among": "self_attn", "across": "multihead_attn"},
+    inputs=(),
+    output=("out_proj",),
+    upsamplers="sem_seg_head.pixel_decoder.upsamplers.{i}.",
+    dropped=("criterion.",),
+)
+HUB = Layout(
+    backbone=("backbone.", swin.HUB),
+    modules={
+        "pixel_decoder.enter.conv": ("model.pixel_level_module.decoder.fpn.stem.0",),
+        "pixel_decoder.enter.norm": ("model.pixel_level_module.decoder.fpn.stem.1",),
+        "pixel_decoder.laterals.{i}.conv": ("model.pixel_level_module.decoder.fpn.layers.{k}.proj.0",),
+        "pixel_decoder.laterals.{i}.norm": ("model.pixel_level_module.decoder.fpn.layers.{k}.proj.1",),
+        "pixel_decoder.outputs.{i}.conv": ("model.pixel_level_module.decoder.fpn.layers.{k}.block.0",),
+        "pixel_decoder.outputs.{i}.norm": ("model.pixel_level_module.decoder.fpn.layers.{k}.block.1",),
+        "pixel_decoder.mask_features": ("model.pixel_level_module.decoder.mask_projection",),
+        "transformer.enter": ("model.transformer_module.input_projection",),
+        "transformer.queries": ("model.transformer_module.queries_embedder",),
+        "transformer.layers.{i}.expand": (
+            "model.transformer_module.decoder.layers.{i}.mlp.fc1",
+            "model.transformer_module.decoder.layers.{i}.fc1",
+        ),
+        "transformer.layers.{i}.contract": (
+            "model.transformer_module.decoder.layers.{i}.mlp.fc2",
+            "model.transformer_module.decoder.layers.{i}.fc2",
+        ),
+        "transformer.layers.{i}.norms.0": ("model.transformer_module.decoder.layers.{i}.self_attn_layer_norm",),
+        "transformer.layers.{i}.norms.1": ("model.transformer_module.decoder.layers.{i}.encoder_attn_layer_norm",),
+        "transformer.layers.{i}.norms.2": ("model.transformer_module.decoder.layers.{i}.final_layer_norm",),
+        "transformer.norm": ("model.transformer_module.decoder.layernorm",),
+        "classifier": ("class_predictor",),
+        "mask_embedding.{i}": ("mask_embedder.{i}.0",),
+    },
+    layers="model.transformer_module.decoder.layers.{i}.",
+    encoder=None,
+    attention={"among": "self_attn", "across": "encoder_attn"},
+    inputs=("q_proj", "k_proj", "v_proj"),
+    output=("o_proj", "out_proj"),
+    upsamplers="model.pixel_level_module.decoder.upsamplers.{i}.",
+    dropped=("criterion.", "backbone.layernorm."),
+)
+# In files of the hub the Swin and the norms of its levels stand in different places.
+HUB_BACKBONE = {
+    "model.pixel_level_module.encoder.model.encoder.": "backbone.",
+    "model.pixel_level_module.encoder.model.": "backbone.",
+    "model.pixel_level_module.encoder.hidden_states_norms.": "backbone.norm",
+}
+MOST_LAYERS = 12
+
+
+def is_hub(state: State) -> bool:
+    """Whether these are a MaskFormer's tensors by the hub's names."""
+    return any(name.startswith("model.pixel_level_module.") for name in state)
+
+
+def convert_release(state: State, where: object) -> Converted:
+    """A whole model by the original names."""
+    resnet = re.compile(r"backbone\.(?:stem|res(\d)\.(\d+))\.(?:conv(\d)|(shortcut))\.(norm\.)?(\w+)")
+    left = {}
+    for name, value in state.items():
+        if found := resnet.fullmatch(name):
+            stage, block, conv, shortcut, norm, tensor = found.groups()
+            part = f"layer{int(stage) - 1}.{block}." if stage else ""
+            name = f"backbone.{part}{_torchvision(conv or '', bool(shortcut), bool(norm))}.{tensor}"
+        left[name] = value
+    return _convert(left, RELEASE, where)
+
+
+def convert_hub(state: State, where: object) -> Converted:
+    """A whole model by the hub's names."""
+    start = r"model\.pixel_level_module\.encoder\."
+    where_in = r"(?:embedder\.embedder|encoder\.stages\.(\d)\.layers\.(\d+)\.(?:layer\.(\d)|(shortcut)))"
+    resnet = re.compile(start + where_in + r"\.(?:convolution|(normalization))\.(\w+)")
+    left = {}
+    for name, value in state.items():
+        if found := resnet.fullmatch(name):
+            stage, block, conv, shortcut, norm, tensor = found.groups()
+            part = f"layer{int(stage) + 1}.{block}." if stage else ""
+            name = f"backbone.{part}{_torchvision(str(int(conv or 0) + 1), bool(shortcut), bool(norm))}.{tensor}"
+        else:
+            begin = next((begin for begin in HUB_BACKBONE if name.startswith(begin)), "")
+            name = HUB_BACKBONE.get(begin, "") + name.removeprefix(begin)
+        left[name] = value
+    return _convert(left, HUB, where)
+
+
+def _torchvision(number: str, shortcut: bool, norm: bool) -> str:
+    """The name of a module of a ResNet's block, as torchvision and we say it."""
+    if shortcut:
+        return f"downsample.{int(norm)}"
+    return f"{'bn' if norm else 'conv'}{number}"
+
+
+def _convert(left: State, layout: Layout, where: object) -> Converted:
+    prefix, names = layout.backbone
+    backbone: dict[str, Any]
+    if f"{prefix}layer1.0.conv1.weight" in left:
+        name, taken = take_resnet(left, prefix, where)
+        backbone = {"name": name}
+    else:
+        backbone, taken = take_swin(left, prefix, names, where)
+    model = {f"backbone.{name}": value for name, value in taken.items()}
+    for ours, published in layout.modules.items():
+        for i in range(MOST_LAYERS if "{i}" in ours else 1):
+            for name in published:
+                move(left, (name.format(i=i, j=i + 1, k=2 - i),), model, ours.format(i=i))
+    for i in range(MOST_LAYERS):
+        for ours, name in layout.attention.items():
+            _take_attention(left, layout, layout.layers.format(i=i) + name, model, f"transformer.layers.{i}.{ours}")
+        if layout.encoder:
+            _take_attention(left, layout, layout.encoder.format(i=i) + "self_attn", model, f"encoder.layers.{i}.among")
+    if "classifier.weight" not in model or "transformer.queries.weight" not in model:
+        raise UserError(where, f"holds no MaskFormer, but {first(list(left | model))}", "check --from")
+    layers, encoder_layers = (
+        sum(name.startswith(f"{part}.") and name.endswith(".expand.weight") for name in model)
+        for part in ("transformer", "encoder")
+    )
+    hidden = len(model.get("transformer.layers.0.expand.weight", ()))
+    queries, channels = model["transformer.queries.weight"].shape
+    options: dict[str, Any] = {"name": "maskformer", "backbone": backbone, "upsampler": "nearest"}
+    options |= {"channels": channels, "queries": queries, "layers": layers, "hidden": hidden}
+    if encoder_layers:
+        options["encoder_layers"] = encoder_layers
+    prefixes = [layout.upsamplers.format(i=i) for i in range(3)]
+    stages = [below(left, begin) for begin in prefixes]
+    if all(stages) and (found := recognise(stages, channels)):
+        options["upsampler"] = found[1]
+        model |= {f"pixel_decoder.upsamplers.{name}": value for name, value in found[0].items()}
+        for begin, stage in zip(prefixes, stages, strict=True):
+            for name in stage:
+                del left[begin + name]
+    dropped = [
+        name for name in left if name.endswith(BUFFERS) or name.startswith(layout.dropped) or counts_batches(name)
+    ]
+    remark = account(left, dropped, where)
+    classes = tuple(map(str, range(len(model["classifier.weight"]) - 1)))
+    with torch.device("meta"):
+        record = MaskFormerConfig.model_validate(options)
+        check_state(record.build(DatasetInfo("semantic", "any", classes)).state_dict(), model, where)
+    kind = f"maskformer_{backbone['name']}"
+    return Converted(kind, model, f"{len(classes)} classes, model: {json.dumps(options)}; {remark}")
+
+
+def _take_attention(left: State, layout: Layout, name: str, model: State, ours: str) -> None:
+    """Move an attention's tensors; projections of queries, keys and values become one."""
+    for output in layout.output:
+        move(left, (f"{name}.{output}",), model, f"{ours}.out_proj")
+    if layout.inputs:
+        taken: State = {}
+        move(left, tuple(f"{name}.{part}" for part in layout.inputs), taken, "in_proj")
+        model |= {f"{ours}.in_proj_{key.removeprefix('in_proj.')}": value for key, value in taken.items()}
+        return
+    for key in ("in_proj_weight", "in_proj_bias"):
+        if f"{name}.{key}" in left:
+            model[f"{ours}.{key}"] = left.pop(f"{name}.{key}")

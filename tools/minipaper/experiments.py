@@ -1,0 +1,159 @@
+"""The experiments of the mini-paper: read their list, run each by tools.compare, keep its result."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from subprocess import Popen
+from typing import Annotated, Any
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from config import Schema
+from errors import Interrupted, UserError, suggest
+from runtime.run_folder import differences
+from runtime.signals import StopSignals
+from tools.compare.comparison import make_comparison
+from tools.compare.runs import POLL_SECONDS, Comparison
+from tools.minipaper.report import MADE_OF, Section, compare_sections, draw, page, read_paper
+
+EXPERIMENTS = Path(__file__).parent / "experiments.yaml"
+
+
+class MiniExperiment(Schema):
+    """One comparison. title, note: of its section. cfg: the configuration. variants: a file as tools.compare takes it.
+
+    seeds: so many for each variant, from first_seed. metrics: what is tested, the first by tools.compare itself.
+    paper: the table of tools/minipaper/paper.json that stands beside it.
+    """
+
+    title: str
+    note: str = ""
+    cfg: Path
+    variants: Path
+    seeds: PositiveInt
+    first_seed: NonNegativeInt = 0
+    metrics: Annotated[tuple[str, ...], Field(min_length=1)]
+    paper: str
+
+
+class MiniPaper(Schema):
+    """All experiments, in their order. out: the runs of a configuration go to out/NAME_OF_CFG, so that experiments
+    share them. overrides: KEY=VALUE for all runs.
+    """
+
+    out: Path
+    overrides: tuple[str, ...] = ()
+    experiments: Annotated[dict[str, MiniExperiment], Field(min_length=1)]
+
+    def comparison(self, name: str) -> Comparison:
+        """What tools.compare will do for an experiment; reads no data. Raises UserError for anything wrong with it."""
+        item = self.experiments[name]
+        given = Namespace(
+            cfg=item.cfg,
+            variants=item.variants,
+            baseline=None,
+            seeds=item.seeds,
+            first_seed=item.first_seed,
+            metric=item.metrics[0],
+            out=self.out / item.cfg.stem,
+            overrides=list(self.overrides),
+            jobs=1,
+            threads=1,
+        )
+        return make_comparison(given)
+
+    def words(self, name: str, jobs: int) -> list[str]:
+        """The arguments of tools.compare for an experiment. One thread a run, so that no machine's cores matter."""
+        item = self.experiments[name]
+        files = ["--cfg", str(item.cfg), "--variants", str(item.variants), "--out", str(self.out / item.cfg.stem)]
+        first = ["--first-seed", str(item.first_seed)] if item.first_seed else []
+        what = ["--seeds", str(item.seeds), *first, "--metric", item.metrics[0]]
+        return [*files, *what, "--jobs", str(jobs), "--threads", "1", *self.overrides]
+
+
+def read_result(path: Path, comparison: Comparison, metrics: Sequence[str]) -> dict[str, Any] | None:
+    """The report at `path`; None if there is none, or not one of these settings, variants, seeds and metrics."""
+    if not path.exists():
+        return None
+    try:
+        report: dict[str, Any] = json.loads(path.read_text())
+        scores = [item["metrics"] for item in [*report["variants"], report["control"]]]
+        changed = differences(report["config"], comparison.repeat.experiment.dump())
+        variants = [(item["name"], item["overrides"]) for item in report["variants"]]
+        found = (report["metric"], report["baseline"], report["seeds"], variants)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(path, "is damaged", "remove it and run python -m tools.minipaper again") from None
+    asked = (comparison.metric, comparison.baseline, list(comparison.seeds), list(comparison.variants.items()))
+    complete = {*MADE_OF, "step", "repeat"} <= report.keys() and all(set(metrics) <= values.keys() for values in scores)
+    return report if found == asked and complete and not changed else None
+
+
+def run_compare(words: Sequence[str]) -> None:
+    """Run tools.compare to its end. If it fails, exit as it did: it has said why. Raises Interrupted after a signal."""
+    with StopSignals() as stop:
+        # A process group of its own: Ctrl-C on the terminal reaches this process alone, which passes it on once.
+        process = Popen([sys.executable, "-m", "tools.compare", *words], process_group=0)
+        while process.poll() is None:
+            if stop.received is not None:
+                process.send_signal(stop.received)
+                try:
+                    process.wait()
+                except Interrupted as second:
+                    process.send_signal(second.signal_number)
+                    process.wait()
+                raise Interrupted(stop.received)
+            time.sleep(POLL_SECONDS)
+    if process.returncode < 0:
+        what = f"was ended by {signal.Signals(-process.returncode).name}"
+        raise UserError("tools.compare", what, "run the same command again: it goes on where it stopped")
+    if process.returncode:
+        sys.exit(process.returncode)
+
+
+def keep_result(out: Path, results: Path, name: str) -> None:
+    """Copy what tools.compare wrote; the JSON last and at once, since an experiment that has one is finished."""
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(out / "report.png", results / f"{name}.png")
+        shutil.copyfile(out / "report.json", results / f"{name}.json.new")
+        os.replace(results / f"{name}.json.new", results / f"{name}.json")
+    except OSError as error:
+        raise UserError(
+            results, f"cannot be written ({error})", "run the same command again: all runs are kept"
+        ) from None
+
+
+def write_page(paper: MiniPaper, comparisons: dict[str, Comparison], root: Path) -> None:
+    """RESULTS.md in `root` and its picture, of what is in results/ there."""
+    sections = [
+        Section(
+            *(name, item.title, item.note, str(item.cfg), item.metrics, item.paper),
+            lower_is_better=lower_is_better(comparisons[name], item.metrics),
+            report=read_result(root / f"results/{name}.json", comparisons[name], item.metrics),
+        )
+        for name, item in paper.experiments.items()
+    ]
+    path, tables = root / "RESULTS.md", compare_sections(sections)
+    text = page(sections, tables, read_paper())
+    try:
+        path.write_text(text)
+        if tables:
+            draw(tables, root / "results/overview.png")
+    except OSError as error:
+        raise UserError(path, f"cannot be written ({error})", "name another --root") from None
+
+
+def lower_is_better(comparison: Comparison, metrics: Sequence[str]) -> dict[str, bool]:
+    """Of each metric. Raises UserError for one that the task does not have."""
+    known = comparison.repeat.experiment.build_metrics()
+    names = [name for item in known for name in item.names]
+    for metric in metrics:
+        if metric not in names:
+            raise UserError(f"{comparison.cfg}: metric {metric}", "is not one of its task", suggest(metric, names))
+    return {metric: any(metric in item.lower_is_better for item in known) for metric in metrics}

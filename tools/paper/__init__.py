@@ -1,1 +1,0 @@
-"""The figures that the DySample paper prints, and what our models count to."""

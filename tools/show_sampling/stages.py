@@ -1,0 +1,151 @@
+"""The calls of a model's upsamplers for one image: what they get and give, and where they sample."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from errors import UserError
+from models.base import DenseModel
+from structures import Batch, Size
+from tools.show_sampling.drawing import Kernel
+from upsamplers import DySample, Upsampler
+
+BINS = 81
+
+
+@dataclass
+class Stage:
+    """One call of an upsampler: x [1, C, H, W], the guide as `upsample` takes it, and the output [1, C, h, w].
+
+    extent: (rows, columns) of x that the image covers; beyond them lies padding.
+    """
+
+    name: str
+    upsampler: Upsampler
+    x: Tensor
+    guide: Tensor | None
+    output: Tensor
+    extent: Size
+
+    @property
+    def margin(self) -> float:
+        """How far points may move without entering the range of their neighbours (section 3.2), in low-res pixels."""
+        return 1 / (2 * self.upsampler.scale)
+
+    def offsets(self) -> np.ndarray | None:
+        """Of the output's pixels in the image, [g, h, w, 2], (column, row) in low-res pixels; None but for DySample."""
+        return self._in_image(self.upsampler.offsets(self.x)) if isinstance(self.upsampler, DySample) else None
+
+    def starts(self) -> np.ndarray | None:
+        """Where the points lie without their offsets, in the form of the offsets."""
+        if not isinstance(self.upsampler, DySample):
+            return None
+        return self._in_image(self.upsampler.sampling_points(self.x) - self.upsampler.offsets(self.x))
+
+    def sampling_points(self) -> np.ndarray | None:
+        """Where x is read, in the form of the offsets: beyond the outermost centres of x, at those."""
+        if not isinstance(self.upsampler, DySample):
+            return None
+        points = self._in_image(self.upsampler.sampling_points(self.x))
+        return points.clip(0.5, np.array(self.x.shape[:1:-1], points.dtype) - 0.5)
+
+    def kernel(self, column: int, row: int) -> Kernel | None:
+        """Of a pixel of the output, the mean over groups; None for upsamplers that are no sum of a window."""
+        kernels = self.upsampler.kernels(self.x, self.guide)
+        if kernels is None:
+            return None
+        s, taps = self.upsampler.scale, round(kernels.shape[2] ** 0.5)
+        weights = kernels[0, :, :, row % s * s + column % s, row // s, column // s].float().mean(0)
+        return Kernel(column, row, s, weights.reshape(taps, taps).detach().cpu().numpy())
+
+    def _in_image(self, positions: Tensor) -> np.ndarray:
+        height, width = (
+            min(self.upsampler.scale * n, m) for n, m in zip(self.extent, self.output.shape[2:], strict=True)
+        )
+        return positions[0, :, :height, :width].detach().cpu().numpy()
+
+
+def run_stages(model: DenseModel, batch: Batch) -> list[Stage]:
+    """What each upsampler gets and gives for a batch of one image, in the order in which the model runs them."""
+    stages: list[Stage] = []
+    names = {module: name for name, module in model.named_modules() if isinstance(module, Upsampler)}
+
+    def record(module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], output: Tensor) -> None:
+        assert isinstance(module, Upsampler)
+        x = inputs[0]
+        rows, columns = np.ceil(np.array(batch.sizes[0]) / strides(batch, x)).astype(int).tolist()
+        guide = module.whole_guide(x, options.get("guide"))
+        stages.append(Stage(names[module], module, x, guide, output, (rows, columns)))
+
+    handles = [module.register_forward_hook(record, with_kwargs=True) for module in names]
+    model.outputs(batch.images)
+    for handle in handles:
+        handle.remove()
+    return stages
+
+
+def strides(batch: Batch, x: Tensor) -> np.ndarray:
+    """(vertical, horizontal) pixels of the batch per pixel of a map x [1, C, H, W].
+
+    Maps of odd sizes are rounded up, but their strides are powers of two.
+    """
+    return 2 ** np.rint(np.log2(np.array(batch.images.shape[2:]) / np.array(x.shape[2:]))).astype(int)
+
+
+def without_stage(model: nn.Module, stages: list[Stage]) -> list[str]:
+    """The upsamplers that a whole image does not pass, such as that of a mask head, which gets one region at a time."""
+    shown = {stage.name for stage in stages}
+    return [name for name, part in model.named_modules() if isinstance(part, Upsampler) and name not in shown]
+
+
+def offset_statistics(offsets: np.ndarray, margin: float) -> dict[str, Any]:
+    """Of offsets [g, h, w, 2] in low-res pixels. A point is beyond the margin if its offset is along either axis."""
+    beyond = (np.abs(offsets) > margin).any(-1)
+    reach = max(2 * margin, float(np.abs(offsets).max()))
+    counts, edges = np.histogram(offsets, BINS, (-reach, reach))
+    return {
+        "margin": margin,
+        "share_beyond": float(beyond.mean()),
+        "share_beyond_by_group": beyond.mean((1, 2)).tolist(),
+        "mean_abs": float(np.abs(offsets).mean()),
+        "std": float(offsets.std()),
+        "max_abs": float(np.abs(offsets).max()),
+        "histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
+    }
+
+
+def stage_record(number: int, stage: Stage) -> dict[str, Any]:
+    """What the JSON says of a stage. Raises UserError if an offset is no finite number."""
+    offsets = stage.offsets()
+    if offsets is not None and not np.isfinite(offsets).all():
+        raise UserError(f"stage {number} ({stage.name})", "gives offsets that are no numbers", "use another checkpoint")
+    return {
+        "stage": number,
+        "name": stage.name,
+        "upsampler": type(stage.upsampler).__name__,
+        "input": list(stage.x.shape[1:]),
+        "output": list(stage.output.shape[1:]),
+        "offsets": None if offsets is None else offset_statistics(offsets, stage.margin),
+    }
+
+
+def choose(stages: list[Stage], number: int | None, checkpoint: Path) -> int:
+    """The number of the stage to show. Raises UserError if there is none, or not that one.
+
+    By default the last one whose upsampler has sampling points, else the last that has learned anything, else the last:
+    a model may end in an enlargement of its own, as Panoptic FPN does.
+    """
+    if not stages:
+        what = "its model runs no upsampler, so there is nothing to show"
+        raise UserError(checkpoint, what, "use one that does; SegFormer with bilinear does with model.one_step=false")
+    if number is None:
+        ranks = [
+            2 * isinstance(one.upsampler, DySample) + any(True for _ in one.upsampler.parameters()) for one in stages
+        ]
+        return max(range(len(stages)), key=lambda index: (ranks[index], index))
+    if not 0 <= number < len(stages):
+        raise UserError(f"--stage {number}", f"the model runs {len(stages)} upsamplers", f"use 0 to {len(stages) - 1}")
+    return number

@@ -1,0 +1,156 @@
+"""What our models count to: parameters and multiply-accumulates, without any values.
+
+Models are built from the configurations on the meta device, so no weights and no data are needed.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from experiment import Experiment, load_experiment
+from models.base import DenseModel
+from models.cost import complexity
+from structures import Size
+from upsamplers import Upsampler
+
+CONFIGS = Path(__file__).parent.parent.parent / "configs"
+
+
+@dataclass(frozen=True)
+class Host:
+    """A model of the paper. device: where its forward pass can run without costing time; "meta" computes nothing."""
+
+    title: str
+    config: str
+    overrides: tuple[str, ...] = ()
+    device: str = "meta"
+
+    def experiment(self, upsampler: str) -> Experiment:
+        """The configuration, with an upsampler by its paper name or as a mapping in YAML."""
+        return load_experiment(CONFIGS / f"{self.config}.yaml", [*self.overrides, f"model.upsampler={upsampler}"])
+
+
+R101, FOUR_STAGES = "model.backbone=resnet101", "model.neck=fpn_p6"
+# By table, and by what the paper's rows name before the upsampler.
+HOSTS: dict[int, dict[str, Host]] = {
+    4: {"": Host("SegFormer-B1", "seg_bilinear")},
+    5: {
+        "Swin-B": Host("MaskFormer Swin-B", "maskformer_swinb_nearest"),
+        "Swin-L": Host("MaskFormer Swin-L", "maskformer_swinl_nearest"),
+    },
+    6: {"": Host("Faster R-CNN R50", "det_nearest"), "R101": Host("Faster R-CNN R101", "det_nearest", (R101,))},
+    7: {  # the caption's increments are of four stages; the text says three, which is our default
+        "": Host("Mask R-CNN R50, four stages", "inst_nearest", (FOUR_STAGES,)),
+        "R101": Host("Mask R-CNN R101, four stages", "inst_nearest", (FOUR_STAGES, R101)),
+        "three stages": Host("Mask R-CNN R50, three stages", "inst_nearest"),
+        "R101, three stages": Host("Mask R-CNN R101, three stages", "inst_nearest", (R101,)),
+    },
+    8: {"": Host("Panoptic FPN R50", "pan_nearest"), "R101": Host("Panoptic FPN R101", "pan_nearest", (R101,))},
+    9: {"": Host("DepthFormer Swin-T", "depth_bilinear", device="cpu")},  # its autocast refuses the meta device
+}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Parameters. Of a model: all, the trainable ones. Of its upsamplers: all, and those without biases and norms."""
+
+    total: int
+    trainable: int
+    added: int
+    weights: int
+
+
+@functools.cache
+def count(host: Host, upsampler: str) -> Counts:
+    """Parameters of a model with an upsampler."""
+    model = _unfilled(host, upsampler)
+    modules = upsamplers_of(model).values()
+    return Counts(
+        total=sum(parameter.numel() for parameter in model.parameters()),
+        trainable=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        added=sum(parameter.numel() for module in modules for parameter in module.parameters()),
+        weights=sum(module.weight_count() for module in modules),
+    )
+
+
+@functools.cache
+def added_macs(host: Host, upsampler: str) -> int:
+    """MACs of the upsamplers for one training image."""
+    height, width = input_size(host)
+    strides = _strides(host)
+    modules = upsamplers_of(_unfilled(host, upsampler))
+    return sum(module.macs(height // strides[name], width // strides[name]) for name, module in modules.items())
+
+
+def indexnet_macs_with_norms(host: Host) -> int:
+    """`added_macs` of IndexNet if its BatchNorm counts too, by a factor and a sum for each number."""
+    (height, width), strides = input_size(host), _strides(host)
+    norms = 0
+    for name, module in upsamplers_of(_unfilled(host, "indexnet")).items():
+        features = sum(part.num_features for part in module.modules() if isinstance(part, nn.BatchNorm2d))
+        norms += 2 * features * (height // strides[name]) * (width // strides[name])
+    return added_macs(host, "indexnet") + norms
+
+
+@functools.cache
+def whole_macs(host: Host, upsampler: str) -> int:
+    """MACs of the whole model for one training image."""
+    with torch.device("meta"):
+        macs: int = complexity(_unfilled(host, upsampler), input_size(host))["macs"]
+    return macs
+
+
+def input_size(host: Host) -> Size:
+    """Height and width of a training image, padded to what the model asks for."""
+    return host.experiment("nearest").padded_input(_unfilled(host, "nearest"))
+
+
+def stage_with_unused_branch(host: Host) -> int:
+    """A2U's first stage with a second copy of its kernel branch, which older published modules hold and never call."""
+    stage = next(iter(upsamplers_of(_unfilled(host, "a2u")).values()))
+    branch = stage.get_submodule("bconv_UP")
+    return sum(parameter.numel() for part in (stage, branch) for parameter in part.parameters())
+
+
+def upsamplers_of(model: nn.Module) -> dict[str, Upsampler]:
+    """The upsamplers of a model by their names in it, which do not depend on which they are."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, Upsampler)}
+
+
+class _NoFilling(TorchFunctionMode):
+    """Random initialisers do nothing: on meta tensors they have nothing to do, and take two thirds of the time."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in (Tensor.normal_, Tensor.uniform_, Tensor.erfinv_):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+@functools.cache
+def _unfilled(host: Host, upsampler: str) -> DenseModel:
+    with torch.device("meta"), _NoFilling():
+        return host.experiment(upsampler).build_model(pretrained=False)
+
+
+@functools.cache
+def _strides(host: Host) -> dict[str, int]:
+    """By the name of each upsampler: so many pixels of the image are one of its input."""
+    side, strides = 128, {}
+
+    def enter(name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        strides[name] = side // inputs[0].shape[-1]
+
+    with torch.device(host.device), torch.inference_mode():
+        model = host.experiment("nearest").build_model(pretrained=False).eval()
+        for name, module in upsamplers_of(model).items():
+            module.register_forward_pre_hook(functools.partial(enter, name))
+        model.outputs(torch.zeros(1, 3, side, side))
+    return strides

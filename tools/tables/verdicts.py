@@ -1,0 +1,148 @@
+"""The paper's figures beside ours, each with a verdict."""
+
+import json
+from dataclasses import asdict, dataclass
+from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
+from pathlib import Path
+from typing import Any, Literal
+
+from tools.tables.counts import (
+    FOUR_STAGES,
+    HOSTS,
+    Counts,
+    Host,
+    added_macs,
+    count,
+    indexnet_macs_with_norms,
+    stage_with_unused_branch,
+    whole_macs,
+)
+
+PAPER = Path(__file__).parent / "tables.json"
+POWERS = {"K": 3, "M": 6, "G": 9}  # of ten
+Verdict = Literal["equal", "rounding", "explained", "open"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure of the paper and ours: parameters, or MACs in G. weights: parameters without biases and norms.
+
+    weights is None where they are not the question: MACs, whole models.
+    """
+
+    table: int
+    row: str
+    column: str
+    paper: str
+    ours: int | float
+    weights: int | None
+    verdict: Verdict
+    note: str
+
+    def record(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        return {key: value for key, value in asdict(self).items() if key != "weights"}
+
+
+def published() -> dict[int, dict[str, dict[str, str]]]:
+    """The paper's figures as printed, by table, column and row."""
+    return {int(table): columns for table, columns in json.loads(PAPER.read_text())["tables"].items()}
+
+
+def cells() -> list[Cell]:
+    """Every published figure beside ours, in the paper's order."""
+    return [
+        JUDGES[column](table, row, paper)
+        for table, columns in published().items()
+        for column, rows in columns.items()
+        for row, paper in rows.items()
+    ]
+
+
+def judge_parameters(table: int, row: str, paper: str) -> Cell:
+    """A figure of a column Params. With a plus it is what the upsampler adds, else the whole model."""
+    variant, upsampler = _split(row)
+    host = HOSTS[table][variant]
+    ours = count(host, upsampler)
+    if not paper.startswith("+"):
+        return Cell(table, row, "Params", paper, ours.total, None, *_judge_whole(paper, ours))
+    verdict, note = _judge_added(paper, ours)
+    if table == 7:  # its caption and the paper's text differ
+        plain = count(HOSTS[table][_row(variant, "three stages")], upsampler)
+        verdict = "explained" if verdict != "open" else verdict
+        reading = f"four stages as in the caption ({FOUR_STAGES}); the text's three, our default, add {plain.added:,}"
+        note = f"{reading}; {note}" if note else reading
+    if verdict == "open" and upsampler == "a2u":
+        note += f"; its first stage with the published module's unused branch has {stage_with_unused_branch(host):,}"
+    return Cell(table, row, "Params", paper, ours.added, ours.weights, verdict, note)
+
+
+def judge_macs(table: int, row: str, paper: str) -> Cell:
+    """A figure of a column FLOPs, in G. With a plus it is what the upsampler adds, else the whole model."""
+    variant, upsampler = _split(row)
+    host = HOSTS[table][variant]
+    macs = added_macs(host, upsampler) if paper.startswith("+") else whole_macs(host, upsampler)
+    verdict, note = _judge_macs(host, upsampler, macs, paper)
+    return Cell(table, row, "FLOPs", paper, round(macs / 1e9, 3), None, verdict, note)
+
+
+JUDGES = {"Params": judge_parameters, "FLOPs": judge_macs}
+
+
+def printed(value: int, paper: str, rounding: str = ROUND_HALF_UP) -> str:
+    """The value in the form of the paper's figure: its sign, unit (without one: G) and number of decimals."""
+    unit = paper[-1] if paper[-1] in POWERS else ""
+    decimals = len(paper.removesuffix(unit).partition(".")[2])
+    scaled = Decimal(value).scaleb(-POWERS[unit or "G"]).quantize(Decimal(1).scaleb(-decimals), rounding)
+    return f"{'+' * paper.startswith('+')}{scaled}{unit}"
+
+
+def _split(row: str) -> tuple[str, str]:
+    variant, _, upsampler = row.rpartition(", ")
+    return variant, upsampler
+
+
+def _row(variant: str, name: str) -> str:
+    return f"{variant}, {name}" if variant else name
+
+
+def _judge_whole(paper: str, ours: Counts) -> tuple[Verdict, str]:
+    if printed(ours.total, paper) == paper:
+        frozen = ours.total > ours.trainable
+        return "equal", "with the frozen stem and first stage, which Table 6 leaves out" if frozen else ""
+    if printed(ours.trainable, paper) == paper:
+        note = (
+            f"trainable ones alone, {ours.trainable:,}, without the frozen stem and first stage, which Table 8 counts"
+        )
+        return "explained", note
+    return "open", f"trainable ones alone: {ours.trainable:,}"
+
+
+def _judge_added(paper: str, ours: Counts) -> tuple[Verdict, str]:
+    by_weights, alone = printed(ours.weights, paper), f"weights alone, without biases and norms: {ours.weights:,}"
+    if printed(ours.added, paper) == paper:
+        return "equal", "" if by_weights == paper else f"{alone}, {by_weights}"
+    if by_weights == paper:
+        return "explained", alone
+    if printed(ours.weights, paper, ROUND_DOWN) == paper:
+        return "rounding", f"{alone}, cut off instead of rounded"
+    return "open", alone
+
+
+def _judge_macs(host: Host, upsampler: str, macs: int, paper: str) -> tuple[Verdict, str]:
+    if printed(macs, paper) == paper:
+        quarter = f"counted at the size of the output; {macs / 4e9:.2f} are what the operator needs"
+        return "equal", quarter if upsampler == "deconv" else ""
+    twice = int(Decimal(macs).scaleb(-7).quantize(Decimal(1), ROUND_HALF_UP).scaleb(7))
+    if printed(twice, paper) == paper:
+        note = f"rounded to {twice / 1e9:.2f} and then once more"
+        if upsampler == "indexnet":
+            note += f", or with its BatchNorm counted, {indexnet_macs_with_norms(host) / 1e9:.3f}"
+        return "rounding", note
+    gated = added_macs(host, "{name: fade, gate: true}") if upsampler == "fade" else macs
+    if printed(gated, paper) == paper:
+        return (
+            "explained",
+            f"of the gated operator, {gated / 1e9:.3f}; the paper says that it takes the one without gate",
+        )
+    return "open", "no other rounding gives it"

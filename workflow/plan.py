@@ -1,0 +1,61 @@
+"""What `train.py --check` does: build everything, try one batch, print the plan."""
+
+import time
+
+import torch
+
+from datasets.loading import next_batches, single_batch, training_loader
+from experiment import Experiment
+from models.cost import complexity, describe
+from runtime.distributed import Processes
+
+
+def print_plan(experiment: Experiment, processes: Processes) -> None:
+    """Raises UserError for whatever would have stopped the training; returns after printing otherwise."""
+    layout = experiment.batch_layout(processes)
+    training_set, validation_set = experiment.data.build("train"), experiment.data.build("val")
+    experiment.best_metric()
+    model = experiment.build_model()
+    optimizer = experiment.optimizer.build(model, experiment.batch_size)
+    counts = complexity(model, experiment.padded_input(model))
+    model.to(processes.device).train()
+
+    start = time.perf_counter()
+    batches = training_loader(
+        training_set,
+        experiment.data.train_transforms,
+        seed=experiment.seed,
+        layout=layout,
+        size_divisor=model.size_divisor,
+    )
+    micro_batches, problem = next_batches(batches, 1)
+    if problem is not None:
+        raise problem
+    with experiment.autocast(processes.device):
+        losses = model(micro_batches[0].to(processes.device))
+    torch.stack(list(losses.values())).sum().backward()
+    trained = time.perf_counter() - start
+    sample = validation_set.load(0)
+    batch = single_batch(sample, experiment.data.test_transforms, model.size_divisor).to(processes.device)
+    with experiment.autocast(processes.device):
+        model.eval().predict(batch)
+    if not processes.is_main:
+        return
+
+    info, evaluations = experiment.data.info, -(-experiment.steps // experiment.evaluation.every)
+    classes = f", {info.num_classes} classes" if info.classes else ""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    print(
+        f"run         {experiment.run_folder}: {experiment.model.name}, task {info.task}\n"
+        f"data        {info.name}: {len(training_set)} training and {len(validation_set)} validation images"
+        f"{classes}\n"
+        f"{describe(counts)}\n"
+        f"weights     {', '.join(experiment.weight_files()) or 'none, all start at random'}\n"
+        f"batch       {layout.total} = {layout.per_process} images x {layout.accumulation} rounds x "
+        f"{layout.processes} processes\n"
+        f"steps       {experiment.steps} ({experiment.steps * layout.total / len(training_set):.1f} epochs), "
+        f"{evaluations} evaluations\n"
+        f"base LR     {', '.join(f'{rate:g}' for rate in rates)} in {len(rates)} parameter groups\n"
+        f"one batch   losses {', '.join(f'{name} {loss.item():.3f}' for name, loss in losses.items())}; "
+        f"read, forward and backward in {trained:.1f} s on {processes.device}"
+    )

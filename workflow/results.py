@@ -1,0 +1,81 @@
+"""The result record: what a run's numbers are, and its JSON file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from datasets.base import DenseDataset
+from errors import UserError
+from experiment import Experiment
+from metrics.base import Metric
+from storage import write_text
+
+
+def result_record(experiment: Experiment, metrics: list[Metric], dataset: DenseDataset) -> dict[str, Any]:
+    """The numbers of gathered metrics and what they mean."""
+    info = experiment.data.info
+    return {
+        "task": info.task,
+        "config": experiment.dump(),
+        "checkpoint": None,
+        "step": None,
+        "dataset": info.name,
+        "split": "val",
+        "num_images": len(dataset),
+        "skipped": {"count": len(dataset.skipped), "items": list(dataset.skipped)},
+        "protocol": {
+            "test_transforms": experiment.dump()["data"]["test_transforms"],
+            **dataset.protocol,
+            **{name: value for metric in metrics for name, value in metric.protocol.items()},
+        },
+        "metrics": {name: value for metric in metrics for name, value in metric.compute().items()},
+        "per_class": [record for metric in metrics for record in metric.per_class()],
+    }
+
+
+def write_result(path: Path, result: dict[str, Any]) -> None:
+    """Write a result record as JSON, whole or not at all; a number without a value (no such class or pixel) is null."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(_without_nan(result), indent=2, allow_nan=False) + "\n")
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def check_writable(path: Path) -> None:
+    """Raise UserError unless a file can be written at `path`: to know before the work, not after it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not path.exists()
+        with path.open("a"):
+            pass
+        if is_new:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        path, f"cannot be written ({error})", "name a file in a folder that you may write, with space left"
+    )
+
+
+def check_outside_data(folder: Path, option: str, experiment: Experiment) -> None:
+    """Raise UserError, naming the option, if predictions in `folder` could overwrite annotations."""
+    if folder.resolve().is_relative_to(experiment.data.root.expanduser().resolve()):
+        what = f"lies in data.root ({experiment.data.root}), where predictions could overwrite annotations"
+        raise UserError(f"{option} {folder}", what, "choose a folder outside")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and value != value else value
+
+
+def describe(result: dict[str, Any]) -> str:
+    """The numbers of a result record, a line each."""
+    return "\n".join(f"{name:>10} {value:9.4f}" for name, value in result["metrics"].items())

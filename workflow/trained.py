@@ -1,0 +1,42 @@
+"""Find and load a trained model."""
+
+from pathlib import Path
+
+from config import read_overrides
+from errors import UserError
+from experiment import Experiment, load_experiment, make_experiment
+from models.base import DenseModel
+from models.weights import load_state, load_weights
+from runtime.checkpoint import is_checkpoint, load_checkpoint
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint that `path` means: itself, or the best (else the last) one of a run folder."""
+    if not path.is_dir():
+        return path
+    for name in ("best.pt", "last.pt", "previous.pt"):
+        candidate = path / "checkpoints" / name
+        if candidate.exists():
+            return candidate
+    raise UserError(path, "holds no checkpoint", "name a .pt file or the folder of a run that has saved one")
+
+
+def load_trained(path: Path, cfg: Path | None, overrides: list[str]) -> tuple[Experiment, DenseModel, int]:
+    """The experiment of a checkpoint (or of `cfg`), the model with its trained weights, and its step.
+
+    Where an average of the weights was kept, it is the average that is loaded. With `cfg`, `path` may also be a file of
+    tools.convert_weights, whose step is 0.
+    """
+    if cfg is not None and path.is_file() and not is_checkpoint(path):
+        experiment = load_experiment(cfg, overrides)
+        model = experiment.build_model(pretrained=False)
+        load_weights(model, path, "--checkpoint")
+        return experiment, model, 0
+    state = load_checkpoint(path)
+    if cfg is None:
+        experiment = make_experiment(read_overrides(state["config"], overrides), str(path))
+    else:
+        experiment = load_experiment(cfg, overrides)
+    model = experiment.build_model(pretrained=False)
+    load_state(model, state["ema"] or state["model"], path)
+    return experiment, model, state["step"]
