@@ -4,7 +4,7 @@ PY := .venv/bin/python
 DEMO := data/scenes/scenes.json
 
 .PHONY: help install dev scenes demo demo-all minipaper test test-slow faults check format gpu clean
-help: ## this list
+help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 .venv/installed: requirements.txt
@@ -17,33 +17,33 @@ help: ## this list
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-install: .venv/installed ## .venv with all that training needs
-dev: .venv/installed-dev ## ... and all that development needs
+install: .venv/installed ## make .venv with all that training needs
+dev: .venv/installed-dev ## add all that development needs
 
 scenes: install ## write the embedded scenes to data/scenes in the layouts of ADE20K, COCO and NYU
 	$(PY) -m tools.make_scenes --root data/scenes
 
 demo: demo-seg ## train, score and draw a small SegFormer with DySample on the embedded scenes
-demo-all: demo-seg demo-det demo-inst demo-pan demo-depth ## the same for all five tasks; one alone: make demo-det
+demo-all: demo-seg demo-det demo-inst demo-pan demo-depth ## the same for all five tasks; for one task: make demo-det
 
 demo-%: scenes
 	$(PY) train.py --cfg configs/demo/$*.yaml run_name=demo_$*
 	$(PY) eval.py --checkpoint runs/demo_$* --json runs/demo_$*/eval.json
 	$(PY) -m tools.demo_summary runs/demo_$*
 
-minipaper: scenes ## the paper's comparisons at the scale of a CPU (hours; goes on where it stopped) -> RESULTS.md
+minipaper: scenes ## the paper's comparisons on the scenes (hours of CPU; continues where it stopped) -> RESULTS.md
 	$(PY) -m tools.minipaper
 
-test: dev ## the test suite, one process a core
+test: dev ## run the test suite, one process per core
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-test-slow: dev ## the tests marked slow
+test-slow: dev ## run the tests marked slow
 	$(PY) -m pytest -m "slow and not gpu"
 
-faults: dev ## the whole fault suite, within an hour on two cores -> RELIABILITY.md
+faults: dev ## run the whole fault suite, within an hour on two cores -> RELIABILITY.md
 	OMP_NUM_THREADS=1 $(PY) -m tests.faults
 
-check: dev ## formatter, linter, types
+check: dev ## check format, lint and types
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
@@ -52,7 +52,7 @@ format: dev ## format and sort imports
 	$(PY) -m ruff check --fix --select I .
 	$(PY) -m ruff format .
 
-gpu: dev scenes ## on a machine with CUDA: GPU tests, a short bf16 training, timings -> benchmarks/results/
+gpu: dev scenes ## on a machine with CUDA: GPU tests, short bf16 trainings, timings -> benchmarks/results/
 	$(PY) -m benchmarks.gpu
 
 clean: ## remove caches (not .venv, data or runs)

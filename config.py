@@ -1,9 +1,10 @@
-"""Leaf: read a YAML file, inherit, override, validate, dump. Knows no vision.
+"""Read YAML files with inheritance and overrides, validate them, write them. Nothing here is about vision.
 
-A file may name another by `base: PATH` (relative to itself). Order: record defaults, base, file, `KEY=VALUE` arguments.
-Mappings merge key by key; lists are replaced, or changed in one item by its number (`transforms.0.size=[64, 64]`).
-A changed `name` starts its mapping afresh, so that the options of one component never leak into another. A word where a
-mapping with a `name` is meant is short for `{name: word}`, and always starts afresh.
+A file may name a base file by `base: PATH` (relative to itself). Later sources override earlier ones: defaults of the
+records, base, file, `KEY=VALUE` arguments. Mappings merge key by key. A list is replaced as a whole, or one of its
+items is changed by its index (`transforms.0.size=[64, 64]`).
+If a mapping has another `name` than before, it replaces the old mapping, so that the options of one component never
+leak into another. A single word in place of such a mapping is short for `{name: word}` and always replaces it.
 """
 
 import re
@@ -22,28 +23,28 @@ from errors import UserError, suggest
 
 
 class Schema(BaseModel):
-    """Base of every config record: unknown keys are errors, records do not change, defaults are checked too."""
+    """Base of all config records: unknown keys are errors, records are immutable, defaults are validated too."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 Fraction = Annotated[float, Field(ge=0, le=1)]  # 0 to 1
-Rate = Annotated[float, Field(ge=0, lt=1)]  # 0 to below 1, as of dropout
+Rate = Annotated[float, Field(ge=0, lt=1)]  # 0 to below 1, for example of dropout
 
 
 def expand_word(value: Any) -> Any:
-    """A bare word is short for a mapping with that name: `{"name": word}`. For a BeforeValidator of a union."""
+    """Turn a single word into a mapping with that name, `{"name": word}`. For a BeforeValidator of a union."""
     return {"name": value} if isinstance(value, str) else value
 
 
 SchemaType = TypeVar("SchemaType", bound=Schema)
 
-LARGEST_FILE = 128 * 1024  # bytes; ten times the largest configuration of this repository
-DEEPEST = 50  # levels of nesting, and of bases
+MAX_FILE_BYTES = 128 * 1024  # ten times the largest configuration of this repository
+MAX_DEPTH = 50  # levels of nesting in a file, and of bases of bases
 
 
 class _Short(reprlib.Repr):
-    """`repr` for one line of an error, however long or deep the value is."""
+    """A `repr` that fits into one line of an error, however long or deep the value is."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,16 +52,16 @@ class _Short(reprlib.Repr):
         self.maxlevel = 3
 
 
-_shown = _Short().repr
+_short_repr = _Short().repr
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain YAML: no duplicate keys, no tags, no aliases, which can expand a small file into gigabytes.
+    """Plain YAML. Refuses duplicate keys, tags, and aliases, which can expand a small file into gigabytes.
 
-    Nor the numbers of YAML 1.1 that are not what they look like: 010, which is 8, and 1:30, which is 90.
+    Also refuses YAML 1.1 numbers that are not what they look like: 010 would be 8, and 1:30 would be 90.
     """
 
     _depth = 0
@@ -71,8 +72,8 @@ class _Loader(yaml.SafeLoader):
             raise _refusal("aliases are not supported", event)
         if getattr(event, "tag", None) is not None:
             raise _refusal(f"tags are not supported ({event.tag})", event)
-        if self._depth == DEEPEST:
-            raise _refusal(f"nests deeper than {DEEPEST} levels", event)
+        if self._depth == MAX_DEPTH:
+            raise _refusal(f"nests deeper than {MAX_DEPTH} levels", event)
         self._depth += 1
         node = super().compose_node(parent, index)
         self._depth -= 1
@@ -95,13 +96,13 @@ class _Loader(yaml.SafeLoader):
             raise _refusal("a NUL character is not possible", node)
         kind = node.tag.rpartition(":")[2]
         if kind in ("int", "float") and (":" in text or re.match(r"[-+]?0[\d_]", text)):
-            raise _refusal(f"{text} is no plain decimal number", node)
+            raise _refusal(f"{text} is not a plain decimal number", node)
         return super().construct_scalar(node)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         value: int = super().construct_yaml_int(node)
         if abs(value) >= 2**63:
-            raise _refusal(f"{_shown(value)} is too large", node)
+            raise _refusal(f"{_short_repr(value)} is too large", node)
         return value
 
 
@@ -109,7 +110,7 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def _refusal(what: str, place: yaml.Node | yaml.Event) -> yaml.MarkedYAMLError:
-    mark: Any = place.start_mark  # two Mark classes in the stubs, one at run time
+    mark: Any = place.start_mark  # the type stubs have two Mark classes; at run time there is one
     return yaml.MarkedYAMLError(problem=what, problem_mark=mark)
 
 
@@ -130,14 +131,14 @@ def _read_file(path: Path, child: Path | None = None) -> dict[str, Any]:
         if path.exists() and not path.is_file():
             raise UserError(where, "is a folder or a device", "give a YAML file")
         with path.open("rb") as file:
-            data = file.read(LARGEST_FILE + 1)
+            data = file.read(MAX_FILE_BYTES + 1)
         text = data.decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(where, "no such file", "name an existing YAML file, for example one in configs/") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(where, f"cannot be read ({error})", "give a UTF-8 YAML file") from None
-    if len(data) > LARGEST_FILE:
-        raise UserError(where, f"is larger than {LARGEST_FILE} bytes", "give a configuration")
+    if len(data) > MAX_FILE_BYTES:
+        raise UserError(where, f"is larger than {MAX_FILE_BYTES} bytes", "give a configuration")
     content = _parse(text, str(path))
     if not isinstance(content, dict):
         raise UserError(path, "is not a mapping of keys to values", "write `key: value` lines")
@@ -149,7 +150,7 @@ def _read_with_bases(path: Path, children: tuple[Path, ...] = ()) -> dict[str, A
         path = path.resolve()
     except (OSError, RuntimeError) as error:  # a circle of symbolic links
         raise UserError(path, f"cannot be read ({error})", "give a UTF-8 YAML file") from None
-    if path in children or len(children) == DEEPEST:
+    if path in children or len(children) == MAX_DEPTH:
         raise UserError(children[0], f"`base` runs in a circle through {path.name}", "remove one `base`")
     content = _read_file(path, *children[-1:])
     base = content.pop("base", None)
@@ -162,11 +163,11 @@ def _read_with_bases(path: Path, children: tuple[Path, ...] = ()) -> dict[str, A
 
 
 def merge(old: Any, new: Any, where: str = "") -> Any:
-    """`old` overridden by `new`, by the rules at the top of this file. Neither argument changes.
+    """Override `old` by `new`, by the rules at the top of this file. Neither argument is changed.
 
-    where: what stands before the keys in an error. Raises UserError for an item that a list has not.
+    where: prefix of the keys in error messages. Raises UserError for an index beyond the end of a list.
     """
-    if isinstance(old, list) and isinstance(new, dict) and new and all(map(_is_position, new)):
+    if isinstance(old, list) and isinstance(new, dict) and new and all(map(_is_index, new)):
         return _merge_items(old, new, where)
     if isinstance(old, dict) and isinstance(new, str):
         return {"name": new}
@@ -182,7 +183,7 @@ def merge(old: Any, new: Any, where: str = "") -> Any:
     }
 
 
-def _is_position(key: Any) -> bool:
+def _is_index(key: Any) -> bool:
     return re.fullmatch(r"[0-9]{1,9}", str(key)) is not None
 
 
@@ -208,12 +209,12 @@ def _override(config: dict[str, Any], argument: str) -> dict[str, Any]:
 
 
 def read_config(path: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The raw mapping of a YAML file, with its bases below it and the `KEY=VALUE` overrides on top."""
+    """Read a YAML file as a mapping, merged with its bases and the `KEY=VALUE` overrides. Raises UserError."""
     return read_overrides(_read_with_bases(Path(path)), overrides)
 
 
 def read_overrides(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """`config` with `KEY=VALUE` arguments applied, values read as YAML."""
+    """Apply `KEY=VALUE` arguments to `config`. The values are read as YAML. Raises UserError."""
     for argument in overrides:
         config = _override(config, argument)
     return config
@@ -223,11 +224,11 @@ def read_overrides(config: dict[str, Any], overrides: Sequence[str]) -> dict[str
 
 
 def validate(schema: type[SchemaType], config: Mapping[str, Any], source: Path | str) -> SchemaType:
-    """The record that `config` describes, or a `UserError` naming `source`, the dotted key and the reason."""
+    """Make the record that `config` describes. Raises UserError with `source`, the dotted key and the reason."""
     try:
         record = schema.model_validate(config)
     except ValidationError as error:
-        # A misspelt key is also a missing one: name the misspelling first.
+        # If a required key is misspelt, pydantic also reports it as missing: report the misspelling first.
         problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] == "missing")
         key, what, do = _explain(schema, problems[0])
         if len(problems) > 1:
@@ -235,37 +236,32 @@ def validate(schema: type[SchemaType], config: Mapping[str, Any], source: Path |
                 f" (and {len(problems) - 1} more of {', '.join(_explain(schema, item)[0] for item in problems[1:4])})"
             )
         raise UserError(f"{source}: {key}" if key else source, what, do) from None
-    # Pydantic takes `true` for 1 where a number is meant.
-    for key, value in _booleans(config, dump(record)):
+    # Pydantic accepts `true` as the number 1.
+    for key, value in _misread_booleans(config, dump(record)):
         raise UserError(f"{source}: {key}", f"{str(value).lower()} is not possible", "give a number or a word")
     return record
 
 
-def _booleans(given: Any, understood: Any, key: str = "") -> Iterator[tuple[str, bool]]:
-    """Dotted keys and values of what was given as true or false but understood as something else."""
-    if isinstance(given, bool) and not isinstance(understood, bool):
+def _misread_booleans(given: Any, validated: Any, key: str = "") -> Iterator[tuple[str, bool]]:
+    """Dotted keys and values of booleans that validation turned into something else."""
+    if isinstance(given, bool) and not isinstance(validated, bool):
         yield key, given
     items: Iterable[tuple[Any, Any]] = ()
-    if isinstance(given, Mapping) and isinstance(understood, Mapping):
+    if isinstance(given, Mapping) and isinstance(validated, Mapping):
         items = given.items()
-    elif isinstance(given, list) and isinstance(understood, list):
-        items, understood = enumerate(given), dict(enumerate(understood))
+    elif isinstance(given, list) and isinstance(validated, list):
+        items, validated = enumerate(given), dict(enumerate(validated))
     for name, value in items:
-        yield from _booleans(value, understood.get(name), f"{key}.{name}" if key else str(name))
+        yield from _misread_booleans(value, validated.get(name), f"{key}.{name}" if key else str(name))
 
 
 def dump(record: Schema) -> dict[str, Any]:
-    """The record as plain values, every default spelled out."""
+    """The record as plain values, including all defaults."""
     return record.model_dump(mode="json")
 
 
-def dump_yaml(record: Schema) -> str:
-    """The record as a YAML file that `read_config` reads back."""
-    return yaml.safe_dump(dump(record), sort_keys=False)
-
-
 def _explain(schema: type[Schema], problem: ErrorDetails) -> tuple[str, str, str]:
-    """Dotted key, what is wrong, what to do, of one pydantic problem."""
+    """The dotted key, what is wrong and what to do, for one error of pydantic."""
     keys, parent = _locate(schema, problem["loc"])
     dotted, given = ".".join(keys), problem.get("input")
     kind, context = problem["type"], problem.get("ctx", {})
@@ -281,16 +277,16 @@ def _explain(schema: type[Schema], problem: ErrorDetails) -> tuple[str, str, str
         return f"{dotted}.name", "is required", f"say which, as in {keys[-1]}: {{name: ...}}"
     if kind == "literal_error":
         valid = [word.strip(" '") for word in context["expected"].replace(" or ", ",").split(",")]
-        return dotted, f"{_shown(given)} is not possible", suggest(_shown(given), valid)
+        return dotted, f"{_short_repr(given)} is not possible", suggest(_short_repr(given), valid)
     message = problem["msg"].removeprefix("Value error, ")
     if kind == "value_error":
         what, _, do = message.partition("; ")
         return dotted, what, do or "change it"
-    return dotted, f"{_shown(given)} is not possible", message[0].lower() + message[1:]
+    return dotted, f"{_short_repr(given)} is not possible", message[0].lower() + message[1:]
 
 
 def _locate(schema: Any, location: tuple[int | str, ...]) -> tuple[list[str], Any]:
-    """The keys that a user would type, without the tags that pydantic adds for unions, and the last key's owner."""
+    """The keys as a user types them, without the union tags that pydantic adds, and the record with the last key."""
     keys: list[str] = []
     owner = node = schema
     for step in location:
@@ -300,12 +296,12 @@ def _locate(schema: Any, location: tuple[int | str, ...]) -> tuple[list[str], An
             node = chosen[0]
             continue
         keys.append(str(step))
-        owner, node = node, _below(members[0], step) if members else None
+        owner, node = node, _child(members[0], step) if members else None
     return keys, owner
 
 
 def _members(annotation: Any) -> list[Any]:
-    """The record types, or lists of them, that an annotation admits."""
+    """The record types, or lists of them, that an annotation allows."""
     if get_origin(annotation) is Annotated:
         return _members(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
@@ -314,7 +310,7 @@ def _members(annotation: Any) -> list[Any]:
 
 
 def _names(record: Any) -> tuple[Any, ...]:
-    """The values of a record's `name`, by which unions choose it."""
+    """The values of a record's `name`, by which a union selects this record."""
     annotation = _hints(record).get("name")
     return get_args(annotation) if get_origin(annotation) is Literal else ()
 
@@ -329,7 +325,7 @@ def _fields(record: Any) -> list[str]:
     return [name for name in _hints(record) if not name.startswith("_") and name != "model_config"]
 
 
-def _below(record: Any, step: int | str) -> Any:
+def _child(record: Any, step: int | str) -> Any:
     if isinstance(step, int):
         return next(iter(get_args(record)), None)
     return _hints(record).get(step)

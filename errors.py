@@ -1,4 +1,4 @@
-"""Leaf: how a command of this repository fails when its input is wrong. One line on stderr, exit code 2."""
+"""How a command ends if its input is wrong: one line on stderr and exit code 2."""
 
 import argparse
 import errno
@@ -14,8 +14,8 @@ DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, err
 class UserError(Exception):
     """The user's input is wrong. Printed as `error: WHERE: WHAT; DO`.
 
-    where: the file, key or value that is wrong. what: what is wrong with it. do: what to do about it.
-    All three are kept as arguments, so that the error survives pickling out of a data worker.
+    where: the file, key or value that is wrong. what: what is wrong with it. do: what the user should do about it.
+    All three are passed on as arguments, so that the error can be pickled in a data worker.
     """
 
     def __init__(self, where: object, what: str, do: str) -> None:
@@ -27,14 +27,14 @@ class UserError(Exception):
 
 
 def one_line(text: str) -> str:
-    """`text` on one line that any terminal can show; only the beginning and the end of a very long one."""
+    """`text` as one line of printable characters. The middle of a text of more than 1000 characters is cut out."""
     line = " ".join(text.split())
     line = line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
     return line if len(line) <= 1000 else f"{line[:700]} ... {line[-200:]}"
 
 
 class Interrupted(Exception):  # noqa: N818 (not an error)
-    """The run was asked to stop by a signal and has saved what there was to save."""
+    """A signal asked the run to stop, and all that was worth saving is saved."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal_number)
@@ -42,7 +42,7 @@ class Interrupted(Exception):  # noqa: N818 (not an error)
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse whose complaints are one-line errors like all others."""
+    """An argparse parser that reports its errors as UserError."""
 
     def error(self, message: str) -> NoReturn:
         """Raise `UserError` instead of printing the usage."""
@@ -50,16 +50,16 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def suggest(wrong: str, valid: list[str]) -> str:
-    """Advice for a name that is not among the valid ones: the nearest one if there is one, else all."""
+    """Advice for a name that is not valid: the most similar valid name, or all of them if none is similar."""
     by_lower_case = {name.lower(): name for name in valid}
-    near = get_close_matches(wrong.lower(), list(by_lower_case), n=1, cutoff=0.5)
-    return f"did you mean {by_lower_case[near[0]]}?" if near else f"use one of {', '.join(sorted(valid))}"
+    similar = get_close_matches(wrong.lower(), list(by_lower_case), n=1, cutoff=0.5)
+    return f"did you mean {by_lower_case[similar[0]]}?" if similar else f"use one of {', '.join(sorted(valid))}"
 
 
 def exit_code(error: BaseException) -> int:
-    """What a command that ends with `error` exits with.
+    """The exit code of a command that ends with `error`.
 
-    2: wrong input, or a disk that takes no more. 128+N: stopped by signal N. 1: a defect.
+    2: wrong input, or a disk that cannot be written to. 128+N: stopped by signal N. 1: a defect of this repository.
     """
     match error:
         case UserError():
@@ -74,7 +74,7 @@ def exit_code(error: BaseException) -> int:
 
 
 def run_command(main: Callable[[], None]) -> NoReturn:
-    """Run `main` and exit, 0 or by `exit_code`. Defects keep their traceback."""
+    """Run `main` and exit with 0 or, after an error, with `exit_code`. A defect is raised with its traceback."""
     try:
         main()
     except UserError as error:
@@ -83,10 +83,10 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        advice = "free space or see to the disk, then run the same command again"
+        advice = "free space or check the disk, then run the same command again"
         full = UserError(error.filename or "output", f"cannot be written ({error.strerror})", advice)
         print(f"error: {full}", file=sys.stderr, flush=True)
-        with suppress(OSError):  # if it was this that is full, Python would complain once more
+        with suppress(OSError):  # if stdout goes to the full disk, Python would report the error again at exit
             sys.stdout.close()
         sys.exit(exit_code(error))
     except (Interrupted, KeyboardInterrupt) as stop:

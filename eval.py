@@ -2,9 +2,9 @@
 
 `python eval.py --checkpoint PATH [--cfg FILE] [--json FILE] [--predictions DIR] [KEY=VALUE ...]`
 
-PATH is a checkpoint, a run folder (its best checkpoint) or, with --cfg, converted weights. Without --cfg the
-checkpoint's own configuration serves.
-Under torchrun the images are shared out among the processes; the numbers are those of one process.
+PATH is a checkpoint, a run folder (its best checkpoint is used) or, with --cfg, a file of converted weights. Without
+--cfg the configuration in the checkpoint is used.
+Under torchrun each process predicts a share of the images. The metrics are those of one process, up to rounding.
 """
 
 import time
@@ -22,9 +22,8 @@ from metrics.base import Metric
 from models.base import DenseModel
 from runtime.distributed import Processes, start_processes
 from runtime.memory import EVALUATION, keep_freed_memory
-from runtime.shutdown import ending_together
+from runtime.shutdown import exit_together
 from structures import Batch
-from workflow.environment import environment
 from workflow.results import check_outside_data, check_writable, describe, result_record, write_result
 from workflow.trained import find_checkpoint, load_trained
 
@@ -37,9 +36,9 @@ def evaluate(
     processes: Processes,
     files: PredictionFiles | None = None,
 ) -> None:
-    """Predict every batch and let the metrics compare it with its targets; then merge them over all processes.
+    """Predict every batch and update the metrics with it; at the end gather the metrics over all processes.
 
-    files: where to store the predictions too. The model is left in the mode that it was in.
+    files: where predictions are also written, if given. The model is set back to its mode (train or eval).
     """
     was_training = model.training
     model.eval()
@@ -65,30 +64,27 @@ def score(
     processes: Processes,
     files: PredictionFiles | None = None,
 ) -> dict[str, Any]:
-    """Evaluate on a whole dataset; the result record, whose fields the README lists."""
+    """Evaluate on a whole dataset. Return the result record; the README lists its fields."""
     metrics = experiment.build_metrics()
     loader = evaluation_loader(
         dataset,
         experiment.data.test_transforms,
         batch_size=experiment.evaluation.batch_size,
         size_divisor=model.size_divisor,
-        process=processes.rank,
-        processes=processes.count,
+        rank=processes.rank,
+        world_size=processes.count,
         workers=experiment.system.workers,
         pin_memory=processes.device.type == "cuda",
     )
     start = time.perf_counter()
     with experiment.autocast(processes.device):
         evaluate(model, loader, metrics, processes, files)
-    return result_record(experiment, metrics, dataset) | {
-        "seconds": round(time.perf_counter() - start, 3),
-        "environment": environment(processes),
-    }
+    return result_record(experiment, metrics, dataset, processes, start)
 
 
-@ending_together()
+@exit_together()
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = ArgumentParser(prog="eval.py", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--cfg", type=Path)

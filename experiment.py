@@ -1,4 +1,4 @@
-"""What one run consists of: the root of every YAML file."""
+"""The settings of one run, which are the root of every YAML file, and what is built from them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,17 +21,17 @@ from runtime.optimizer import OptimizerConfig
 from runtime.schedule import ScheduleConfig
 from structures import Size
 
-# Beyond these it is a slip of the hand, which would fill the memory before anything else could complain.
+# A larger number is a typing error, and would fill the memory before any other check could refuse it.
 ImageCount = Annotated[int, Field(gt=0, le=2**20)]
 WorkerCount = Annotated[int, Field(ge=0, le=1024)]
 
 
 class EvaluationConfig(Schema):
-    """When and how to score.
+    """When and how to evaluate.
 
-    every: in optimiser steps; the last step is always scored. batch_size: images at once per process, of which only
-    the rounding of the network's numbers depends. pictures: so many validation images are drawn after every evaluation.
-    best: the number by which the best checkpoint is chosen; None: the primary one of the first metric.
+    every: interval in optimiser steps; the last step is always evaluated. batch_size: images per process and batch;
+    affects results only by rounding. pictures: number of validation images drawn after each evaluation. best: name of
+    the number that selects the best checkpoint; None: the primary number of the first metric.
     """
 
     every: PositiveInt
@@ -41,20 +41,21 @@ class EvaluationConfig(Schema):
 
 
 class LoggingConfig(Schema):
-    """How often, in optimiser steps, to log losses and to save the last checkpoint."""
+    """Intervals in optimiser steps. every: of logging the losses. checkpoint_every: of saving the last checkpoint."""
 
     every: PositiveInt = 50
     checkpoint_every: PositiveInt = 1000
 
 
 class SystemConfig(Schema):
-    """The machine. Nothing here changes what is learnt, beyond rounding, with one exception: max_per_process.
+    """Settings of the machine. They affect training only by rounding, with one exception: max_per_process.
 
-    Where a loss is a mean over objects, or no mean at all as that of depth, rounds of accumulation are averaged.
-    workers: data-loading processes per training process. max_per_process: the most images that fit in one process at
-    once; more are accumulated. channels_last, compile: memory layout and torch.compile.
-    reuse_memory: on CPU let glibc keep freed memory (see runtime/memory.py). deterministic: train with deterministic
-    algorithms alone, so that equal runs end bit-equal on CUDA too; an operation that has none is an error.
+    workers: data-loading processes per training process. max_per_process: the largest number of images that fit into
+    one process at once; larger batches are split into accumulation rounds, whose losses are averaged. This average
+    differs from the loss of the whole batch if a loss is a mean over objects, or is not a mean (as for depth).
+    channels_last, compile: memory layout and torch.compile. reuse_memory: let glibc keep freed memory, on CPU (see
+    runtime/memory.py). deterministic: use deterministic algorithms only, so that equal runs give equal bits on CUDA
+    too; an operation without such an algorithm is an error.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -67,10 +68,11 @@ class SystemConfig(Schema):
 
 
 class Experiment(Schema):
-    """One run. batch_size: over all processes and accumulation rounds. precision: of autocast; weights stay float32.
+    """One run.
 
-    gradient_clip: largest total gradient norm. ema_decay: keep, evaluate and save an exponential moving average of the
-    weights. sync_batch_norm: batch statistics over all processes.
+    batch_size: images per optimiser step, over all processes and accumulation rounds. precision: of autocast; weights
+    stay float32. gradient_clip: maximum total gradient norm. ema_decay: keep, evaluate and save an exponential moving
+    average of the weights, with this decay. sync_batch_norm: compute batch statistics over all processes.
     """
 
     run_name: Annotated[str, Field(pattern=r"^\w[\w.+-]*$")]
@@ -95,26 +97,29 @@ class Experiment(Schema):
 
     @property
     def run_folder(self) -> Path:
-        """Where the run keeps its files."""
+        """The folder of the run's files."""
         return self.output_dir / self.run_name
 
     def build_model(self, pretrained: bool = True) -> DenseModel:
-        """The model on CPU, its weights drawn from `seed`; `pretrained`: then loaded from the files that it names."""
+        """Build the model on CPU, with random weights from `seed`. pretrained: then load the weight files it names.
+
+        Raises UserError if the options do not fit together or the model does not fit in memory.
+        """
         torch.manual_seed(self.seed)
         try:
             return self.model.build(self.data.info, pretrained=pretrained)
         except (ValueError, RuntimeError, MemoryError) as error:
-            # A combination of sizes that a component refuses, or PyTorch because no memory holds it.
-            what = str(error).partition("\n")[0] or "the memory does not hold it"
+            # A component refuses this combination of sizes, or PyTorch cannot allocate it.
+            what = str(error).partition("\n")[0] or "does not fit in memory"
             raise UserError(f"{self._source}: model", what, "change the model's options") from error
 
     def build_metrics(self) -> list[Metric]:
-        """Fresh metrics."""
+        """Build the metrics, empty."""
         return [metric.build(self.data.info) for metric in self.metrics]
 
     @property
     def input_size(self) -> Size:
-        """Size of a training image, by which costs are counted."""
+        """(height, width) of a training image; parameters and MACs are counted for this size."""
         for transform in reversed(self.data.train_transforms):
             if isinstance(transform, Pad | RandomCrop):
                 return transform.size
@@ -123,13 +128,16 @@ class Experiment(Schema):
         return 512, 512
 
     def padded_input(self, model: DenseModel) -> Size:
-        """(height, width) of a training image, rounded up to what the model asks for."""
+        """(height, width) of a training image, rounded up to multiples of the model's `size_divisor`."""
         height, width = self.input_size
         divisor = model.size_divisor
         return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 
     def best_metric(self) -> tuple[str, bool]:
-        """What the best checkpoint is chosen by, and whether lower is better. UserError if no metric gives it."""
+        """Name of the number that selects the best checkpoint, and whether lower is better.
+
+        Raises UserError if no metric gives this number, or if two metrics give numbers of the same name.
+        """
         metrics = self.build_metrics()
         name = metrics[0].primary if self.evaluation.best is None else self.evaluation.best
         names = [name for metric in metrics for name in metric.names]
@@ -141,7 +149,7 @@ class Experiment(Schema):
 
     def weight_files(self) -> list[str]:
         """The files of pretrained weights that the model names."""
-        return _values_of("weights", self.dump()["model"])
+        return _collect_values("weights", self.dump()["model"])
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """The mixed-precision context of `precision`."""
@@ -149,36 +157,39 @@ class Experiment(Schema):
         return torch.autocast(device.type, dtype=dtype, enabled=self.precision != "fp32")
 
     def batch_layout(self, processes: Processes) -> BatchLayout:
-        """The fewest accumulation rounds that respect `system.max_per_process`. UserError if nothing divides evenly."""
-        each, rest = divmod(self.batch_size, processes.count)
-        if rest:
+        """Split the batch over processes, and into as few accumulation rounds as `system.max_per_process` allows.
+
+        Raises UserError if the batch does not divide evenly among the processes.
+        """
+        images, remainder = divmod(self.batch_size, processes.count)
+        if remainder:
             what = f"{self.batch_size} images do not divide among {processes.count} processes"
             raise UserError(f"{self._source}: batch_size", what, f"use a multiple of {processes.count}")
-        limit = self.system.max_per_process or each
-        rounds = next(count for count in range(1, each + 1) if each % count == 0 and each // count <= limit)
-        return BatchLayout(each // rounds, rounds, processes.count, processes.rank)
+        limit = self.system.max_per_process or images
+        rounds = next(count for count in range(1, images + 1) if images % count == 0 and images // count <= limit)
+        return BatchLayout(images // rounds, rounds, processes.count, processes.rank)
 
     def dump(self) -> dict[str, Any]:
-        """The configuration as plain values, every default spelled out."""
+        """The configuration as plain values, including all defaults."""
         return dump(self)
 
 
 def load_experiment(cfg: Path | str, overrides: Sequence[str] = ()) -> Experiment:
-    """The experiment of a YAML file with `KEY=VALUE` overrides; reads no data. Raises UserError for anything wrong."""
+    """Load an experiment from a YAML file and `KEY=VALUE` overrides; reads no data. Raises UserError if invalid."""
     config = read_config(cfg, overrides)
     return make_experiment({"run_name": Path(cfg).stem, **config}, str(cfg))
 
 
 def make_experiment(config: dict[str, Any], source: str) -> Experiment:
-    """The experiment of a mapping that came from `source`."""
+    """Make an experiment of a mapping. source: where it came from, for error messages. Raises UserError if invalid."""
     experiment = validate(Experiment, config, source)
     experiment._source = source
     return experiment
 
 
-def _values_of(key: str, node: Any) -> list[Any]:
-    """Every value under `key`, however deep, that is not None."""
+def _collect_values(key: str, node: Any) -> list[Any]:
+    """All values under `key` that are not None, at any depth."""
     if not isinstance(node, dict):
         return []
-    below = [value for item in node.values() for value in _values_of(key, item)]
+    below = [value for item in node.values() for value in _collect_values(key, item)]
     return below if node.get(key) is None else [node[key], *below]

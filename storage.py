@@ -1,4 +1,4 @@
-"""Leaf: files that are written whole or not at all; files of tensors that are read without trusting their author."""
+"""Write files atomically, and read files of tensors safely, whoever made them."""
 
 import os
 import pickle
@@ -16,16 +16,16 @@ from torch import Tensor
 
 from errors import UserError
 
-# Tensors may take so many times the bytes of their file: weights that are tied, or stored beside their average.
-_LARGEST_EXPANSION = 4
-_NAMED = 3  # so many tensors are named in an error
+# Tensors may take at most this many times the bytes of their file: weights may be tied, or stored beside their average.
+_MAX_EXPANSION = 4
+_MAX_NAMES = 3  # tensors that an error lists
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A new file beside `path` to write to. If that succeeds it is flushed to the disk and takes the place of `path`.
+def replace_atomically(path: Path) -> Iterator[Path]:
+    """Give a new file beside `path` to write to. It is flushed to the disk at the end and then replaces `path`.
 
-    After an error `path` is what it was. A device or a pipe is written to as it is. Raises OSError.
+    After an error `path` is unchanged. If `path` is a device or a pipe, it is written to directly. Raises OSError.
     """
     if path.exists() and not path.is_file():
         yield path
@@ -44,13 +44,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Make `text` the content of `path`, wholly or, raising OSError, not at all."""
-    with replacing(path) as part:
+    """Write `text` to `path` atomically. If that fails, raises OSError and leaves `path` unchanged."""
+    with replace_atomically(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
-def refuse_special(path: Path, where: object) -> None:
-    """Raise UserError if `path` is missing, a folder, a pipe or a device, which could be read for ever."""
+def check_is_file(path: Path, where: object) -> None:
+    """Raise UserError, naming `where`, unless `path` is a regular file. Reading a pipe or device might never end."""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -62,16 +62,16 @@ def refuse_special(path: Path, where: object) -> None:
 
 
 def read_tensors(path: Path, where: object) -> Any:
-    """What torch.save wrote to `path`: tensors on CPU and plain values.
+    """Read a file written by torch.save: tensors on CPU and plain values.
 
-    Nothing in the file can run code, nor fill the memory: it may not be compressed, and its tensors may be no larger
-    than the numbers that it holds. Raises UserError, naming `where`, for any other file.
+    The file can neither run code nor fill the memory: it must not be compressed, and its tensors must not be larger
+    than the data in the file. Raises UserError, naming `where`, for any other file.
     """
-    refuse_special(path, where)
+    check_is_file(path, where)
     try:
         _refuse_compressed(path, where)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of formats and tensors that are refused anyway
+            warnings.simplefilter("ignore")  # they are about formats and tensors that are refused below
             content = torch.load(path, map_location="cpu", weights_only=True)
         _refuse_inflated(content, path, where)
         return content
@@ -99,22 +99,22 @@ def _refuse_compressed(path: Path, where: object) -> None:
     if not stored or sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise UserError(where, "is compressed, which torch.save never does, and could be of any size", "do not use it")
     if any(".." in entry.filename.split("/") or entry.filename.startswith("/") for entry in entries):
-        raise UserError(where, "holds names outside of itself, which torch.save never writes", "do not use it")
+        raise UserError(where, "holds paths outside the archive, which torch.save never writes", "do not use it")
 
 
 def _refuse_inflated(content: Any, path: Path, where: object) -> None:
     total = 0
     for tensor in _tensors(content):
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
-            raise UserError(where, "holds tensors that are sparse, quantised or empty shells", "save plain tensors")
+            raise UserError(where, "holds tensors that are sparse, quantised or without data", "save plain tensors")
         size = tensor.numel() * tensor.element_size()
         total += size
-        if size > tensor.untyped_storage().nbytes() or total > _LARGEST_EXPANSION * path.stat().st_size:
-            raise UserError(where, "holds tensors larger than the file that they come from", "do not use it")
+        if size > tensor.untyped_storage().nbytes() or total > _MAX_EXPANSION * path.stat().st_size:
+            raise UserError(where, "holds tensors larger than the file itself", "do not use it")
 
 
 def _tensors(content: Any) -> Iterator[Tensor]:
-    """All tensors in nested containers, each container once."""
+    """All tensors in nested containers; each container is visited once."""
     waiting, seen = [content], set()
     while waiting:
         value = waiting.pop()
@@ -126,20 +126,20 @@ def _tensors(content: Any) -> Iterator[Tensor]:
 
 
 def _damaged(where: object) -> UserError:
-    return UserError(where, "is damaged, or no file of PyTorch", "fetch or convert it again")
+    return UserError(where, "is damaged, or not a PyTorch file", "fetch or convert it again")
 
 
 def is_state(content: Any) -> bool:
-    """Whether this is a dictionary from names to tensors."""
+    """Whether this is a state dict: a dictionary from names to tensors."""
     if not isinstance(content, dict):
         return False
     return all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
 
 
 def check_state(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], where: object) -> None:
-    """Raise UserError, naming `where`, unless names, shapes and kinds are the same and all that is given is finite.
+    """Raise UserError, naming `where`, unless names, shapes and dtypes agree and all given values are finite.
 
-    A real number may be stored in fewer bits; an integer or a complex number is another kind.
+    All real floating-point dtypes agree with each other; integers and complex numbers must have the same dtype.
     """
     misfits = {
         "missing": [name for name in wanted if name not in given],
@@ -149,27 +149,27 @@ def check_state(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], where
             for name, tensor in wanted.items()
             if name in given and given[name].shape != tensor.shape
         ],
-        "of another kind": [
+        "of another dtype": [
             f"{name} {given[name].dtype}, here {tensor.dtype}"
             for name, tensor in wanted.items()
-            if name in given and not _same_kind(given[name], tensor)
+            if name in given and not _dtypes_agree(given[name], tensor)
         ],
     }
-    problems = [f"{len(names)} tensors {kind} ({_first(names)})" for kind, names in misfits.items() if names]
+    problems = [f"{len(names)} tensors {kind} ({_list_names(names)})" for kind, names in misfits.items() if names]
     if problems:
-        advice = "name weights of this very network, or leave out what differs by model.weights_exclude"
+        advice = "name weights of this network, or exclude the tensors that differ by model.weights_exclude"
         raise UserError(where, f"does not fit the model: {', '.join(problems)}", advice)
     broken = [name for name, tensor in given.items() if not tensor.is_meta and not tensor.isfinite().all()]
     if broken:
-        what = f"holds weights that are infinite or no numbers ({_first(broken)})"
+        what = f"holds weights that are infinite or NaN ({_list_names(broken)})"
         raise UserError(where, what, "use weights from before the training diverged")
 
 
-def _same_kind(given: Tensor, wanted: Tensor) -> bool:
+def _dtypes_agree(given: Tensor, wanted: Tensor) -> bool:
     if given.is_floating_point() and wanted.is_floating_point():
         return True
     return given.dtype == wanted.dtype
 
 
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+def _list_names(names: list[str]) -> str:
+    return ", ".join(names[:_MAX_NAMES]) + (", ..." if len(names) > _MAX_NAMES else "")

@@ -1,7 +1,9 @@
-"""Leaf: the words that all folders share. A dataset fills `Target`, a model fills `Prediction`, a metric compares them.
+"""The data structures that all folders share.
 
-Shape letters: B images, C channels, H W rows and columns, N objects, K classes. Sizes are (height, width).
-Boxes are xyxy, absolute pixels, float.
+A dataset fills `Target`, a model fills `Prediction`, a metric compares the two.
+
+Shape letters: B images, C channels, H rows, W columns, N objects, K classes. Sizes are (height, width). Boxes are
+(x1, y1, x2, y2) in pixels, float.
 """
 
 from collections.abc import Callable
@@ -12,11 +14,11 @@ import torch
 from torch import Tensor
 
 Size = tuple[int, int]
-IGNORE = -1  # semantic label of a pixel that is neither trained on nor scored
+IGNORE = -1  # semantic label of pixels that are excluded from training and scoring
 
 
-def image_order(image_id: int | str) -> tuple[bool, int, str]:
-    """Sort key for image ids, as in pycocotools: by number; ids that are not decimal numbers come last, by text."""
+def image_sort_key(image_id: int | str) -> tuple[bool, int, str]:
+    """Sort key for image ids, as in pycocotools: decimal numbers by value, after them all other ids as text."""
     text = str(image_id)
     is_number = text.isascii() and text.isdigit()
     return not is_number, int(text) if is_number else 0, text
@@ -24,11 +26,11 @@ def image_order(image_id: int | str) -> tuple[bool, int, str]:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a dataset says of itself; models and metrics are built from it, so no YAML repeats a class count.
+    """The properties of a dataset that models and metrics are built from, so no YAML repeats the number of classes.
 
-    task: the kind of result, as printed in result files: semantic, detection, instance, panoptic or depth.
-    classes: class names in label order. things: for panoptic data, which classes are things.
-    max_depth: metres, for depth data.
+    task: semantic, detection, instance, panoptic or depth; also printed in result files.
+    classes: class names in label order. things: for panoptic data, whether each class is a thing.
+    max_depth: for depth data, the largest depth in metres.
     """
 
     task: str
@@ -39,20 +41,20 @@ class DatasetInfo:
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """The number of classes, K."""
         return len(self.classes)
 
 
 @dataclass
 class Record:
-    """A bundle of tensors and of further bundles, which moves between devices as one."""
+    """Base of dataclasses that hold tensors or other records; all of them move between devices together."""
 
     def apply(self, function: Callable[[Tensor], Tensor]) -> Self:
-        """A copy in which every tensor, however deep, is replaced by `function` of it."""
-        return replace(self, **{item.name: _applied(getattr(self, item.name), function) for item in fields(self)})
+        """A copy with `function` applied to every tensor, including those in nested records and lists."""
+        return replace(self, **{item.name: _apply(getattr(self, item.name), function) for item in fields(self)})
 
     def to(self, device: torch.device | str) -> Self:
-        """A copy on `device`; towards an accelerator without waiting for the transfer."""
+        """A copy on `device`. Transfers to an accelerator are asynchronous (`non_blocking`)."""
         on_cpu = torch.device(device).type == "cpu"
         return self.apply(lambda tensor: tensor.to(device, non_blocking=not on_cpu))
 
@@ -61,13 +63,13 @@ class Record:
         return self.apply(Tensor.pin_memory)
 
 
-def _applied(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+def _apply(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, Record):
         return value.apply(function)
     if isinstance(value, list):
-        return [_applied(item, function) for item in value]
+        return [_apply(item, function) for item in value]
     return value
 
 
@@ -75,9 +77,10 @@ def _applied(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
 class Instances(Record):
     """Objects of one image: boxes [N, 4], labels [N] int64, scores [N], crowd [N] bool.
 
-    Masks have two forms. masks: [N, H, W] bool, for training. rles: COCO's compressed run lengths, the `counts` of each
-    object at the image's original size: for evaluation, where the bitmaps of a large image would not fit into memory.
-    xywh: [N, 4] and areas: [N], float64, as they stand in a COCO file: what AP is computed from.
+    Masks have two forms. masks: [N, H, W] bool, for training. rles: for each object the `counts` of COCO's compressed
+    run-length encoding, at the image's original size; for evaluation, where the bitmaps of a large image would not fit
+    into memory.
+    xywh [N, 4] and areas [N], both float64: exactly as in a COCO file; AP is computed from them.
     """
 
     boxes: Tensor
@@ -90,7 +93,7 @@ class Instances(Record):
     areas: Tensor | None = None
 
     def coco_boxes(self) -> Tensor:
-        """Boxes as COCO files have them, [N, 4] float64 (x, y, width, height): `xywh`, else derived from `boxes`."""
+        """Boxes as in COCO files, [N, 4] float64 (x, y, width, height): `xywh`, or else computed from `boxes`."""
         if self.xywh is not None:
             return self.xywh.double()
         boxes = self.boxes.double()
@@ -99,7 +102,10 @@ class Instances(Record):
 
 @dataclass
 class Panoptic(Record):
-    """A partition of one image: ids [H, W] int32 (0: void), and for each id in it category label and crowd flag."""
+    """The segments of one image: ids [H, W] int32, the segment id of each pixel (0: void).
+
+    labels, crowd: class label and crowd flag by segment id.
+    """
 
     ids: Tensor
     labels: dict[int, int]
@@ -108,11 +114,11 @@ class Panoptic(Record):
 
 @dataclass
 class Target(Record):
-    """What is true of one image. In training at the size the network sees, in evaluation at the original size.
+    """The ground truth of one image: in training at the network's input size, in evaluation at the original size.
 
     image_id: names the image in files and errors. size: original (height, width).
-    semantic: [H, W] int16, class labels or IGNORE. depth: [H, W] float32 metres, 0 = not measured.
-    seed: in training, the start of whatever a model draws at random for this image, as the boxes that it learns from.
+    semantic: [H, W] int16, class labels or IGNORE. depth: [H, W] float32 in metres, 0 = not measured.
+    seed: in training, the seed for the model's random choices on this image, such as which boxes it is trained on.
     """
 
     image_id: str
@@ -126,7 +132,7 @@ class Target(Record):
 
 @dataclass
 class Prediction(Record):
-    """What a model says of one image, at its original size. Same field names and types as `Target`, on purpose."""
+    """What a model predicts for one image, at its original size. Field names and types equal those of `Target`."""
 
     semantic: Tensor | None = None
     instances: Instances | None = None
@@ -136,14 +142,14 @@ class Prediction(Record):
 
 @dataclass
 class Batch(Record):
-    """Images [B, 3, H, W] float32, normalised and padded; sizes: each image's (height, width) inside the padding."""
+    """Images [B, 3, H, W] float32, normalised and padded. sizes: (height, width) of each image without padding."""
 
     images: Tensor
     sizes: list[Size]
     targets: list[Target]
 
     def to(self, device: torch.device | str, memory_format: torch.memory_format = torch.contiguous_format) -> "Batch":
-        """A copy on `device`, the images in `memory_format`."""
+        """A copy on `device`, with the images in `memory_format`."""
         batch = super().to(device)
         batch.images = batch.images.contiguous(memory_format=memory_format)
         return batch

@@ -1,7 +1,7 @@
 """Train a model: `torchrun [...] train.py --cfg FILE [KEY=VALUE ...]`, or `python train.py ...` for one process.
 
-The same command again resumes. `--check` builds everything, runs one batch through training and prediction, prints the
-plan and exits.
+Run the same command again to resume. `--check` builds everything, runs one batch through training and prediction,
+prints the plan and exits.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ from runtime.log import RunLog
 from runtime.memory import keep_freed_memory
 from runtime.run_folder import RunFolder
 from runtime.schedule import set_learning_rate
-from runtime.shutdown import ending_together
+from runtime.shutdown import exit_together
 from runtime.signals import StopSignals
 from runtime.state import TrainingState
 from structures import Batch
@@ -40,9 +40,11 @@ from workflow.results import write_result
 
 @dataclass
 class Run:
-    """The parts of one run. model holds the weights that are learnt; parallel is the same model over all processes.
+    """The parts of one run.
 
-    averaged: the moving average of the weights, if there is one. batches: endless, `layout.accumulation` for each step.
+    model: the model that is trained. parallel: the same model as DistributedDataParallel, if there are several
+    processes. ema: the moving average of its weights, or None. batches: an endless iterator; each step takes
+    `layout.accumulation` of them.
     """
 
     experiment: Experiment
@@ -52,7 +54,7 @@ class Run:
     validation_set: DenseDataset
     model: DenseModel
     parallel: nn.Module
-    averaged: AveragedModel | None
+    ema: AveragedModel | None
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
     autocast: torch.autocast
@@ -67,18 +69,18 @@ def build(experiment: Experiment, processes: Processes) -> Run:
     """Build all parts of a run, and resume from its last checkpoint if there is one."""
     device, layout = processes.device, experiment.batch_layout(processes)
     training_set, validation_set = experiment.data.build("train"), experiment.data.build("val")
-    experiment.best_metric()  # an unknown name must not wait for the first evaluation
+    experiment.best_metric()  # refuses an unknown name now, not at the first evaluation
 
     memory_format = torch.channels_last if experiment.system.channels_last else torch.contiguous_format
     model = experiment.build_model().to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
     if experiment.sync_batch_norm:
         synchronize_batch_norm(model, processes)
-    averaged = None
+    ema = None
     if experiment.ema_decay is not None:
-        averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(experiment.ema_decay))
+        ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(experiment.ema_decay))
     optimizer = experiment.optimizer.build(model, experiment.batch_size)
     scaler = torch.amp.GradScaler(device.type, enabled=experiment.precision == "fp16")
-    state = TrainingState(experiment, model, optimizer, scaler, averaged)
+    state = TrainingState(experiment, model, optimizer, scaler, ema)
     checkpoints = Checkpoints(experiment.run_folder / "checkpoints")
     resumed = state.resume(checkpoints)
 
@@ -102,7 +104,7 @@ def build(experiment: Experiment, processes: Processes) -> Run:
         validation_set=validation_set,
         model=model,
         parallel=parallelize(model, processes),
-        averaged=averaged,
+        ema=ema,
         optimizer=optimizer,
         scaler=scaler,
         autocast=experiment.autocast(device),
@@ -115,9 +117,9 @@ def build(experiment: Experiment, processes: Processes) -> Run:
 
 
 def train(experiment: Experiment, processes: Processes) -> None:
-    """The whole run: build, resume, then step by step to the end, with an evaluation every so many steps."""
+    """Train to the last step, from the last checkpoint if there is one; evaluate every `evaluation.every` steps."""
     run = build(experiment, processes)
-    state, steps, every = run.state, experiment.steps, experiment.evaluation.every
+    state, steps, evaluate_every = run.state, experiment.steps, experiment.evaluation.every
     learning_rate = 0.0
     with (
         RunLog(experiment.run_folder, state.step, state.evaluated, steps, run.layout.total, processes) as log,
@@ -125,36 +127,36 @@ def train(experiment: Experiment, processes: Processes) -> None:
     ):
         announce(run, log)
         for step in range(state.step, steps + 1):
-            if step > state.evaluated and (step % every == 0 or step == steps):
+            if step > state.evaluated and (step % evaluate_every == 0 or step == steps):
                 evaluate_and_save(run, log, stop)
             if step == steps:
                 break
 
-            # All images of a step are read before any process goes on, so that all stop together.
-            micro_batches, problem = next_batches(run.batches, run.layout.accumulation)
-            if processes.any(problem is not None or stop.received is not None):
+            # Every process reads all images of the step before any of them trains, so that all stop at the same step.
+            micro_batches, error = next_batches(run.batches, run.layout.accumulation)
+            if processes.any(error is not None or stop.received is not None):
                 log.flush(learning_rate)
                 if processes.is_main:
-                    run.checkpoints.save(state.content())
-                reasons = processes.collect(Interrupted(stop.received) if stop.received else problem)
+                    run.checkpoints.save(state.to_checkpoint())
+                reasons = processes.collect(Interrupted(stop.received) if stop.received else error)
                 raise next(reason for reason in reasons if reason)
             learning_rate = set_learning_rate(run.optimizer, experiment.schedule.factor(step, steps))
             processes.seed_step(experiment.seed, step)
             losses = train_step(run, micro_batches)
             state.step = step + 1
 
-            log.add(state.step, losses, [target.image_id for batch in micro_batches for target in batch.targets])
-            evaluation_next = state.step % every == 0 or state.step == steps
+            log.add_losses(state.step, losses, [target.image_id for batch in micro_batches for target in batch.targets])
+            evaluation_next = state.step % evaluate_every == 0 or state.step == steps
             save = state.step % experiment.logging.checkpoint_every == 0 or evaluation_next
             if save or state.step % experiment.logging.every == 0:
-                log.flush(learning_rate)  # refuses losses that are not finite
+                log.flush(learning_rate)  # raises UserError if a loss is not finite
             if save and processes.is_main:
-                run.checkpoints.save(state.content())
-        log.say(f"done: {experiment.run_folder}, best {state.best}")
+                run.checkpoints.save(state.to_checkpoint())
+        log.print(f"done: {experiment.run_folder}, best {state.best}")
 
 
 def train_step(run: Run, micro_batches: list[Batch]) -> dict[str, Tensor]:
-    """One optimiser step. The losses by name, detached scalars, averaged over the micro-batches of this process."""
+    """Do one optimiser step. Return the losses by name: detached scalars, means over this process's micro-batches."""
     totals: dict[str, Tensor] = {}
     for index, micro_batch in enumerate(micro_batches):
         batch = micro_batch.to(run.processes.device, run.memory_format)
@@ -172,48 +174,48 @@ def train_step(run: Run, micro_batches: list[Batch]) -> dict[str, Tensor]:
     run.scaler.step(run.optimizer)
     run.scaler.update()
     run.optimizer.zero_grad()
-    if run.averaged is not None:
-        run.averaged.update_parameters(run.model)
+    if run.ema is not None:
+        run.ema.update_parameters(run.model)
     return totals
 
 
 def evaluate_and_save(run: Run, log: RunLog, stop: StopSignals) -> None:
-    """Score the model as it is now, log the numbers, draw pictures, and save; the best result goes to results.json.
+    """Evaluate the model, log its metrics and pictures, and save. The best result so far goes to results.json.
 
-    Until the checkpoint at the end the evaluation does not count as done: a run that is stopped here does it again.
+    The evaluation counts as done once the checkpoint is saved: a run that is stopped earlier repeats it when resumed.
     """
     experiment, processes, state = run.experiment, run.processes, run.state
     metric, lower_is_better = experiment.best_metric()
     processes.wait()
-    with stop.at_once():
-        model = cast(DenseModel, run.averaged.module) if run.averaged else run.model
+    with stop.raise_at_once():
+        model = cast(DenseModel, run.ema.module) if run.ema else run.model
         result = score(model, run.validation_set, experiment, processes)
         is_best = state.record_score(metric, result["metrics"][metric], lower_is_better)
-        log.evaluation(result["metrics"], result["seconds"])
+        log.add_evaluation(result["metrics"], result["seconds"])
         for image_id, picture in validation_pictures(model, run.validation_set, experiment, processes):
-            log.picture(image_id, picture)
+            log.add_picture(image_id, picture)
         if processes.is_main and is_best:
             result |= {"checkpoint": str(run.checkpoints.best), "step": state.step}
             write_result(experiment.run_folder / "results.json", result)
         processes.wait()
     if processes.is_main:
-        run.checkpoints.save(state.content(), is_best)
+        run.checkpoints.save(state.to_checkpoint(), is_best)
 
 
 def announce(run: Run, log: RunLog) -> None:
-    """Say in the log where the run is, and at its start what the data leave out and where its weights come from."""
+    """Print the run folder and the step; for a new run also which data are skipped and which weight files are used."""
     experiment, state = run.experiment, run.state
     where = f"{experiment.run_folder} at step {state.step} of {experiment.steps}"
-    log.say(f"{'resuming' if run.resumed else 'starting'} {where}")
+    log.print(f"{'resuming' if run.resumed else 'starting'} {where}")
     if not run.resumed:
         for line in [*run.training_set.skipped, *run.validation_set.skipped]:
-            log.say(f"skipped: {line}")
-        log.say(f"pretrained weights: {', '.join(experiment.weight_files()) or 'none, all start at random'}")
+            log.print(f"skipped: {line}")
+        log.print(f"pretrained weights: {', '.join(experiment.weight_files()) or 'none, random initialisation'}")
 
 
-@ending_together()
+@exit_together()
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = ArgumentParser(prog="train.py", description=__doc__)
     parser.add_argument("--cfg", type=Path, required=True, help="a YAML file, for example configs/seg_dysample.yaml")
     parser.add_argument("--check", action="store_true", help="try one batch, print the plan and exit")

@@ -2,10 +2,10 @@
 
     python -m benchmarks.detector_step [--height 480] [--width 640] [--batch 2] [--rounds 3] [--steps 3]
 
-Forward with losses, backward and SGD in float32, on CUDA if there is any. Both have 80 classes, seven objects an image,
-the plain pyramid and a frozen stem and first stage, and start at random; each is otherwise as its makers set it up.
-Every measurement is a process with the same allocator settings; they take turns, so that a noisy machine disturbs both
-alike. Prints JSON.
+Forward with losses, backward and SGD in float32, on CUDA if available. Both models have random weights, 80 classes, the
+plain feature pyramid, a frozen stem and a frozen first stage, and get seven objects per image; everything else is their
+default. Every measurement runs in a new process with the same allocator settings. The models take turns, so that a busy
+moment of the machine affects both. Prints JSON.
 """
 
 import argparse
@@ -35,57 +35,60 @@ THEIRS = "torchvision"
 Losses = Callable[[], dict[str, Tensor]]
 
 
-def objects(height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Boxes [N, 4] of all sizes and labels [N]."""
+def random_objects(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Random boxes [N, 4] of many sizes, and labels [N]."""
     corner = torch.rand(OBJECTS, 2) * 0.7
     size = torch.logspace(-1.5, -0.2, OBJECTS)[:, None].expand(-1, 2)
     boxes = torch.cat([corner, (corner + size).clamp(max=1)], dim=1) * torch.tensor([width, height] * 2)
     return boxes, torch.randint(CLASSES, (OBJECTS,))
 
 
-def ours(upsampler: str, images: Tensor) -> tuple[nn.Module, Losses]:
-    """Our model, and its losses as a function."""
+def build_ours(upsampler: str, images: Tensor) -> tuple[nn.Module, Losses]:
+    """Build our model, and a function that computes its losses."""
     count, _, height, width = images.shape
     config = FasterRCNNConfig.model_validate({"backbone": "resnet50", "upsampler": upsampler, "neck": "fpn"})
     model = config.build(DatasetInfo("detection", "random", ("",) * CLASSES)).to(images.device)
-    targets = [Target("", (height, width), instances=Instances(*objects(height, width))) for _ in range(count)]
+    targets = [Target("", (height, width), instances=Instances(*random_objects(height, width))) for _ in range(count)]
     batch = Batch(images, [(height, width)] * count, targets).to(images.device)
     return model, lambda: model(batch)
 
 
-def theirs(images: Tensor) -> tuple[nn.Module, Losses]:
-    """The model of torchvision, and its losses as a function."""
+def build_theirs(images: Tensor) -> tuple[nn.Module, Losses]:
+    """Build the model of torchvision, and a function that computes its losses."""
     count, _, height, width = images.shape
-    sizes: dict[str, Any] = {"min_size": min(height, width), "max_size": max(height, width)}  # it resizes by itself
+    sizes: dict[str, Any] = {
+        "min_size": min(height, width),
+        "max_size": max(height, width),
+    }  # the model resizes its input
     net = {"weights": None, "weights_backbone": None, "num_classes": CLASSES + 1, "trainable_backbone_layers": 3}
     model = fasterrcnn_resnet50_fpn(**net, **sizes).to(images.device)
     targets = []
     for _ in range(count):
-        boxes, labels = objects(height, width)
+        boxes, labels = random_objects(height, width)
         targets.append({"boxes": boxes.to(images.device), "labels": labels.to(images.device) + 1})
     return model, lambda: model(list(images), [dict(target) for target in targets])
 
 
 def measure(kind: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of each step after the first, and the peak memory of this process."""
+    """Measure the seconds of each step after the first, and the peak memory of this process."""
     keep_freed_memory()
     torch.manual_seed(0)
     device = torch.device(arguments.device)
     images = torch.randn(arguments.batch, 3, arguments.height, arguments.width).to(device)
-    model, losses_of = theirs(images) if kind == THEIRS else ours(kind, images)
+    model, compute_losses = build_theirs(images) if kind == THEIRS else build_ours(kind, images)
     trained = [parameter for parameter in model.train().parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=1e-6, momentum=0.9, fused=True)
     times = []
     for _ in range(arguments.steps + 1):
-        moments = [_now(device)]
-        loss = torch.stack(list(losses_of().values())).sum()
-        moments.append(_now(device))
+        marks = [_now(device)]
+        loss = torch.stack(list(compute_losses().values())).sum()
+        marks.append(_now(device))
         optimizer.zero_grad()
         loss.backward()
-        moments.append(_now(device))
+        marks.append(_now(device))
         optimizer.step()
-        moments.append(_now(device))
-        times.append([after - before for before, after in itertools.pairwise(moments)])
+        marks.append(_now(device))
+        times.append([after - before for before, after in itertools.pairwise(marks)])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated()
@@ -98,7 +101,7 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def summary(runs: list[dict[str, Any]]) -> dict[str, float]:
+def summarize(runs: list[dict[str, Any]]) -> dict[str, float]:
     """Medians over all steps of all runs."""
     times = [step for run in runs for step in run["times"]]
     forward, backward, _ = (round(statistics.median(column), 4) for column in zip(*times, strict=True))
@@ -108,14 +111,14 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--height", type=positive, default=480)
     parser.add_argument("--width", type=positive, default=640)
     parser.add_argument("--batch", type=positive, default=2)
-    parser.add_argument("--rounds", type=positive, default=3, help="processes of each kind")
-    parser.add_argument("--steps", type=positive, default=3, help="measured steps a process")
-    parser.add_argument("--upsamplers", default="nearest,dysample+", help="ours to measure")
+    parser.add_argument("--rounds", type=positive, default=3, help="processes for each model")
+    parser.add_argument("--steps", type=positive, default=3, help="measured steps per process")
+    parser.add_argument("--upsamplers", default="nearest,dysample+", help="upsamplers of our model")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -123,8 +126,8 @@ def main() -> None:
         print(json.dumps(measure(arguments.measure, arguments)))
         return
     kinds = [*arguments.upsamplers.split(","), THEIRS]
-    found = take_turns(["-m", "benchmarks.detector_step"], kinds, arguments.rounds)
-    results = {kind: summary(runs) for kind, runs in found.items()}
+    measurements = take_turns(["-m", "benchmarks.detector_step"], kinds, arguments.rounds)
+    results = {kind: summarize(runs) for kind, runs in measurements.items()}
     first = next(iter(results))
     setting = {name: value for name, value in vars(arguments).items() if name != "measure"}
     device = torch.cuda.get_device_name() if arguments.device == "cuda" else cpu_name()

@@ -1,7 +1,7 @@
-"""All that needs a GPU, by one command (`make gpu`): tests marked gpu, short bf16 trainings, timings.
+"""Run everything that needs a GPU (`make gpu`): tests marked gpu, short bf16 trainings, timings.
 
-Writes benchmarks/results/gpu_DEVICE_DATE.json, anew after every part. A part that fails is recorded by its exit code,
-and the others run all the same; the exit code is then 1.
+Writes benchmarks/results/gpu_DEVICE_DATE.json after every part. If a part fails, its exit code is recorded and the
+other parts still run; the exit code of this command is then 1.
 """
 
 import json
@@ -24,22 +24,22 @@ RESULTS = Path("benchmarks/results")
 TASKS = ("seg", "det", "inst", "pan", "depth")
 
 
-def run(*words: str) -> subprocess.CompletedProcess[str]:
-    """Run Python with these arguments, its messages shown as they come."""
-    print("$ python", *words, flush=True)
-    return subprocess.run([sys.executable, *words], stdout=subprocess.PIPE, text=True, check=False)
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with these arguments. Its stderr is shown, its stdout is returned."""
+    print("$ python", *arguments, flush=True)
+    return subprocess.run([sys.executable, *arguments], stdout=subprocess.PIPE, text=True, check=False)
 
 
-def tests() -> dict[str, Any]:
-    """The last line of pytest over the tests marked gpu."""
+def run_tests() -> dict[str, Any]:
+    """Run the tests marked gpu. Return the exit code and the last line of pytest."""
     done = run("-m", "pytest", "-m", "gpu")
     print(done.stdout, flush=True)
     lines = done.stdout.strip().splitlines()
     return {"exit_code": done.returncode, "summary": lines[-1] if lines else ""}
 
 
-def training(task: str) -> dict[str, Any]:
-    """A short bf16 training of a demo on the embedded scenes: its last losses, speed and scores."""
+def run_training(task: str) -> dict[str, Any]:
+    """Train a demo on the embedded scenes for a short time in bf16. Return its last losses, speed and metrics."""
     with tempfile.TemporaryDirectory() as folder:
         options = ["precision=bf16", "steps=200", "evaluation.every=200", f"output_dir={folder}", "run_name=gpu"]
         done = run("train.py", "--cfg", f"configs/demo/{task}.yaml", "system.device=cuda", *options)
@@ -50,14 +50,14 @@ def training(task: str) -> dict[str, Any]:
     return {"exit_code": 0, "options": options, "last_step": lines[-2], "metrics": result["metrics"]}
 
 
-def timing(module: str, *options: str) -> Any:
-    """What a benchmark prints, or the exit code of one that fails."""
+def run_benchmark(module: str, *options: str) -> Any:
+    """Run a benchmark. Return the JSON that it prints, or its exit code if it fails."""
     done = run("-m", module, *options)
     return {"exit_code": done.returncode} if done.returncode else json.loads(done.stdout)
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     if not torch.cuda.is_available():
         raise UserError("make gpu", "PyTorch sees no CUDA device", "run it on a machine with an NVIDIA GPU")
     record = machine("cuda")
@@ -65,17 +65,17 @@ def main() -> None:
     path = RESULTS / f"gpu_{name}_{record['date']}.json"
     parts: dict[str, Callable[[], Any]] = {
         "upsamplers": partial(
-            timing, "tools.benchmark", "--json", "--device", "cuda", "--dtype", "float32", "bfloat16"
+            run_benchmark, "tools.benchmark", "--json", "--device", "cuda", "--dtype", "float32", "bfloat16"
         ),
-        "segformer_step": partial(timing, "benchmarks.segformer_step", "--rounds", "1"),
+        "segformer_step": partial(run_benchmark, "benchmarks.segformer_step", "--rounds", "1"),
         "detector_step": partial(
-            timing, "benchmarks.detector_step", "--rounds", "1", "--height", "800", "--width", "1344"
+            run_benchmark, "benchmarks.detector_step", "--rounds", "1", "--height", "800", "--width", "1344"
         ),
-        **{f"training_{task}": partial(training, task) for task in TASKS},
-        "tests": tests,
+        **{f"training_{task}": partial(run_training, task) for task in TASKS},
+        "tests": run_tests,
     }
-    for part, measure in parts.items():
-        record[part] = measure()
+    for part, run_part in parts.items():
+        record[part] = run_part()
         write_result(path, record)
     print(f"written to {path}")
     if any(isinstance(part, dict) and part.get("exit_code") for part in record.values()):

@@ -1,8 +1,8 @@
 """Time and memory of one training step of MaskFormer: `python -m benchmarks.maskformer_step`. Prints JSON.
 
-By default the configuration of Swin-B with DySample-S+, a random image of 512 x 512 with ten classes in blocks, on CPU:
-forward, the matching within it (of all six layers), backward and the optimiser, medians over rounds; peak memory of the
-process.
+Measures, on CPU: the forward pass, the matching in it (of all six layers), the backward pass and the optimiser, as
+medians over rounds, and the peak memory of the process. By default: Swin-B with DySample-S+, one random image of
+512 x 512 pixels with ten classes in blocks.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from workflow.environment import cpu_name
 
 
 def measure(cfg: Path, overrides: list[str], size: int, rounds: int) -> dict[str, Any]:
-    """Seconds of the parts of a step, and gigabytes."""
+    """Measure the seconds of the parts of a step, and the peak memory in GiB."""
     experiment = load_experiment(cfg, overrides)
     torch.manual_seed(0)
     model = experiment.build_model(pretrained=False).train()
@@ -74,7 +74,7 @@ def measure(cfg: Path, overrides: list[str], size: int, rounds: int) -> dict[str
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cfg", type=Path, default=Path("configs/maskformer_swinb_dysample.yaml"))
     parser.add_argument("--size", type=positive, default=512)

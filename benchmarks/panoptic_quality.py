@@ -1,7 +1,7 @@
-"""Images a second that panoptic quality scores: `python -m benchmarks.panoptic_quality [--images 100]`. Prints JSON.
+"""Speed of panoptic quality in images per second: `python -m benchmarks.panoptic_quality [--images 100]`. Prints JSON.
 
-One process scores random maps of 640 x 480 pixels with ragged segments, on average about 12 true ones and 16 predicted
-ones, of 133 classes: somewhat more than COCO has. Median over rounds.
+One process scores random maps of 640 x 480 pixels and 133 classes. They have irregular segments, on average about 12
+true and 16 predicted ones, which is somewhat more than in COCO. The median over rounds is reported.
 """
 
 import argparse
@@ -25,30 +25,33 @@ CLASSES, THINGS = 133, 80
 
 
 def random_map(rng: np.random.Generator) -> Panoptic:
-    """Each pixel belongs to the nearest of some random points, distances being noisy; the first point is void."""
+    """A random segmentation: each pixel gets the segment of the nearest of several random points; the first is void.
+
+    Noise in the distances makes the borders irregular.
+    """
     segments = int(rng.integers(5, 19))
     coarse = rng.standard_normal((HEIGHT // 8, WIDTH // 8)).astype(np.float32)
     noise = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
     points = rng.random((segments + 1, 2)) * [HEIGHT, WIDTH]
     rows, columns = np.indices((HEIGHT, WIDTH), np.float32, sparse=True)
     distances = [np.hypot(rows - y + 12 * noise, columns - x - 12 * noise) for y, x in points]
-    names = np.concatenate([[0], rng.choice(2**24 - 1, segments, replace=False) + 1]).astype(np.int32)
-    ids = names[np.argmin(distances, axis=0)]
-    labels = {name: int(rng.integers(CLASSES)) for name in np.unique(ids).tolist() if name}
+    segment_ids = np.concatenate([[0], rng.choice(2**24 - 1, segments, replace=False) + 1]).astype(np.int32)
+    ids = segment_ids[np.argmin(distances, axis=0)]
+    labels = {segment: int(rng.integers(CLASSES)) for segment in np.unique(ids).tolist() if segment}
     return Panoptic(torch.from_numpy(ids), labels)
 
 
 def random_pair(rng: np.random.Generator) -> tuple[Panoptic, Panoptic]:
-    """A truth, and a prediction of which three quarters are the truth, somewhat moved, and the rest is another map."""
+    """A true and a predicted map. The left three quarters of the prediction are the slightly shifted truth."""
     true, found = random_map(rng), random_map(rng)
     limit = WIDTH * 3 // 4
     found.ids[:, :limit] = true.ids.roll((3, 3), dims=(0, 1))[:, :limit]
     labels = true.labels | found.labels
-    return true, Panoptic(found.ids, {name: labels[name] for name in found.ids.unique().tolist() if name})
+    return true, Panoptic(found.ids, {segment: labels[segment] for segment in found.ids.unique().tolist() if segment})
 
 
 def measure(images: int, rounds: int) -> dict[str, Any]:
-    """Images a second, and what was scored."""
+    """Measure images per second. Also return what was scored."""
     rng = np.random.default_rng(0)
     pairs = [random_pair(rng) for _ in range(images)]
     predictions = [Prediction(panoptic=found) for _, found in pairs]
@@ -73,7 +76,7 @@ def measure(images: int, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=positive, default=100)
     parser.add_argument("--rounds", type=positive, default=5)

@@ -2,8 +2,8 @@
 
     python benchmarks/segformer_step.py [--size 512] [--batch 2] [--rounds 3] [--steps 4]
 
-Forward, loss, backward and AdamW in float32, on CUDA if there is any. Every measurement is a process with the
-same allocator settings; the two take turns, so that a noisy machine disturbs both alike. Prints JSON.
+Forward, loss, backward and AdamW in float32, on CUDA if available. Every measurement runs in a new process with the
+same allocator settings. The models take turns, so that a busy moment of the machine affects both. Prints JSON.
 """
 
 import argparse
@@ -27,8 +27,10 @@ CLASSES = 150
 CHANNELS = {"mit_b0": ([32, 64, 160, 256], 256), "mit_b1": ([64, 128, 320, 512], 256)}
 
 
-def ours(backbone: str, upsampler: str, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.nn.Module, Callable]:
-    """Our model, and its loss as a function."""
+def build_ours(
+    backbone: str, upsampler: str, images: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.nn.Module, Callable]:
+    """Build our model, and a function that computes its loss."""
     sys.path.insert(0, str(ROOT))
     from models.segformer.model import SegFormerConfig
     from structures import Batch, DatasetInfo, Target
@@ -41,8 +43,8 @@ def ours(backbone: str, upsampler: str, images: torch.Tensor, labels: torch.Tens
     return model, lambda: model(batch)["loss_ce"]
 
 
-def theirs(backbone: str, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.nn.Module, Callable]:
-    """The model of `transformers`, and its loss as a function."""
+def build_theirs(backbone: str, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.nn.Module, Callable]:
+    """Build the model of `transformers`, and a function that computes its loss."""
     from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
     channels, head = CHANNELS[backbone]
@@ -51,23 +53,23 @@ def theirs(backbone: str, images: torch.Tensor, labels: torch.Tensor) -> tuple[t
     return model, lambda: model(pixel_values=images, labels=labels).loss
 
 
-def measure(which: str, arguments: argparse.Namespace) -> dict[str, object]:
-    """Seconds of each step after the first, and the peak memory of this process."""
+def measure(kind: str, arguments: argparse.Namespace) -> dict[str, object]:
+    """Measure the seconds of each step after the first, and the peak memory of this process."""
     keep_freed_memory()
     torch.manual_seed(0)
     device = torch.device(arguments.device)
     images = torch.randn(arguments.batch, 3, arguments.size, arguments.size).to(device)
     labels = torch.randint(CLASSES, (arguments.batch, arguments.size, arguments.size)).to(device)
-    if which == "transformers":
-        model, loss_of = theirs(arguments.backbone, images, labels)
+    if kind == "transformers":
+        model, compute_loss = build_theirs(arguments.backbone, images, labels)
     else:
-        model, loss_of = ours(arguments.backbone, which, images, labels)
+        model, compute_loss = build_ours(arguments.backbone, kind, images, labels)
     model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=6e-5, fused=True)
     seconds = []
     for _ in range(arguments.steps + 1):
         start = time.perf_counter()
-        loss = loss_of()
+        loss = compute_loss()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -81,7 +83,7 @@ def measure(which: str, arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def keep_freed_memory() -> None:
-    """The setting of our training loop, for both."""
+    """Use the allocator settings of our training loop, for both models."""
     if str(ROOT) not in sys.path:
         sys.path.append(str(ROOT))
     from runtime.memory import keep_freed_memory as keep
@@ -91,20 +93,20 @@ def keep_freed_memory() -> None:
 
 
 def take_turns(script: list[str], kinds: list[str], rounds: int, cwd: str | None = None) -> dict[str, list[dict]]:
-    """What `python SCRIPT [the options of this run] --measure KIND` prints, so many `rounds` times for each kind."""
-    found: dict[str, list[dict]] = {kind: [] for kind in kinds}
+    """Run `python SCRIPT [options of this command] --measure KIND` `rounds` times for each kind; return their JSON."""
+    measurements: dict[str, list[dict]] = {kind: [] for kind in kinds}
     for _ in range(rounds):
         for kind in kinds:
             command = [sys.executable, *script, *sys.argv[1:], "--measure", kind]
             done = subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, text=True, check=False)
             if done.returncode:
                 sys.exit(f"error: {kind}: could not be measured; see the message above")
-            found[kind].append(json.loads(done.stdout.splitlines()[-1]))
-    return found
+            measurements[kind].append(json.loads(done.stdout.splitlines()[-1]))
+    return measurements
 
 
 def positive(text: str) -> int:
-    """An option that counts something."""
+    """Parse a positive integer option."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, got {number}")
@@ -112,14 +114,14 @@ def positive(text: str) -> int:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=positive, default=512)
     parser.add_argument("--batch", type=positive, default=2)
-    parser.add_argument("--rounds", type=positive, default=3, help="processes of each kind")
-    parser.add_argument("--steps", type=positive, default=4, help="measured steps a process")
+    parser.add_argument("--rounds", type=positive, default=3, help="processes for each model")
+    parser.add_argument("--steps", type=positive, default=4, help="measured steps per process")
     parser.add_argument("--backbone", choices=list(CHANNELS), default="mit_b1")
-    parser.add_argument("--upsamplers", default="bilinear,dysample", help="ours to measure")
+    parser.add_argument("--upsamplers", default="bilinear,dysample", help="upsamplers of our model")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -129,14 +131,14 @@ def main() -> None:
     kinds = arguments.upsamplers.split(",")
     if importlib.util.find_spec("transformers"):
         kinds.append("transformers")
-    found = take_turns([str(Path(__file__).resolve())], kinds, arguments.rounds, cwd="/")
+    measurements = take_turns([str(Path(__file__).resolve())], kinds, arguments.rounds, cwd="/")
     results = {
         kind: {
             "median_s": round(statistics.median(second for run in runs for second in run["seconds"]), 3),
             "best_s": round(min(second for run in runs for second in run["seconds"]), 3),
             "peak_mb": round(statistics.median(run["peak_mb"] for run in runs)),
         }
-        for kind, runs in found.items()
+        for kind, runs in measurements.items()
     }
     setting = {name: value for name, value in vars(arguments).items() if name != "measure"}
     machine = {"cpu": cpu_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}

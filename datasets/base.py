@@ -1,14 +1,16 @@
-"""What every dataset offers, and the sample that passes through the transforms."""
+"""The interfaces of datasets, transforms and prediction files, and the sample that transforms work on."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
+from pydantic import AfterValidator, PositiveFloat
 
+from config import Schema
 from structures import DatasetInfo, Instances, Panoptic, Prediction, Size, Target
 
 
@@ -16,9 +18,9 @@ from structures import DatasetInfo, Instances, Panoptic, Prediction, Size, Targe
 class Objects:
     """The objects of one image as numpy arrays; the fields are those of `structures.Instances`.
 
-    boxes: [N, 4] float32, xyxy, in pixels of the image as it is now. labels: [N] int64. crowd: [N] bool.
-    masks: [N, H, W] bool, of the image as it is now. rles, xywh, areas: of the original image, for scoring only;
-    transforms leave them as they are.
+    boxes: [N, 4] float32, xyxy in pixels of the current (transformed) image. labels: [N] int64. crowd: [N] bool.
+    masks: [N, H, W] bool, at the size of the current image. rles, xywh, areas: for the original image, for scoring
+    only; transforms do not change them.
     """
 
     boxes: np.ndarray
@@ -30,7 +32,7 @@ class Objects:
     areas: np.ndarray | None = None
 
     def instances(self) -> Instances:
-        """The same as tensors."""
+        """The same objects as tensors."""
         return Instances(
             boxes=torch.from_numpy(np.ascontiguousarray(self.boxes)),
             labels=torch.from_numpy(self.labels),
@@ -44,11 +46,11 @@ class Objects:
 
 @dataclass
 class Sample:
-    """One image on its way through the transforms, as numpy arrays; every map has the size of the image.
+    """One image and its annotation as numpy arrays, which the transforms work on. Every map has the image's size.
 
     image: [H, W, 3], RGB, uint8 until `normalize` makes it float32. size: the original (height, width).
-    semantic: [H, W] int16, labels or IGNORE. depth: [H, W] float32 metres, 0 = not measured.
-    panoptic: of the original image, for scoring only; transforms leave it as it is. seed: see `structures.Target`.
+    semantic: [H, W] int16, labels or IGNORE. depth: [H, W] float32 in metres, 0 = not measured.
+    panoptic: for the original image, for scoring only; transforms do not change it. seed: see `structures.Target`.
     """
 
     image_id: str
@@ -61,7 +63,7 @@ class Sample:
     seed: int = 0
 
     def target(self) -> Target:
-        """The annotation as tensors, in the geometry that the sample has now."""
+        """The annotation as tensors, at the sample's current size."""
         semantic = None if self.semantic is None else torch.from_numpy(np.ascontiguousarray(self.semantic))
         depth = None if self.depth is None else torch.from_numpy(np.ascontiguousarray(self.depth))
         instances = None if self.objects is None else self.objects.instances()
@@ -76,37 +78,61 @@ class Sample:
         )
 
     def without_annotation(self) -> "Sample":
-        """The image alone."""
+        """The sample with its image alone."""
         return Sample(self.image_id, self.size, self.image)
 
 
+def _check_order(limits: tuple[float, float]) -> tuple[float, float]:
+    if limits[0] > limits[1]:
+        raise ValueError(f"{list(limits)} is not a range; write the smaller number first")
+    return limits
+
+
+Ascending = AfterValidator(_check_order)
+FactorRange = Annotated[tuple[PositiveFloat, PositiveFloat], Ascending]
+
+
+class Transform(Schema, ABC):
+    """Turns a sample into a sample. needs_uint8: whether the image must not have been normalised yet."""
+
+    needs_uint8: ClassVar[bool] = False
+    name: str
+
+    @abstractmethod
+    def apply(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """The transformed sample; the given one is not changed."""
+
+
 class PredictionFiles(ABC):
-    """Predictions of one dataset on disk, in the dataset's exchange format: written by evaluation, read for scoring."""
+    """Predictions on disk, in the exchange format of one dataset. Evaluation writes them, scoring reads them."""
 
     @abstractmethod
     def write(self, prediction: Prediction, target: Target) -> None:
-        """Store one image's prediction."""
+        """Store the prediction for one image."""
 
     @abstractmethod
     def finish(self) -> None:
-        """Called once in every process after the last `write`, where a format keeps one file for all images."""
+        """Complete the files. Called once in every process after its last `write`.
+
+        Formats with one file for all images write it here; the others have nothing to do.
+        """
 
     @abstractmethod
     def read(self, target: Target) -> Prediction:
         """The stored prediction for the image of `target`. Raises `UserError` if it is missing or malformed."""
 
     def unread(self) -> list[str]:
-        """Images of stored predictions that no `read` has asked for, where the format keeps one file for all images."""
+        """Ids of images with a stored prediction that no `read` asked for; always empty with one file per image."""
         return []
 
 
 class DenseDataset(ABC):
-    """The images and annotations of one split. Construction checks that the files exist and reads no image.
+    """The images and annotations of one split. The constructor checks that the files exist, but reads no image.
 
-    groups: [len] int, None for one group: training puts `group_size` images of one group after another, so that
-    those which are padded to one size have similar shapes. skipped: what the data set leaves out because it is
-    unusable, a line each; logged, and part of every result. protocol: what else must be said of the data beside the
-    numbers, as which of several published lists they follow.
+    groups: [len] int, the group of each image; None: all in one group. Training takes `group_size` images of one group
+    in a row, so that images which are padded to one size have similar shapes. skipped: one line for everything that is
+    left out because it is unusable; logged, and part of every result. protocol: other facts that a result must state
+    about the data, such as which published list they follow.
     """
 
     info: DatasetInfo
@@ -121,8 +147,8 @@ class DenseDataset(ABC):
 
     @abstractmethod
     def load(self, index: int) -> Sample:
-        """Image and annotation as stored. Raises `UserError` naming the file if one of them is unusable."""
+        """The image and its annotation as stored. Raises `UserError`, naming the file, if one of them is unusable."""
 
     @abstractmethod
     def target(self, index: int) -> Target:
-        """The annotation at original size, for scoring; decodes no image where the annotation tells the size."""
+        """The annotation at original size, for scoring. Reads no image if the annotation states the size."""

@@ -1,8 +1,8 @@
-"""The only place where a sample changes its geometry: each function treats the image and every map that is present.
+"""Geometric operations on a sample. Each changes the image and all annotations that the sample has.
 
-Images are interpolated; maps of labels and of depth take the nearest pixel, by the rule of OpenCV: source = floor(scale
-* target). What lies outside the image has no label, no depth and no object. Boxes are continuous: a pixel is the square
-from its index to the next.
+Images are interpolated. Label and depth maps take the nearest pixel, by the rule of OpenCV: source = floor(scale *
+target). Pixels outside the original image have no label, no depth and no object. Box coordinates are continuous: pixel
+i covers i to i + 1.
 """
 
 from dataclasses import replace
@@ -17,18 +17,19 @@ from datasets.base import Objects, Sample
 from errors import UserError
 from structures import IGNORE, Size
 
-Side = Annotated[int, Field(gt=0, lt=2**15)]  # of an image, in pixels; OpenCV counts no further everywhere
+Side = Annotated[int, Field(gt=0, lt=2**15)]  # of an image, in pixels; parts of OpenCV are limited to it
 
 
 def scaled_size(size: Size, scale: float) -> Size:
-    """(height, width) times `scale`, rounded half up as in mmcv and detectron2, at least 1."""
+    """(height, width) times `scale`, rounded half up as in mmcv and detectron2; at least 1."""
     return max(int(size[0] * scale + 0.5), 1), max(int(size[1] * scale + 0.5), 1)
 
 
-def resized(sample: Sample, size: Size, antialias: bool = False) -> Sample:
-    """The sample at (height, width). antialias: interpolate uint8 images with Pillow, which averages when shrinking.
+def resize(sample: Sample, size: Size, antialias: bool = False) -> Sample:
+    """The sample resized to (height, width), with bilinear interpolation of the image.
 
-    Otherwise OpenCV samples the nearest four pixels whatever the scale.
+    antialias: use Pillow (uint8 images only), which averages over more pixels when it shrinks an image. Otherwise
+    OpenCV interpolates between the nearest four pixels at any scale.
     """
     height, width = size
     if sample.image.shape[:2] == size:
@@ -47,11 +48,11 @@ def resized(sample: Sample, size: Size, antialias: bool = False) -> Sample:
         image=image,
         semantic=None if sample.semantic is None else nearest(sample.semantic),
         depth=None if sample.depth is None else nearest(sample.depth),
-        objects=None if sample.objects is None else _resized_objects(sample.objects, sample.image.shape[:2], size),
+        objects=None if sample.objects is None else _resize_objects(sample.objects, sample.image.shape[:2], size),
     )
 
 
-def _resized_objects(objects: Objects, old: Size, new: Size) -> Objects:
+def _resize_objects(objects: Objects, old: Size, new: Size) -> Objects:
     factors = np.array([new[1] / old[1], new[0] / old[0]] * 2, np.float32)
     masks = objects.masks
     if masks is not None:
@@ -62,20 +63,20 @@ def _resized_objects(objects: Objects, old: Size, new: Size) -> Objects:
     return replace(objects, boxes=objects.boxes * factors, masks=masks)
 
 
-def cropped(sample: Sample, top: int, left: int, size: Size) -> Sample:
-    """The window of (height, width) at (top, left), or what of it lies inside the image."""
+def crop(sample: Sample, top: int, left: int, size: Size) -> Sample:
+    """The window of (height, width) at (top, left), or the part of it that lies inside the image."""
     window = np.s_[top : top + size[0], left : left + size[1]]
     return replace(
         sample,
         image=sample.image[window],
         semantic=None if sample.semantic is None else sample.semantic[window],
         depth=None if sample.depth is None else sample.depth[window],
-        objects=None if sample.objects is None else _cropped_objects(sample.objects, top, left, size, window),
+        objects=None if sample.objects is None else _crop_objects(sample.objects, top, left, size, window),
     )
 
 
-def _cropped_objects(objects: Objects, top: int, left: int, size: Size, window: tuple[slice, slice]) -> Objects:
-    """Boxes are cut to the window; objects of which nothing is left are dropped."""
+def _crop_objects(objects: Objects, top: int, left: int, size: Size, window: tuple[slice, slice]) -> Objects:
+    """Clip boxes to the window and drop objects that lie outside it."""
     boxes = objects.boxes - np.array([left, top] * 2, np.float32)
     np.clip(boxes, 0, np.array([size[1], size[0]] * 2, np.float32), out=boxes)
     masks = None if objects.masks is None else objects.masks[:, *window]
@@ -91,67 +92,67 @@ def _cropped_objects(objects: Objects, top: int, left: int, size: Size, window: 
     )
 
 
-def flipped(sample: Sample) -> Sample:
+def flip(sample: Sample) -> Sample:
     """The sample mirrored left to right."""
     return replace(
         sample,
         image=sample.image[:, ::-1],
         semantic=None if sample.semantic is None else sample.semantic[:, ::-1],
         depth=None if sample.depth is None else sample.depth[:, ::-1],
-        objects=None if sample.objects is None else _flipped_objects(sample.objects, sample.image.shape[1]),
+        objects=None if sample.objects is None else _flip_objects(sample.objects, sample.image.shape[1]),
     )
 
 
-def _flipped_objects(objects: Objects, width: int) -> Objects:
+def _flip_objects(objects: Objects, width: int) -> Objects:
     boxes = objects.boxes.copy()
     boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
     return replace(objects, boxes=boxes, masks=None if objects.masks is None else objects.masks[:, :, ::-1])
 
 
-def rotated(sample: Sample, degrees: float) -> Sample:
-    """The sample turned anticlockwise about its centre, at its size; where nothing comes to lie, the image is 0.
+def rotate(sample: Sample, degrees: float) -> Sample:
+    """The sample rotated anticlockwise about its centre, at the same size; uncovered image pixels become 0.
 
-    Raises UserError if it has objects: boxes turned with their corners would no longer be tight.
+    Raises UserError if it has objects: boxes around rotated corners would no longer be tight.
     """
     if sample.objects is not None:
-        do = "leave it to data without boxes: take it out of data.train_transforms"
-        raise UserError("random_rotate", "cannot turn the boxes of objects", do)
+        do = "use it for data without boxes only: take it out of data.train_transforms"
+        raise UserError("random_rotate", "cannot rotate the boxes of objects", do)
     height, width = sample.image.shape[:2]
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1)
 
-    def turned(values: np.ndarray, interpolation: int, fill: float) -> np.ndarray:
-        fills = (fill,) * 4  # one a channel
+    def warp(values: np.ndarray, interpolation: int, fill: float) -> np.ndarray:
+        fills = (fill,) * 4  # one per channel
         return cv2.warpAffine(values, matrix, (width, height), flags=interpolation, borderValue=fills)
 
     return replace(
         sample,
-        image=turned(sample.image, cv2.INTER_LINEAR, 0),
-        semantic=None if sample.semantic is None else turned(sample.semantic, cv2.INTER_NEAREST, IGNORE),
-        depth=None if sample.depth is None else turned(sample.depth, cv2.INTER_NEAREST, 0),
+        image=warp(sample.image, cv2.INTER_LINEAR, 0),
+        semantic=None if sample.semantic is None else warp(sample.semantic, cv2.INTER_NEAREST, IGNORE),
+        depth=None if sample.depth is None else warp(sample.depth, cv2.INTER_NEAREST, 0),
     )
 
 
-def padded(sample: Sample, size: Size, fill: float = 0) -> Sample:
+def pad(sample: Sample, size: Size, fill: float = 0) -> Sample:
     """The sample extended at the bottom and the right to at least (height, width); new image pixels are `fill`."""
     height, width = sample.image.shape[:2]
     bottom, right = max(size[0] - height, 0), max(size[1] - width, 0)
     if bottom == right == 0:
         return sample
 
-    def extended(values: np.ndarray, value: float) -> np.ndarray:
-        extent = [(0, bottom), (0, right), (0, 0)][: values.ndim]
-        return np.pad(values, extent, constant_values=np.asarray(value, values.dtype))
+    def extend(values: np.ndarray, value: float) -> np.ndarray:
+        widths = [(0, bottom), (0, right), (0, 0)][: values.ndim]
+        return np.pad(values, widths, constant_values=np.asarray(value, values.dtype))
 
     return replace(
         sample,
-        image=extended(sample.image, fill),
-        semantic=None if sample.semantic is None else extended(sample.semantic, IGNORE),
-        depth=None if sample.depth is None else extended(sample.depth, 0),
-        objects=None if sample.objects is None else _padded_objects(sample.objects, bottom, right),
+        image=extend(sample.image, fill),
+        semantic=None if sample.semantic is None else extend(sample.semantic, IGNORE),
+        depth=None if sample.depth is None else extend(sample.depth, 0),
+        objects=None if sample.objects is None else _pad_objects(sample.objects, bottom, right),
     )
 
 
-def _padded_objects(objects: Objects, bottom: int, right: int) -> Objects:
+def _pad_objects(objects: Objects, bottom: int, right: int) -> Objects:
     if objects.masks is None:
         return objects
     return replace(objects, masks=np.pad(objects.masks, [(0, 0), (0, bottom), (0, right)]))

@@ -1,8 +1,7 @@
-"""Loaders that feed the two loops: an endless one for training, an exact one for evaluation.
+"""Data loaders: an endless one for training, and one for evaluation that visits every image once.
 
-What a training sample looks like follows from (seed, epoch, index) alone, and which samples make up an optimiser step
-from the step's number. So the data do not change with resuming, nor with the number of processes, workers or
-accumulation rounds.
+A training sample depends only on (seed, epoch, index), and the samples of an optimiser step only on the step's number.
+So the data do not change when a run is resumed, nor with the number of processes, workers or accumulation rounds.
 """
 
 import os
@@ -17,13 +16,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from datasets.base import DenseDataset, Sample
-from datasets.geometry import padded
-from datasets.transforms import Transform, applied
+from datasets.base import DenseDataset, Sample, Transform
+from datasets.geometry import pad
+from datasets.transforms import apply_all
 from errors import UserError
 from structures import Batch, Size, Target
 
-# What random numbers are for: the first word of their seed, so that no two purposes share a stream.
+# Purposes of random numbers. Each is the first number of its seeds, so that no two purposes share a random stream.
 _ORDER, _SAMPLE, _EVALUATION = range(3)
 
 Transforms = Sequence[Transform]
@@ -32,7 +31,7 @@ Group = TypeVar("Group")
 
 @dataclass(frozen=True)
 class SampleKey:
-    """Image `index` as seen in the epoch-th pass over the data."""
+    """Image `index` as seen in epoch `epoch`."""
 
     epoch: int
     index: int
@@ -40,30 +39,31 @@ class SampleKey:
 
 @dataclass(frozen=True)
 class BatchLayout:
-    """How the images of one optimiser step are spread: `per_process` at a time, `accumulation` times, in each process.
+    """How the images of one optimiser step are divided into micro-batches.
 
-    process: this one's number among `processes`.
+    per_process: images per micro-batch. accumulation: micro-batches that each process accumulates. world_size: number
+    of processes. rank: of this process, from 0.
     """
 
     per_process: int
     accumulation: int = 1
-    processes: int = 1
-    process: int = 0
+    world_size: int = 1
+    rank: int = 0
 
     @property
     def total(self) -> int:
         """Images per optimiser step."""
-        return self.per_process * self.accumulation * self.processes
+        return self.per_process * self.accumulation * self.world_size
 
 
 # --- order -----------------------------------------------------------------------------------------------------------
 
 
 class TrainingOrder:
-    """The endless stream of samples: epoch after epoch, each a permutation that depends on (seed, epoch) alone.
+    """The endless stream of samples: one epoch after another, each a permutation that depends only on (seed, epoch).
 
-    groups: [length] ints. Wherever a position of the stream divides by `group_size`, as many samples of one group
-    follow, but for the few that are left over in an epoch.
+    groups: [length] ints. At every position that is a multiple of `group_size`, the next `group_size` samples are of
+    one group, except for the few that are left over in an epoch.
     """
 
     def __init__(self, length: int, seed: int, groups: np.ndarray | None = None, group_size: int = 1) -> None:
@@ -75,37 +75,38 @@ class TrainingOrder:
         self._permutation = np.empty(0, np.int64)
 
     def __getitem__(self, position: int) -> SampleKey:
-        epoch, place = divmod(position, self._length)
+        epoch, offset = divmod(position, self._length)
         if epoch != self._epoch:
             self._epoch = epoch
-            self._permutation = self._permuted(np.random.default_rng([_ORDER, self._seed, epoch]))
-        return SampleKey(epoch, int(self._permutation[place]))
+            self._permutation = self._permute(np.random.default_rng([_ORDER, self._seed, epoch]))
+        return SampleKey(epoch, int(self._permutation[offset]))
 
-    def _permuted(self, rng: np.random.Generator) -> np.ndarray:
+    def _permute(self, rng: np.random.Generator) -> np.ndarray:
         order, size = rng.permutation(self._length), self._group_size
         if self._groups is None or size == 1:
             return order
-        of_sample = self._groups[order]
-        members = [order[of_sample == group] for group in np.unique(of_sample)]
-        blocks = np.concatenate([some[: len(some) // size * size] for some in members]).reshape(-1, size)
-        loose = np.concatenate([some[len(some) // size * size :] for some in members])
+        groups = self._groups[order]
+        members = [order[groups == group] for group in np.unique(groups)]
+        blocks = np.concatenate([indices[: len(indices) // size * size] for indices in members]).reshape(-1, size)
+        rest = np.concatenate([indices[len(indices) // size * size :] for indices in members])
         blocks = blocks[rng.permutation(len(blocks))]
-        # The last epoch may have ended within a block: as many loose samples come first, so that blocks start evenly.
+        # The previous epoch may have ended within a block. So many ungrouped samples first: then blocks are aligned.
         head = -self._epoch * self._length % size
-        while len(loose) < head and len(blocks):
-            loose, blocks = np.concatenate([loose, blocks[-1]]), blocks[:-1]
-        return np.concatenate([loose[:head], blocks.ravel(), loose[head:]])
+        while len(rest) < head and len(blocks):
+            rest, blocks = np.concatenate([rest, blocks[-1]]), blocks[:-1]
+        return np.concatenate([rest[:head], blocks.ravel(), rest[head:]])
 
 
-def micro_batches(order: TrainingOrder, layout: BatchLayout, first_step: int) -> Iterator[list[SampleKey]]:
-    """Endlessly this process's part of the stream, from optimiser step `first_step` on, which costs no replay.
+def micro_batch_keys(order: TrainingOrder, layout: BatchLayout, first_step: int) -> Iterator[list[SampleKey]]:
+    """Yield endlessly the keys of this process's micro-batches. A late `first_step` takes no longer than an early one.
 
-    Step t takes positions t * total and on; round a of process r the (a * processes + r)-th `per_process` of them.
+    Optimiser step t has the `layout.total` positions from t * total on. They are divided into parts of `per_process`;
+    accumulation round a of rank r takes part a * world_size + r.
     """
     step = first_step
     while True:
         for round_ in range(layout.accumulation):
-            start = step * layout.total + (round_ * layout.processes + layout.process) * layout.per_process
+            start = step * layout.total + (round_ * layout.world_size + layout.rank) * layout.per_process
             yield [order[position] for position in range(start, start + layout.per_process)]
         step += 1
 
@@ -124,16 +125,17 @@ def training_loader(
     workers: int = 0,
     pin_memory: bool = False,
 ) -> Iterator[Batch]:
-    """Micro-batches without end: `layout.accumulation` of them make the optimiser step `first_step`, then the next.
+    """An endless iterator of micro-batches, `layout.accumulation` for each optimiser step, from `first_step` on.
 
-    Images are padded at the bottom and the right with 0 to the largest of their batch, rounded up to `size_divisor`;
-    semantic targets with IGNORE, masks with False. workers: processes that load; 0: load in this one.
-    Raises UserError, from `next`, if a file is unusable or a worker dies.
+    Images are padded with 0 at the bottom and the right to the largest height and width of their batch, rounded up to
+    multiples of `size_divisor`; semantic targets are padded with IGNORE, masks with False. workers: number of loading
+    processes; 0: load in this one.
+    `next` raises UserError if a file is unusable or a worker dies.
     """
     read = _TrainingReader(dataset, tuple(transforms), seed, size_divisor)
     order = TrainingOrder(len(dataset), seed, dataset.groups, dataset.group_size)
-    keys = micro_batches(order, layout, first_step)
-    return iter(_Batches(read, keys, workers, pin_memory))
+    keys = micro_batch_keys(order, layout, first_step)
+    return iter(_BatchLoader(read, keys, workers, pin_memory))
 
 
 def evaluation_loader(
@@ -142,43 +144,43 @@ def evaluation_loader(
     *,
     batch_size: int,
     size_divisor: int,
-    process: int = 0,
-    processes: int = 1,
+    rank: int = 0,
+    world_size: int = 1,
     workers: int = 0,
     pin_memory: bool = False,
 ) -> Iterable[Batch]:
-    """Batches of images process, process + processes, .., each once; may be none. Can be iterated repeatedly.
+    """Batches of the images rank, rank + world_size, .., each once; there may be none. Can be iterated repeatedly.
 
-    Transforms see the image alone: targets stay at original size. Images go together only if they have the same size
-    after padding to `size_divisor`, so that no image is padded further because of its neighbours.
-    Raises UserError, from `next`, if a file is unusable or a worker dies.
+    Transforms change the image only; targets keep the original size. A batch has only images that have equal sizes
+    after padding to multiples of `size_divisor`, so the other images of a batch never change an image's padding.
+    `next` raises UserError if a file is unusable or a worker dies.
     """
-    shard = range(process, len(dataset), processes)
+    shard = range(rank, len(dataset), world_size)
     groups = [shard[start : start + batch_size] for start in range(0, len(shard), batch_size)]
     read = _EvaluationReader(dataset, tuple(transforms), size_divisor)
-    return _Batches(read, groups, min(workers, len(groups)), pin_memory)
+    return _BatchLoader(read, groups, min(workers, len(groups)), pin_memory)
 
 
 def single_batch(sample: Sample, transforms: Transforms, size_divisor: int) -> Batch:
-    """One image as the evaluation loop sees it, outside any dataset; its target is the sample's own annotation."""
-    alone = applied(tuple(transforms), sample.without_annotation(), np.random.default_rng([_EVALUATION, 0]))
-    return _batch([alone], [padded(alone, _size(alone, size_divisor))], [sample.target()])
+    """A batch with one image, as in evaluation. Its target is the annotation of `sample`, at original size."""
+    image = apply_all(tuple(transforms), sample.without_annotation(), np.random.default_rng([_EVALUATION, 0]))
+    return _collate([image], [pad(image, _padded_size(image, size_divisor))], [sample.target()])
 
 
 def next_batches(batches: Iterator[Batch], count: int) -> tuple[list[Batch], UserError | None]:
-    """The next `count` batches, or what went wrong: for a process that must tell the others before it gives up."""
+    """The next `count` batches, or the error: for a process that must tell the others before it raises."""
     try:
         return [next(batches) for _ in range(count)], None
     except UserError as problem:
         return [], problem
 
 
-# --- reading, in a worker --------------------------------------------------------------------------------------------
+# --- readers, which run in workers -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _TrainingReader:
-    """Keys of one micro-batch -> that micro-batch."""
+    """Reads one micro-batch: a list of keys in, a list with one batch out."""
 
     dataset: DenseDataset
     transforms: tuple[Transform, ...]
@@ -187,20 +189,20 @@ class _TrainingReader:
 
     def __call__(self, keys: list[SampleKey]) -> list[Batch]:
         samples = [self._sample(key) for key in keys]
-        sizes = [_size(sample, self.size_divisor) for sample in samples]
+        sizes = [_padded_size(sample, self.size_divisor) for sample in samples]
         size = max(height for height, _ in sizes), max(width for _, width in sizes)
-        samples_padded = [padded(sample, size) for sample in samples]
-        return [_batch(samples, samples_padded, [sample.target() for sample in samples_padded])]
+        padded = [pad(sample, size) for sample in samples]
+        return [_collate(samples, padded, [sample.target() for sample in padded])]
 
     def _sample(self, key: SampleKey) -> Sample:
         rng = np.random.default_rng([_SAMPLE, self.seed, key.epoch, key.index])
-        sample = applied(self.transforms, self.dataset.load(key.index), rng)
+        sample = apply_all(self.transforms, self.dataset.load(key.index), rng)
         return replace(sample, seed=int(rng.integers(2**63)))
 
 
 @dataclass(frozen=True)
 class _EvaluationReader:
-    """Indices of one group -> its batches, one for each padded size among them."""
+    """Reads one group of images: indices in, one batch for each padded size out."""
 
     dataset: DenseDataset
     transforms: tuple[Transform, ...]
@@ -211,32 +213,34 @@ class _EvaluationReader:
         for index in indices:
             original = self.dataset.load(index)
             rng = np.random.default_rng([_EVALUATION, index])
-            sample = applied(self.transforms, original.without_annotation(), rng)
-            by_size.setdefault(_size(sample, self.size_divisor), []).append((sample, original.target()))
-        return [
-            _batch(
-                [sample for sample, _ in pairs], [padded(sample, size) for sample, _ in pairs], [t for _, t in pairs]
-            )
-            for size, pairs in by_size.items()
-        ]
+            sample = apply_all(self.transforms, original.without_annotation(), rng)
+            by_size.setdefault(_padded_size(sample, self.size_divisor), []).append((sample, original.target()))
+        batches = []
+        for size, pairs in by_size.items():
+            samples, targets = [sample for sample, _ in pairs], [target for _, target in pairs]
+            batches.append(_collate(samples, [pad(sample, size) for sample in samples], targets))
+        return batches
 
 
-def _size(sample: Sample, divisor: int) -> Size:
+def _padded_size(sample: Sample, divisor: int) -> Size:
     """The sample's size, rounded up to multiples of `divisor`."""
     height, width = (-(-side // divisor) * divisor for side in sample.image.shape[:2])
     return height, width
 
 
-def _batch(samples: list[Sample], samples_padded: list[Sample], targets: list[Target]) -> Batch:
-    images = np.stack([sample.image.transpose(2, 0, 1) for sample in samples_padded])
+def _collate(samples: list[Sample], padded: list[Sample], targets: list[Target]) -> Batch:
+    images = np.stack([sample.image.transpose(2, 0, 1) for sample in padded])
     return Batch(torch.from_numpy(images), [sample.image.shape[:2] for sample in samples], targets)
 
 
 # --- workers ---------------------------------------------------------------------------------------------------------
 
 
-class _Guarded(Dataset[Any], Generic[Group]):
-    """Groups in, batches out. A UserError is returned, since raised in a worker it would arrive wrapped in a trace."""
+class _ReaderDataset(Dataset[Any], Generic[Group]):
+    """The dataset of PyTorch's data loader: its items are the batches that `read` makes of a group.
+
+    A UserError is returned: if a worker raised it, it would arrive with its message buried in a traceback.
+    """
 
     def __init__(self, read: Callable[[Group], list[Batch]]) -> None:
         self._read = read
@@ -249,8 +253,8 @@ class _Guarded(Dataset[Any], Generic[Group]):
 
 
 @dataclass(frozen=True)
-class _Batches(Generic[Group]):
-    """The batches that `read` makes of each group, in order, read ahead by `workers` processes."""
+class _BatchLoader(Generic[Group]):
+    """An iterable of the batches that `read` makes of each group, in order; `workers` processes read ahead."""
 
     read: Callable[[Group], list[Batch]]
     groups: Iterable[Group]
@@ -259,48 +263,48 @@ class _Batches(Generic[Group]):
 
     def __iter__(self) -> Iterator[Batch]:
         loader = DataLoader(
-            _Guarded(self.read),
+            _ReaderDataset(self.read),
             sampler=self.groups,
-            batch_size=None,  # a group is the loader's item; the reader collates
-            collate_fn=_unchanged,
+            batch_size=None,  # a group is one item of the dataset; the reader collates
+            collate_fn=_identity,
             num_workers=self.workers,
-            worker_init_fn=_prepare_worker if self.workers else None,
+            worker_init_fn=_initialize_worker if self.workers else None,
             pin_memory=self.pin_memory,
-            generator=torch.Generator(),  # else every iteration takes a number from the global one
+            generator=torch.Generator(),  # else every iteration would draw from the global generator
         )
-        answers = iter(loader)
+        results = iter(loader)
         if self.workers and threading.current_thread() is threading.main_thread():
-            # PyTorch lets a worker's death interrupt the main process anywhere; this leaves it to the next `next`.
+            # PyTorch's handler raises anywhere in the main process when a worker dies. Without it, only `next` raises.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         try:
-            while (answer := self._next(answers)) is not None:
-                if isinstance(answer, UserError):
-                    raise answer
-                yield from answer
+            while (result := self._next(results)) is not None:
+                if isinstance(result, UserError):
+                    raise result
+                yield from result
         finally:
-            del answers  # ends the workers at once, even where a traceback keeps this frame alive
+            del results  # ends the workers at once, even if a traceback keeps this frame alive
 
-    def _next(self, answers: Iterator[list[Batch] | UserError]) -> list[Batch] | UserError | None:
-        """The next answer, None after the last. A worker's death is a UserError, too."""
+    def _next(self, results: Iterator[list[Batch] | UserError]) -> list[Batch] | UserError | None:
+        """The next result; None after the last. If a worker has died, the result is a UserError."""
         try:
-            return next(answers, None)
+            return next(results, None)
         except (RuntimeError, OSError, EOFError) as error:
             if self.workers == 0 or str(error).startswith("Caught "):
-                raise  # a defect, with the trace of where it arose
+                raise  # a defect, with the traceback of its origin
             reason = (str(error) or type(error).__name__).splitlines()[0]
             do = "give the machine more memory (or shared memory, /dev/shm), or set fewer system.workers"
             return UserError("data loading", f"a worker process died ({reason})", do)
 
 
-def _unchanged(answer: list[Batch] | UserError) -> list[Batch] | UserError:
-    return answer
+def _identity(result: list[Batch] | UserError) -> list[Batch] | UserError:
+    return result
 
 
-def _prepare_worker(_: int) -> None:
-    """PyTorch itself has limited a worker to one thread and made it end with its parent."""
+def _initialize_worker(_: int) -> None:
+    """Add to what PyTorch does: it limits a worker to one torch thread and ends it with its parent."""
     cv2.setNumThreads(0)
-    # Stop signals are for the main process, which saves and then ends its workers. Those sent to the whole process
-    # group, as by Ctrl-C and torchrun, pass a group of its own; the others are ignored.
+    # Stop signals are for the main process, which saves and then ends its workers. Ctrl-C and torchrun signal a whole
+    # process group, so a worker leaves it for a group of its own; signals to the worker itself are ignored.
     os.setpgid(0, 0)
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

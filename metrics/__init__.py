@@ -1,4 +1,4 @@
-"""Metrics of all tasks."""
+"""The metrics of all tasks."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""What every metric offers. Metrics stream: their memory does not grow with the number of pixels seen."""
+"""The interface of metrics. Metrics are streaming: their memory does not grow with the number of pixels."""
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
@@ -7,11 +7,11 @@ from structures import Prediction, Target
 
 
 class Metric(ABC):
-    """Compares predictions with targets, image by image, over any number of processes.
+    """Compares predictions with targets, image by image, in any number of processes.
 
-    names: of the numbers that `compute` gives. primary: the one by which the best checkpoint is chosen.
-    lower_is_better: names of numbers that should fall.
-    protocol: what must be said beside the numbers for them to mean something.
+    names: of the values that `compute` returns. primary: the name of the value that selects the best checkpoint.
+    lower_is_better: names of the values for which lower is better.
+    protocol: what a result must state beside the values, such as how they are averaged.
     """
 
     names: tuple[str, ...]
@@ -21,16 +21,16 @@ class Metric(ABC):
 
     @abstractmethod
     def update(self, predictions: list[Prediction], targets: list[Target]) -> None:
-        """Take in some images."""
+        """Add the predictions and targets of some images."""
 
     @abstractmethod
     def gather(self) -> None:
-        """Merge the state of all processes, once, after the last `update`; without processes it does nothing."""
+        """Merge the states of all processes; called once, after the last `update`. With one process nothing changes."""
 
     @abstractmethod
     def compute(self) -> dict[str, float]:
-        """The numbers, named and scaled as in the paper."""
+        """The values by name, scaled as in the paper."""
 
     @abstractmethod
     def per_class(self) -> list[dict[str, Any]]:
-        """One record per class, empty where classes have no meaning."""
+        """One record per class; an empty list for data without classes."""

@@ -1,7 +1,7 @@
 """COCO average precision and recall for boxes and masks, from pycocotools' own COCOeval (Lin et al., ECCV 2014).
 
-COCOeval keeps a whole data set in memory. Here it matches one image at a time; what stays is what its accumulation
-needs to know of each detection, 22 bytes. The numbers are COCOeval's to the last digit, for any order of the images.
+COCOeval keeps a whole data set in memory. Here it matches one image at a time, and only what its accumulation needs is
+kept, 22 bytes per detection. The values equal COCOeval's to the last digit, for any order of the images.
 """
 
 from collections import defaultdict
@@ -21,7 +21,7 @@ from config import Schema
 from errors import UserError
 from metrics.base import Metric
 from metrics.distributed import gather_objects, sum_over_processes
-from structures import DatasetInfo, Instances, Prediction, Size, Target, image_order
+from structures import DatasetInfo, Instances, Prediction, Size, Target, image_sort_key
 
 Kind = Literal["bbox", "segm"]
 KINDS: dict[str, tuple[Kind, ...]] = {"detection": ("bbox",), "instance": ("bbox", "segm")}  # by task
@@ -31,13 +31,13 @@ Annotations = defaultdict[tuple[int, int], list[dict[str, Any]]]  # by (image, c
 
 
 class CocoAPConfig(Schema):
-    """kinds: what to score, boxes (bbox) or masks (segm); None: all that the data have."""
+    """kinds: what to score, boxes (bbox) or masks (segm) or both; None: all that the data have."""
 
     name: Literal["coco_ap"] = "coco_ap"
     kinds: Annotated[tuple[Kind, ...], Field(min_length=1)] | None = None
 
     def build(self, info: DatasetInfo) -> "CocoAP":
-        """The metric for the classes of `info`. Raises UserError if its task has no objects, or not of these kinds."""
+        """The metric for the classes of `info`. Raises UserError if the task does not have objects of these kinds."""
         possible = KINDS.get(info.task, ())
         if not possible:
             what = f"{info.name} is {info.task} data, which has no separate objects"
@@ -50,9 +50,9 @@ class CocoAPConfig(Schema):
 
 
 class Matches(NamedTuple):
-    """What COCOeval found for the D detections of one image, by label and then by falling score.
+    """COCOeval's matches for the D detections of one image, by label and then by descending score.
 
-    labels: [D] int32. scores: [D] float64. flags: [D, 10] uint8, the bits of [area range, matched or ignored, IoU].
+    labels: [D] int32. scores: [D] float64. flags: [D, 10] uint8, packed bits of [area range, matched or ignored, IoU].
     """
 
     labels: np.ndarray
@@ -61,7 +61,7 @@ class Matches(NamedTuple):
 
 
 class CocoAP(Metric):
-    """AP and AR in percent, named KIND/STAT as in "bbox/AP50"; NaN where the data set has nothing to score."""
+    """AP and AR in percent, named KIND/STAT, such as "bbox/AP50"; NaN where the data set has nothing to score."""
 
     def __init__(self, classes: tuple[str, ...], kinds: tuple[Kind, ...]) -> None:
         self._classes = classes
@@ -70,7 +70,7 @@ class CocoAP(Metric):
         self.primary = f"{kinds[0]}/AP"
         # kind -> image id -> matches
         self._matches: dict[Kind, dict[str, Matches]] = {kind: {} for kind in kinds}
-        # Objects to find, by kind, class and area range; and all that are no crowd, by class.
+        # Positives: objects to detect, by kind, class and area range. Objects: all except crowds, by class.
         self._positives = np.zeros((len(kinds), len(classes), len(_evaluator("bbox").params.areaRng)), np.int64)
         self._objects = np.zeros(len(classes), np.int64)
         self._accumulated: dict[Kind, COCOeval] = {}
@@ -92,7 +92,7 @@ class CocoAP(Metric):
             )
 
     def update(self, predictions: list[Prediction], targets: list[Target]) -> None:
-        """Take in detected and true `instances`: boxes and, for segm, rles. ValueError if an image comes again."""
+        """Add detected and true `instances`: boxes and, for segm, rles. ValueError if an image was added before."""
         self._accumulated = {}
         for prediction, target in zip(predictions, targets, strict=True):
             assert prediction.instances is not None
@@ -100,14 +100,14 @@ class CocoAP(Metric):
             for kind, matches, positives in zip(self._kinds, self._matches.values(), self._positives, strict=True):
                 if target.image_id in matches:
                     raise ValueError(f"image {target.image_id} was scored before")
-                truth = _annotations(target.instances, kind, target.size)
-                found = _annotations(prediction.instances, kind, target.size)
-                matches[target.image_id] = _match(kind, truth, found, positives)
-            no_crowd = [label for label, crowd in _labels_and_crowd(target.instances) if not crowd]
-            self._objects += np.bincount(no_crowd, minlength=len(self._classes))
+                objects = _annotations(target.instances, kind, target.size)
+                detections = _annotations(prediction.instances, kind, target.size)
+                matches[target.image_id] = _match(kind, objects, detections, positives)
+            labels = [label for label, crowd in _labels_and_crowd(target.instances) if not crowd]
+            self._objects += np.bincount(labels, minlength=len(self._classes))
 
     def gather(self) -> None:
-        """Give every process the matches of all. ValueError if two processes scored the same image."""
+        """Give every process the matches of all processes. ValueError if two of them scored the same image."""
         self._accumulated = {}
         self._positives = sum_over_processes(self._positives)
         self._objects = sum_over_processes(self._objects)
@@ -119,33 +119,33 @@ class CocoAP(Metric):
             self._matches[kind] = merged
 
     def compute(self) -> dict[str, float]:
-        """The twelve numbers of COCOeval for each kind. Raises UserError if there was no object to find."""
+        """The twelve values of COCOeval for each kind. Raises UserError if no object is annotated."""
         if self._objects.sum() == 0:
-            raise UserError("validation set", "not one object is annotated", "check the annotations")
+            raise UserError("validation set", "no object is annotated", "check the annotations")
         stats = [value for kind in self._kinds for value in self._evaluate(kind).stats]
         return {name: _percent(value) for name, value in zip(self.names, stats, strict=True)}
 
     def per_class(self) -> list[dict[str, Any]]:
-        """class, AP and AP50 of each kind in percent (None: no objects) and the number of objects that are no crowd."""
+        """class, AP and AP50 of each kind in percent (None: no objects), and the number of objects except crowds."""
         records: list[dict[str, Any]] = [{"class": name} for name in self._classes]
         for kind in self._kinds:
             precision = self._evaluate(kind).eval["precision"][:, :, :, 0, -1]  # all areas, 100 detections
             for label, record in enumerate(records):
                 for stat, values in (("AP", precision[:, :, label]), ("AP50", precision[0, :, label])):
-                    value = _percent(values.flatten().mean())  # a class has all its values or none
+                    value = _percent(values.flatten().mean())  # either all values of a class are -1 or none
                     record[f"{kind}/{stat}"] = None if np.isnan(value) else value
         return [{**record, "objects": int(count)} for record, count in zip(records, self._objects, strict=True)]
 
     def _evaluate(self, kind: Kind) -> COCOeval:
         """An evaluator that has accumulated and summarised all matches.
 
-        Classes do not depend on each other, so they are accumulated one at a time, each with only the images that have
-        detections of it; those come in pycocotools' order, which decides between equal scores.
+        Classes are independent, so they are accumulated one at a time, each with only the images that have detections
+        of it. The images are in pycocotools' order, which decides between equal scores.
         """
         if kind in self._accumulated:
             return self._accumulated[kind]
-        images = [self._matches[kind][image_id] for image_id in sorted(self._matches[kind], key=image_order)]
-        numbers = np.repeat(np.arange(len(images)), [len(image.labels) for image in images])
+        images = [self._matches[kind][image_id] for image_id in sorted(self._matches[kind], key=image_sort_key)]
+        image_rows = np.repeat(np.arange(len(images)), [len(image.labels) for image in images])
         labels, scores, flags = (np.concatenate(parts) for parts in zip(_no_matches(), *images, strict=True))
         by_class = np.argsort(labels, kind="stable")
         limits = np.searchsorted(labels[by_class], np.arange(len(self._classes) + 1))
@@ -153,7 +153,7 @@ class CocoAP(Metric):
         with redirect_stdout(StringIO()):
             for positives, (start, end) in zip(self._positives[self._kinds.index(kind)], pairwise(limits), strict=True):
                 rows = by_class[start:end]
-                ends = np.flatnonzero(np.diff(numbers[rows])) + 1  # of each image but the last
+                ends = np.flatnonzero(np.diff(image_rows[rows])) + 1  # of each image except the last
                 results.append(_accumulate(kind, positives, scores[rows], flags[rows], ends))
             evaluator = _evaluator(kind)
             evaluator.eval = {
@@ -166,27 +166,27 @@ class CocoAP(Metric):
 
 
 def _evaluator(kind: Kind) -> COCOeval:
-    """COCOeval with the standard parameters, for a data set of image 0 and class 0."""
+    """COCOeval with the standard parameters, for a data set with one image, 0, and one class, 0."""
     evaluator = COCOeval(iouType=kind)
     evaluator.params.imgIds = evaluator.params.catIds = [0]
     return evaluator
 
 
-def _match(kind: Kind, truth: Annotations, found: Annotations, positives: np.ndarray) -> Matches:
-    """Match the detections of one image; add its objects to `positives` [class, area range].
+def _match(kind: Kind, objects: Annotations, detections: Annotations, positives: np.ndarray) -> Matches:
+    """Match the detections of one image, and add its objects to `positives` [class, area range] in place.
 
-    COCOeval finds nothing in classes without object and detection, so they are left out.
+    Classes with neither objects nor detections are left out; COCOeval has no result for them either.
     """
     evaluator = _evaluator(kind)
-    evaluator._gts, evaluator._dts = truth, found
-    most = evaluator.params.maxDets[-1]
+    evaluator._gts, evaluator._dts = objects, detections
+    max_detections = evaluator.params.maxDets[-1]
     parts = [_no_matches()]
-    for image, label in sorted(truth.keys() | found.keys()):
+    for image, label in sorted(objects.keys() | detections.keys()):
         evaluator.ious[image, label] = evaluator.computeIoU(image, label)
-        areas = [evaluator.evaluateImg(image, label, area, most) for area in evaluator.params.areaRng]
-        positives[label] += [np.count_nonzero(result["gtIgnore"] == 0) for result in areas]
-        scores = np.array(areas[0]["dtScores"], np.float64)
-        flags = np.array([(result["dtMatches"] != 0, result["dtIgnore"]) for result in areas])
+        results = [evaluator.evaluateImg(image, label, area, max_detections) for area in evaluator.params.areaRng]
+        positives[label] += [np.count_nonzero(result["gtIgnore"] == 0) for result in results]
+        scores = np.array(results[0]["dtScores"], np.float64)
+        flags = np.array([(result["dtMatches"] != 0, result["dtIgnore"]) for result in results])
         bits = flags.reshape(np.prod(flags.shape[:3]), len(scores)).T
         parts.append(Matches(np.full(len(scores), label, np.int32), scores, np.packbits(bits, axis=1)))
     return Matches(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
@@ -195,9 +195,9 @@ def _match(kind: Kind, truth: Annotations, found: Annotations, positives: np.nda
 def _accumulate(
     kind: Kind, positives: np.ndarray, scores: np.ndarray, flags: np.ndarray, ends: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """COCOeval's precision and recall of one class, from the matches of its images one after another.
+    """COCOeval's precision and recall of one class, from the concatenated matches of its images.
 
-    positives: [area range]. scores, flags: as in Matches. ends: where images end, the last one excepted.
+    positives: [area range]. scores, flags: as in Matches. ends: where each image except the last ends.
     """
     evaluator = _evaluator(kind)
     params = evaluator._paramsEval = evaluator.params
@@ -206,7 +206,7 @@ def _accumulate(
     none, empty = np.zeros(0), np.zeros((shape[2], 0))
     evaluator.evalImgs = []
     for area, count in enumerate(positives):
-        # Objects only count, so one entry without detections holds those of all images.
+        # Only the number of objects matters, so one entry without detections stands for the objects of all images.
         evaluator.evalImgs.append(
             {"dtScores": none, "dtMatches": empty, "dtIgnore": empty, "gtIgnore": np.zeros(count)}
         )
@@ -222,10 +222,10 @@ def _accumulate(
 
 
 def _annotations(instances: Instances, kind: Kind, size: Size) -> Annotations:
-    """The objects or detections of one image as COCOeval takes them from annotation files and from `loadRes`.
+    """The objects or detections of one image, as COCOeval gets them from annotation files and from `loadRes`.
 
-    Areas are those given, else w * h of the boxes for bbox, the pixels of the masks for segm. Ids start from 1, since
-    COCOeval takes 0 for unmatched.
+    Areas are the given ones, or else w * h of the boxes for bbox and the pixels of the masks for segm. Ids start from
+    1, since 0 means unmatched to COCOeval.
     """
     shapes: Sequence[Any]
     if kind == "bbox":
@@ -267,5 +267,5 @@ def _no_matches() -> Matches:
 
 
 def _percent(value: float) -> float:
-    """COCOeval says -1 where there is nothing to score."""
+    """The value in percent. COCOeval's -1, nothing to score, becomes NaN."""
     return float("nan") if value == -1 else 100 * float(value)

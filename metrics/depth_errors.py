@@ -1,6 +1,6 @@
-"""Errors of depth maps in metres, as monocular depth is scored on NYU and KITTI (Eigen et al., NeurIPS 2014, sec. 4).
+"""Errors of depth maps, as usual for monocular depth on NYU and KITTI (Eigen et al., NeurIPS 2014, section 4).
 
-With p the predicted and t the true depths of an image's valid pixels, and e = ln p - ln t:
+Where p are the predicted and t the true depths of an image's valid pixels in metres, and e = ln p - ln t:
 
     delta1 delta2 delta3   share of pixels with max(p / t, t / p) < 1.25, 1.25^2, 1.25^3
     abs_rel, sq_rel        mean |p - t| / t, mean (p - t)^2 / t
@@ -8,8 +8,8 @@ With p the predicted and t the true depths of an image's valid pixels, and e = l
     log10                  mean |log10 p - log10 t|
     silog                  100 sqrt(mean e^2 - (mean e)^2), as on KITTI's server
 
-Each is taken per image; then comes the mean over the images, each counting the same however many pixels are valid. Or
-each is taken once, over the valid pixels of all images.
+Each is computed per image and then averaged over the images, which all count the same, no matter how many of their
+pixels are valid; or each is computed once, over the valid pixels of all images.
 """
 
 from collections.abc import Sequence
@@ -29,9 +29,9 @@ Crop = Literal["eigen", "nyu", "garg", "none"]
 Average = Literal["images", "pixels"]
 
 NAMES = ("delta1", "delta2", "delta3", "abs_rel", "rms", "log10", "rms_log", "sq_rel", "silog")
-NYU_SIZE = 480, 640  # height and width for which these are defined: (first row, end, first column, end), half-open
-NYU_WINDOWS = {"eigen": (45, 471, 41, 601), "nyu": (44, 471, 40, 601)}
-GARG = 0.40810811, 0.99189189, 0.03594771, 0.96405229  # the same as shares of height and width, cut to whole pixels
+NYU_SIZE = 480, 640  # (height, width) to which NYU_WINDOWS refer
+NYU_WINDOWS = {"eigen": (45, 471, 41, 601), "nyu": (44, 471, 40, 601)}  # first row, end row, first column, end column
+GARG = 0.40810811, 0.99189189, 0.03594771, 0.96405229  # the same as fractions of height and width, to be truncated
 CROPS = {
     "eigen": "eigen: rows 45:471 and columns 41:601 of 480 x 640 (half-open), in proportion for other sizes",
     "nyu": "nyu: rows 44:471 and columns 40:601 of 480 x 640 (half-open), in proportion for other sizes",
@@ -45,7 +45,7 @@ AVERAGES = {
 
 
 class Means(NamedTuple):
-    """Over the N valid pixels of one or more images. See the module for the letters."""
+    """The number of valid pixels in one or more images, and means over them. The module defines p, t and e."""
 
     pixels: float
     delta1: float
@@ -61,14 +61,15 @@ class Means(NamedTuple):
 
 
 class DepthErrorsConfig(Schema):
-    """crop: part of the image that counts. eigen: rows 45:471, columns 41:601 of 480 x 640, as papers on NYU score.
+    """crop: the part of the image that is scored. eigen: rows 45:471, columns 41:601 of 480 x 640, as in papers on NYU.
 
-    nyu: one row and column more at the top and the left, the region of NYU's own toolbox, whose indices start from 1.
-    garg: the lower part of KITTI's images (Garg et al., ECCV 2016). Sizes other than 480 x 640 take eigen and nyu in
-    proportion; that is not the crop which papers on KITTI call Eigen's. none: the whole image.
-    average: over the images, each with its own numbers, as papers on NYU do; or over all pixels together.
-    min_depth, max_depth: metres; pixels count whose true depth lies between, both ends excluded, and predictions are
-    clamped to them. max_depth None: the data's; beyond that the data measure nothing.
+    nyu: one more row at the top and one more column at the left: the region of NYU's toolbox, whose indices start from
+    1. garg: the lower part of KITTI's images (Garg et al., ECCV 2016). For sizes other than 480 x 640, eigen and nyu
+    are scaled in proportion; that differs from the crop which papers on KITTI call Eigen's. none: the whole image.
+    average: "images": compute the errors of each image and average them, as in papers on NYU; "pixels": compute them
+    over the pixels of all images together.
+    min_depth, max_depth: metres; pixels are valid if their true depth is between the two, both excluded; predictions
+    are clamped to this range. max_depth None: that of the data, which have no measurements beyond it.
     """
 
     name: Literal["depth_errors"] = "depth_errors"
@@ -78,14 +79,14 @@ class DepthErrorsConfig(Schema):
     max_depth: PositiveFloat | None = None
 
     def build(self, info: DatasetInfo) -> "DepthErrors":
-        """The metric for data of `info`. Raises UserError if they are no depth, or the range is empty or beyond it."""
+        """The metric for data of `info`. Raises UserError if it has no depth, or if the range is empty or too large."""
         if info.task != "depth" or info.max_depth is None:
             what = f"{info.name} is {info.task} data, which has no depth"
             raise UserError("metrics.depth_errors", what, "choose a metric of its task")
         max_depth = info.max_depth if self.max_depth is None else self.max_depth
         if max_depth > info.max_depth:
             what = f"{max_depth:g} m is beyond data.max_depth, {info.max_depth:g} m"
-            raise UserError("metrics.depth_errors.max_depth", what, "raise data.max_depth, too")
+            raise UserError("metrics.depth_errors.max_depth", what, "raise data.max_depth too")
         if self.min_depth >= max_depth:
             what = f"{self.min_depth:g} m is not below the largest depth, {max_depth:g} m"
             raise UserError("metrics.depth_errors.min_depth", what, "lower it")
@@ -93,11 +94,11 @@ class DepthErrorsConfig(Schema):
 
 
 class DepthErrors(Metric):
-    """Nine numbers, means over images or pixels. A depth that is not finite makes them NaN.
+    """Nine errors, averaged over images or pixels. A predicted depth that is NaN makes them NaN.
 
-    It keeps eleven float64 per image and adds them up exactly, so the numbers do not depend on the order of the images
-    or the number of processes. Images without a valid pixel are left out of the means and named in the protocol.
-    The best checkpoint is that of the smallest abs_rel, as in the code base of DepthFormer.
+    The state is eleven float64 per image. They are summed exactly, so the values depend neither on the order of the
+    images nor on the number of processes. Images without a valid pixel are left out and named in the protocol.
+    The best checkpoint is the one with the smallest abs_rel, as in the code base of DepthFormer.
     """
 
     names = NAMES
@@ -108,7 +109,7 @@ class DepthErrors(Metric):
         self._crop = crop
         self._average = average
         self._range = min_depth, max_depth
-        self._images: dict[str, Means | None] = {}  # by image id; None without a valid pixel
+        self._images: dict[str, Means | None] = {}  # by image id; None: no valid pixel
         self.protocol: dict[str, Any] = {
             "depth_crop": CROPS[crop],
             "depth_range": (
@@ -121,7 +122,7 @@ class DepthErrors(Metric):
         }
 
     def update(self, predictions: list[Prediction], targets: list[Target]) -> None:
-        """Take in predicted and true `depth` [H, W], metres, of equal sizes. ValueError if an image comes again."""
+        """Add predicted and true `depth` maps [H, W] in metres. ValueError if an image was added before."""
         for prediction, target in zip(predictions, targets, strict=True):
             assert prediction.depth is not None
             assert target.depth is not None
@@ -132,40 +133,40 @@ class DepthErrors(Metric):
             lowest, highest = self._range
             valid = (true > lowest) & (true < highest)
             clamped = predicted[valid].astype(np.float64).clip(lowest, highest)
-            self._images[target.image_id] = means(clamped, true[valid].astype(np.float64))
-        self._name_images_left_out()
+            self._images[target.image_id] = compute_means(clamped, true[valid].astype(np.float64))
+        self._list_images_left_out()
 
     def gather(self) -> None:
-        """Give every process the numbers of all images. ValueError if two processes scored the same image."""
+        """Give every process the means of all images. ValueError if two processes scored the same image."""
         parts = gather_objects(self._images)
-        self._images = {image_id: found for part in parts for image_id, found in part.items()}
+        self._images = {image_id: means for part in parts for image_id, means in part.items()}
         if len(self._images) < sum(map(len, parts)):
             raise ValueError("two processes scored the same image")
-        self._name_images_left_out()
+        self._list_images_left_out()
 
     def compute(self) -> dict[str, float]:
-        """The nine numbers. Raises UserError if no image has a valid pixel."""
-        images = [found for found in self._images.values() if found is not None]
+        """The nine errors. Raises UserError if no image has a valid pixel."""
+        images = [means for means in self._images.values() if means is not None]
         if not images:
-            what = f"not one pixel was measured within the crop ({self._crop}) and the depth range"
+            what = f"no pixel was measured within the crop ({self._crop}) and the depth range"
             do = "check data.depth_scale, and crop, min_depth and max_depth of metrics.depth_errors"
             raise UserError("validation set", what, do)
         if self._average == "pixels":
-            return errors(pooled(images))
-        of_images = [errors(found) for found in images]
-        return {name: fsum(numbers[name] for numbers in of_images) / len(images) for name in NAMES}
+            return _errors(_pool(images))
+        image_errors = [_errors(means) for means in images]
+        return {name: fsum(errors[name] for errors in image_errors) / len(images) for name in NAMES}
 
     def per_class(self) -> list[dict[str, Any]]:
-        """Depth has no classes."""
+        """An empty list: depth has no classes."""
         return []
 
-    def _name_images_left_out(self) -> None:
-        left_out = sorted(image_id for image_id, found in self._images.items() if found is None)
+    def _list_images_left_out(self) -> None:
+        left_out = sorted(image_id for image_id, means in self._images.items() if means is None)
         self.protocol["images_without_valid_pixel"] = left_out
 
 
 def crop_window(crop: Crop, size: Size) -> tuple[slice, slice]:
-    """The rows and the columns of a crop in images of (height, width)."""
+    """The rows and columns of a crop in images of `size`, (height, width)."""
     if crop == "none":
         return slice(None), slice(None)
     height, width = size
@@ -173,19 +174,18 @@ def crop_window(crop: Crop, size: Size) -> tuple[slice, slice]:
         top, bottom, left, right = GARG
         return slice(int(top * height), int(bottom * height)), slice(int(left * width), int(right * width))
     top, bottom, left, right = NYU_WINDOWS[crop]
-    rows, columns = height / NYU_SIZE[0], width / NYU_SIZE[1]
-    return slice(_half_up(top * rows), _half_up(bottom * rows)), slice(
-        _half_up(left * columns), _half_up(right * columns)
-    )
+    y_scale, x_scale = height / NYU_SIZE[0], width / NYU_SIZE[1]
+    rows = slice(_round_half_up(top * y_scale), _round_half_up(bottom * y_scale))
+    return rows, slice(_round_half_up(left * x_scale), _round_half_up(right * x_scale))
 
 
-def means(predicted: np.ndarray, true: np.ndarray) -> Means | None:
-    """Of one image, from its depths [N] float64 above 0; None if N is 0."""
+def compute_means(predicted: np.ndarray, true: np.ndarray) -> Means | None:
+    """The means over one image, from its N valid depths, [N] float64 above 0; None if N is 0."""
     if not len(true):
         return None
     ratios = np.maximum(predicted / true, true / predicted)
     differences, logs = predicted - true, np.log(predicted / true)
-    found = (
+    values = (
         *(np.mean(ratios < 1.25**power) for power in (1, 2, 3)),
         np.mean(np.abs(differences) / true),
         np.mean(differences**2),
@@ -195,23 +195,23 @@ def means(predicted: np.ndarray, true: np.ndarray) -> Means | None:
         np.mean(logs),
         np.var(logs),
     )
-    return Means(len(true), *map(float, found))
+    return Means(len(true), *map(float, values))
 
 
-def pooled(images: Sequence[Means]) -> Means:
-    """Over the pixels of all images together."""
+def _pool(images: Sequence[Means]) -> Means:
+    """The means over the pixels of all images together."""
     count = fsum(image.pixels for image in images)
     total = Means(count, *(fsum(image.pixels * image[field] for image in images) / count for field in range(1, 11)))
     variance = fsum(image.pixels * (image.log_variance + (image.log - total.log) ** 2) for image in images) / count
     return total._replace(log_variance=variance)
 
 
-def errors(found: Means) -> dict[str, float]:
-    """The nine numbers."""
-    values = found._asdict()
-    values |= {"rms": sqrt(found.square), "rms_log": sqrt(found.log_square), "silog": 100 * sqrt(found.log_variance)}
+def _errors(means: Means) -> dict[str, float]:
+    """The nine errors, computed from means."""
+    values = means._asdict()
+    values |= {"rms": sqrt(means.square), "rms_log": sqrt(means.log_square), "silog": 100 * sqrt(means.log_variance)}
     return {name: values[name] for name in NAMES}
 
 
-def _half_up(number: float) -> int:
+def _round_half_up(number: float) -> int:
     return int(number + 0.5)

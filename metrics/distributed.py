@@ -1,4 +1,4 @@
-"""Bring together what all processes have counted."""
+"""Combine the metric states of all processes."""
 
 from typing import Any, TypeVar
 
@@ -10,21 +10,21 @@ Value = TypeVar("Value")
 
 
 def sum_over_processes(counts: np.ndarray) -> np.ndarray:
-    """The int64 array summed over all processes, exactly; unchanged where there is only one. All must call it."""
+    """The exact sum of int64 arrays over all processes; with one process, `counts` itself. All must call it."""
     if not dist.is_initialized():
         return counts
     total = torch.from_numpy(counts.copy())
-    if dist.get_backend() == "nccl":  # takes CUDA tensors only
+    if dist.get_backend() == "nccl":  # needs CUDA tensors
         total = total.cuda()
     dist.all_reduce(total)
     return total.cpu().numpy()
 
 
 def gather_objects(value: Value) -> list[Value]:
-    """`value` of every process, in order of rank. All must call it.
+    """The values of all processes, in order of rank. All must call it.
 
-    It travels pickled and needs room for (number of processes) x (size of the largest) meanwhile: in main memory, or on
-    the current CUDA device where NCCL is the only backend.
+    Values are sent pickled. This temporarily needs memory for (number of processes) x (size of the largest value): main
+    memory, or memory of the current CUDA device if NCCL is the only backend.
     """
     if not dist.is_initialized():
         return [value]

@@ -1,8 +1,9 @@
-"""Mean intersection over union for semantic segmentation, and the same with boundary bands (boundary IoU).
+"""Mean intersection over union for semantic segmentation, of whole masks (mIoU) and of boundary bands (boundary IoU).
 
-Boundary IoU: Cheng et al., CVPR 2021, defined for binary masks. For semantic maps it is applied here class by class: in
-each image the masks (label = c) and (prediction = c) are cut down to their pixels near the mask's edge; pixels without
-label are taken out of the prediction first, so that the edges of both run along them. The rest is as for mIoU.
+Boundary IoU (Cheng et al., CVPR 2021) is defined for binary masks. Here it is applied to semantic maps class by class:
+in each image the masks (label = c) and (prediction = c) are reduced to their pixels near the mask's boundary. Before
+that, pixels without label are removed from the prediction too, so that both masks have a boundary along them. The rest
+is as for mIoU.
 """
 
 from math import hypot
@@ -19,18 +20,18 @@ from metrics.base import Metric
 from metrics.distributed import sum_over_processes
 from structures import IGNORE, DatasetInfo, Prediction, Size, Target
 
-OUTSIDE = IGNORE - 1  # label of what lies outside the image: other than any label inside
+OUTSIDE = IGNORE - 1  # label of the area outside the image, different from every label inside
 
 
 class MeanIoUConfig(Schema):
-    """boundary: also compute bIoU. boundary_ratio: width of the boundary bands as a share of the image diagonal."""
+    """boundary: also compute bIoU. boundary_ratio: width of the boundary bands as a fraction of the image diagonal."""
 
     name: Literal["mean_iou"] = "mean_iou"
     boundary: bool = True
     boundary_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.02
 
     def build(self, info: DatasetInfo) -> "MeanIoU":
-        """The metric for the classes of `info`. Raises UserError if its task is another."""
+        """The metric for the classes of `info`. Raises UserError if the task is not semantic."""
         if info.task != "semantic":
             what = f"{info.name} is {info.task} data, which has no class for every pixel"
             raise UserError("metrics.mean_iou", what, "choose a metric of its task")
@@ -40,7 +41,8 @@ class MeanIoUConfig(Schema):
 class MeanIoU(Metric):
     """mIoU, mAcc, aAcc and bIoU in percent, from sums over the data set.
 
-    It keeps one row of int64 per class: labelled pixels, predicted pixels, those in both; then the same of the bands.
+    The state is [K, 3] int64 for whole masks and the same for boundary bands. Columns: pixels of each class in the
+    labels, in the predictions, in both.
     """
 
     primary = "mIoU"
@@ -64,67 +66,68 @@ class MeanIoU(Metric):
             self.protocol["boundary_ratio"] = boundary_ratio
 
     def update(self, predictions: list[Prediction], targets: list[Target]) -> None:
-        """Take in predicted and true `semantic` maps of equal sizes."""
+        """Add predicted and true `semantic` maps of equal sizes."""
         for prediction, target in zip(predictions, targets, strict=True):
             labels, predicted = _array(target.semantic), _array(prediction.semantic)
             predicted = np.where(labels == IGNORE, np.int16(IGNORE), predicted)
-            self._areas += self._counts(labels, predicted)
+            self._areas += self._count(labels, predicted)
             if self._boundary_ratio is not None:
                 width = boundary_width(target.size, self._boundary_ratio)
-                self._bands += self._counts(boundary_band(labels, width), boundary_band(predicted, width))
+                self._bands += self._count(boundary_band(labels, width), boundary_band(predicted, width))
 
     def gather(self) -> None:
-        """Add up the sums of all processes."""
+        """Sum the counts of all processes."""
         self._areas = sum_over_processes(self._areas)
         self._bands = sum_over_processes(self._bands)
 
     def compute(self) -> dict[str, float]:
         """mIoU, mAcc, aAcc and, with boundary, bIoU. Raises UserError if no pixel had a label."""
-        labelled, _, right = self._areas.T
+        labelled, _, correct = self._areas.T
         if labelled.sum() == 0:
-            raise UserError("validation set", "not one pixel has a label", "check the annotations and ignore_labels")
-        numbers = {
+            raise UserError("validation set", "no pixel has a label", "check the annotations and ignore_labels")
+        values = {
             "mIoU": np.nanmean(_iou(self._areas)),
-            "mAcc": np.nanmean(_ratio(right, labelled)),
-            "aAcc": right.sum() / labelled.sum(),
+            "mAcc": np.nanmean(_ratio(correct, labelled)),
+            "aAcc": correct.sum() / labelled.sum(),
         }
         if self._boundary_ratio is not None:
-            numbers["bIoU"] = np.nanmean(_iou(self._bands))
-        return {name: 100 * float(number) for name, number in numbers.items()}
+            values["bIoU"] = np.nanmean(_iou(self._bands))
+        return {name: 100 * float(value) for name, value in values.items()}
 
     def per_class(self) -> list[dict[str, Any]]:
         """class, IoU, Acc, bIoU in percent (None: class does not occur) and its number of labelled pixels."""
-        labelled, _, right = self._areas.T
-        columns = {"IoU": _iou(self._areas), "Acc": _ratio(right, labelled)}
+        labelled, _, correct = self._areas.T
+        columns = {"IoU": _iou(self._areas), "Acc": _ratio(correct, labelled)}
         if self._boundary_ratio is not None:
             columns["bIoU"] = _iou(self._bands)
         return [
             {
                 "class": name,
-                **{column: None if np.isnan(of[index]) else 100 * float(of[index]) for column, of in columns.items()},
-                "pixels": int(labelled[index]),
+                **{stat: None if np.isnan(values[k]) else 100 * float(values[k]) for stat, values in columns.items()},
+                "pixels": int(labelled[k]),
             }
-            for index, name in enumerate(self._classes)
+            for k, name in enumerate(self._classes)
         ]
 
-    def _counts(self, labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-        """Pixels of each class [K, 3]: in labels, in predicted, in both. IGNORE counts as no class."""
+    def _count(self, labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        """Pixels of each class [K, 3]: in labels, in predicted, in both. Pixels with IGNORE are not counted."""
         both = labels[labels == predicted]
-        number = len(self._classes)
-        counts = [np.bincount(values[values != IGNORE], minlength=number) for values in (labels, predicted, both)]
+        num_classes = len(self._classes)
+        counts = [np.bincount(values[values != IGNORE], minlength=num_classes) for values in (labels, predicted, both)]
         return np.stack(counts, axis=1)
 
 
 def boundary_width(size: Size, ratio: float) -> int:
-    """Width of the band in pixels: `ratio` of the diagonal, rounded, at least 1."""
+    """The width of the band in pixels: `ratio` times the diagonal, rounded, at least 1."""
     return max(round(ratio * hypot(*size)), 1)
 
 
 def boundary_band(labels: np.ndarray, width: int) -> np.ndarray:
-    """The int16 map [H, W] with IGNORE in place of pixels farther than `width` from any other label or the outside.
+    """The int16 label map [H, W], with IGNORE at pixels farther than `width` from any other label and from the border.
 
-    Eroding each class's mask `width` times by a 3 x 3 square removes the pixels whose (2 * width + 1)-square holds
-    anything else. A smallest and a largest value over that square say so for all classes at once.
+    Boundary IoU erodes the mask of each class `width` times by a 3 x 3 square. This keeps the pixels whose square of
+    side 2 * width + 1 has one label only, that is, whose minimum and maximum over that square are equal. Minimum and
+    maximum need to be computed only once for all classes.
     """
     square = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
     smallest = cv2.erode(labels, square, borderType=cv2.BORDER_CONSTANT, borderValue=OUTSIDE)
@@ -143,5 +146,5 @@ def _iou(counts: np.ndarray) -> np.ndarray:
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """NaN where the whole is empty."""
+    """The quotient; NaN where `whole` is 0."""
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)

@@ -1,4 +1,4 @@
-"""What every model and backbone offers: the interfaces that the training and evaluation loops rely on."""
+"""Base classes of all models and backbones: the interfaces that the training and evaluation loops rely on."""
 
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from structures import Batch, Prediction
 
 
 class FeatureInfo(NamedTuple):
-    """Channels and stride (input pixels per feature pixel) of one level of a backbone."""
+    """Channels and stride (input pixels per feature pixel) of one feature level of a backbone."""
 
     channels: int
     stride: int
@@ -22,22 +22,22 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images [B, 3, H, W] -> level i: [B, C_i, H / s_i, W / s_i], rounded up."""
+        """Images [B, 3, H, W] -> levels [B, C_i, H / s_i, W / s_i], sizes rounded up."""
 
 
 class DenseModel(nn.Module, ABC):
-    """A model of any task. Images reach it normalised and padded to multiples of `size_divisor`."""
+    """A model for any task. Its input images are normalised and padded to multiples of `size_divisor`."""
 
     size_divisor: int = 32
 
     @abstractmethod
     def outputs(self, images: Tensor) -> dict[str, Any]:
-        """Raw outputs of images [B, 3, H, W], before losses and post-processing; each model lists its keys."""
+        """Raw outputs for images [B, 3, H, W], before losses and post-processing. Each model documents its keys."""
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Training: the losses, scalars, already weighted; their sum is minimised."""
+        """For training: the losses by name, scalars, already weighted. Training minimises their sum."""
 
     @abstractmethod
     def predict(self, batch: Batch) -> list[Prediction]:
-        """Evaluation: one prediction per image, at the original size that its target names."""
+        """For evaluation: one prediction per image, at the original size given by its target."""

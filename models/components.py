@@ -1,4 +1,4 @@
-"""The parts that a model's YAML chooses by name."""
+"""The components that a model's YAML chooses by name: backbones and upsamplers."""
 
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
@@ -16,12 +16,12 @@ BackboneConfig = Annotated[
 
 
 def _expand_upsampler(value: Any) -> Any:
-    """A paper name as a mapping; a record, as a default is, stays."""
+    """Expand a paper name into a mapping. A config record, such as a default value, stays as it is."""
     return value if isinstance(value, CONFIGS) else expand_name(value)
 
 
 if TYPE_CHECKING:
     from upsamplers import UpsamplerConfig
-else:  # its members are listed once, in `upsamplers`
-    _Any = Union[CONFIGS]  # noqa: UP007
-    UpsamplerConfig = Annotated[_Any, Field(discriminator="name"), BeforeValidator(_expand_upsampler)]
+else:  # mypy cannot read a union that is built at run time; its members are listed once, in `upsamplers`
+    _AnyUpsamplerConfig = Union[CONFIGS]  # noqa: UP007
+    UpsamplerConfig = Annotated[_AnyUpsamplerConfig, Field(discriminator="name"), BeforeValidator(_expand_upsampler)]

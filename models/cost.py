@@ -1,11 +1,14 @@
-"""Parameters and multiply-accumulates (MACs) of a model. Nothing is computed: tensors are shapes here."""
+"""Count the parameters and multiply-accumulates (MACs) of a model, with fake tensors that have only shapes."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.base import DenseModel
@@ -13,56 +16,74 @@ from structures import Size
 from upsamplers import Upsampler
 
 
-def complexity(model: DenseModel, size: Size) -> dict[str, Any]:
-    """Counts for one image of `size` (height, width); `weights` are conv and linear weights only, the paper's way.
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Context that builds models on the meta device: their tensors have shapes but no data, so need no memory."""
+    with torch.device("meta"), _NoFilling():
+        yield
 
-    Nothing is computed: tensors are shapes here, and take no memory. Raises ValueError for images too small for the
-    model.
+
+class _NoFilling(TorchFunctionMode):
+    """Skips random initialisers: on meta tensors they have no effect, but would take two thirds of the time."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in (Tensor.normal_, Tensor.uniform_, Tensor.erfinv_):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def complexity(model: DenseModel, size: Size) -> dict[str, Any]:
+    """Count parameters and MACs for one image of `size` (height, width). See `--json` of tools.complexity.
+
+    `weights` counts convolution and linear weights only, as the paper does. Fake tensors have shapes but no data, so
+    this needs no memory and computes nothing. Raises ValueError if the image is too small for the model.
     """
     counter = FlopCounterMode(display=False)
-    macs = inside = 0
+    upsampler_macs = upsampler_flops = 0
 
     def enter(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        nonlocal macs, inside
+        nonlocal upsampler_macs, upsampler_flops
         assert isinstance(module, Upsampler)
-        macs += module.macs(*inputs[0].shape[-2:])
-        inside -= counter.get_total_flops()
+        upsampler_macs += module.macs(*inputs[0].shape[-2:])
+        upsampler_flops -= counter.get_total_flops()
 
     def leave(*_: object) -> None:
-        nonlocal inside
-        inside += counter.get_total_flops()
+        nonlocal upsampler_flops
+        upsampler_flops += counter.get_total_flops()
 
     upsamplers = [module for module in model.modules() if isinstance(module, Upsampler)]
     handles = [module.register_forward_pre_hook(enter) for module in upsamplers]
     handles += [module.register_forward_hook(leave) for module in upsamplers]
     was_training = model.training
-    # Attention written out as two matrix products, which the counter knows on every device.
-    shapes_only = FakeTensorMode(allow_non_fake_inputs=True)
-    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), shapes_only, counter:
-        model.eval().outputs(torch.zeros(1, 3, *size))
+    # The MATH backend computes attention as two matrix products, which the counter can count on every device.
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), fake, counter:
+        model.eval().outputs(torch.zeros(1, 3, *size, device=next(model.parameters()).device))
     model.train(was_training)
     for handle in handles:
         handle.remove()
     return {
         "params": sum(parameter.numel() for parameter in model.parameters()),
         "params_trainable": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        "macs": (counter.get_total_flops() - inside) // 2 + macs,
+        "macs": (counter.get_total_flops() - upsampler_flops) // 2 + upsampler_macs,
         "input": [3, *size],
         "upsamplers": {
             "count": len(upsamplers),
             "params": sum(parameter.numel() for module in upsamplers for parameter in module.parameters()),
             "weights": sum(module.weight_count() for module in upsamplers),
-            "macs": macs,
+            "macs": upsampler_macs,
         },
     }
 
 
 def describe(counts: dict[str, Any]) -> str:
-    """The counts in words."""
-    parts, (_, height, width) = counts["upsamplers"], counts["input"]
+    """Format the counts as text."""
+    upsamplers, (_, height, width) = counts["upsamplers"], counts["input"]
     return (
         f"parameters  {counts['params']:,} ({counts['params_trainable']:,} trainable)\n"
         f"MACs        {counts['macs'] / 1e9:.2f} G for one {width}x{height} image\n"
-        f"upsamplers  {parts['count']} with {parts['params']:,} parameters "
-        f"({parts['weights']:,} weights), {parts['macs'] / 1e9:.3f} G MACs"
+        f"upsamplers  {upsamplers['count']} with {upsamplers['params']:,} parameters "
+        f"({upsamplers['weights']:,} weights), {upsamplers['macs'] / 1e9:.3f} G MACs"
     )

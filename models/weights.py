@@ -1,4 +1,4 @@
-"""Pretrained weights from files: those that `tools.convert_weights` writes, and checkpoints of this repository."""
+"""Load pretrained weights from files that `tools.convert_weights` wrote, or from checkpoints of this repository."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +14,8 @@ FORMAT = "denseup-weights"  # marks the files of tools.convert_weights: {"format
 def load_weights(module: nn.Module, path: Path, key: str, exclude: Sequence[str] = ()) -> None:
     """Load a converted file, or a checkpoint (its averaged weights if it has them), into `module`.
 
-    key: what names the file in the YAML, for errors. exclude: see `load_state`.
-    Raises UserError if the file is missing, damaged, of another kind, or of another network.
+    key: the YAML key that names the file, for error messages. exclude: see `load_state`.
+    Raises UserError if the file is missing, damaged, not a weights file, or of another network.
     """
     where = f"{key} {path}"
     content = read_tensors(path, where)
@@ -27,23 +27,24 @@ def load_weights(module: nn.Module, path: Path, key: str, exclude: Sequence[str]
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], where: object, exclude: Sequence[str] = ()) -> None:
-    """Load all of `state` into all of `module`, but for tensors of the submodules that `exclude` names.
+    """Load all of `state` into all of `module`, except for the tensors and submodules that `exclude` names.
 
-    Raises UserError, naming `where`, if a name, a shape, a type or a value (NaN) does not fit or an exclusion matches
-    nothing.
+    Raises UserError, naming `where`, if a name, a shape, a type or a value (NaN) does not fit, or if a name in
+    `exclude` matches nothing.
     """
     own = module.state_dict()
     for prefix in exclude:
-        if not any(_below(name, prefix) for name in own):
+        if not any(_belongs_to(name, prefix) for name in own):
             parents = sorted({name.rpartition(".")[0] for name in own})
             raise UserError("model.weights_exclude", f"the model has no {prefix}", suggest(prefix, parents))
     wanted, given = (
-        {name: value for name, value in tensors.items() if not any(_below(name, prefix) for prefix in exclude)}
+        {name: value for name, value in tensors.items() if not any(_belongs_to(name, prefix) for prefix in exclude)}
         for tensors in (own, state)
     )
     check_state(wanted, given, where)
     module.load_state_dict(own | given)
 
 
-def _below(name: str, prefix: str) -> bool:
+def _belongs_to(name: str, prefix: str) -> bool:
+    """Whether the tensor `name` is `prefix` itself or inside the submodule `prefix`."""
     return name == prefix or name.startswith(f"{prefix.removesuffix('.')}.")

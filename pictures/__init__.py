@@ -1,8 +1,8 @@
-"""Pictures of predictions, for people: one row of panels per image, whatever the task."""
+"""Pictures of predictions: one row of panels per image, for every task."""
 
 import numpy as np
 
-from pictures.canvas import SMALLEST_SIDE, WRITING_SIDE, enlarge, tile
+from pictures.canvas import SMALLEST_SIDE, WRITING_SIDE, Colour, enlarge, tile
 from pictures.depth import depth_panels
 from pictures.instances import instance_panels
 from pictures.panoptic import panoptic_panels
@@ -11,9 +11,9 @@ from structures import DatasetInfo, Prediction, Target
 
 
 def draw(image: np.ndarray, prediction: Prediction, target: Target | None, info: DatasetInfo) -> np.ndarray:
-    """An RGB picture, uint8, of an image [H, W, 3] uint8, its prediction and, if known, the truth."""
+    """An RGB picture, uint8, of an image [H, W, 3] uint8, its prediction and, if given, its ground truth."""
     panels = {"image": image}
-    legend: dict[str, tuple[int, int, int]] = {}
+    legend: dict[str, Colour] = {}
     smallest_side = SMALLEST_SIDE
     if prediction.semantic is not None:
         truth = None if target is None or target.semantic is None else target.semantic.cpu().numpy()

@@ -1,4 +1,4 @@
-"""Objects: boxes with class and score, and masks as colours over the image."""
+"""Pictures of objects: boxes with class and score, and masks as colours over the image."""
 
 from collections import Counter
 
@@ -22,39 +22,42 @@ from pictures.canvas import (
 )
 from structures import DatasetInfo, Instances
 
-Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2
+Corners = tuple[int, int, int, int]  # x1, y1, x2, y2
+Rectangle = tuple[int, int, int, int]  # left, top, width, height
 
 LOWEST_SCORE = 0.5
-MOST = 40  # objects in a panel; more hide each other
+MOST = 40  # objects in a panel; more would hide each other
 
 
 def instance_panels(
     image: np.ndarray, truth: Instances | None, prediction: Instances, info: DatasetInfo
 ) -> tuple[dict[str, np.ndarray], dict[str, Colour]]:
-    """Panels, enlarged already, and legend for an image [H, W, 3] and objects of its size.
+    """Panels, already enlarged, and legend for an image [H, W, 3] and objects at its size.
 
-    Detections below LOWEST_SCORE are left out; crowd regions are hatched in grey.
+    Detections below LOWEST_SCORE are left out; crowds are hatched in grey.
     """
     panels: dict[str, np.ndarray] = {}
     shown: set[int] = set()
     if truth is not None:
         order = _areas(truth).argsort(stable=True, descending=True)[:MOST].tolist()
-        panels["true objects" + _left_out(order, len(truth.labels), "largest")] = drawn(image, truth, order, info)
+        panels["true objects" + _left_out(order, len(truth.labels), "largest")] = draw_objects(
+            image, truth, order, info
+        )
         shown |= {int(truth.labels[index]) for index in order if not _is_crowd(truth, index)}
     assert prediction.scores is not None
     likely = int((prediction.scores >= LOWEST_SCORE).sum())
     order = prediction.scores.nan_to_num(-1).argsort(stable=True, descending=True)[: min(likely, MOST)].tolist()
     title = f"detections, score >= {LOWEST_SCORE}" + _left_out(order, likely, "best")
-    panels[title] = drawn(image, prediction, order[::-1], info)
+    panels[title] = draw_objects(image, prediction, order[::-1], info)
     shown |= set(prediction.labels[order].tolist())
     colours = palette(info.num_classes)
     return panels, {info.classes[label]: as_tuple(colours[label]) for label in sorted(shown)}
 
 
-def drawn(image: np.ndarray, instances: Instances, order: list[int], info: DatasetInfo) -> np.ndarray:
-    """The image under the masks, boxes and labels of some objects, drawn in the given order; enlarged."""
+def draw_objects(image: np.ndarray, instances: Instances, order: list[int], info: DatasetInfo) -> np.ndarray:
+    """The enlarged image with masks, boxes and labels of the objects in `order`, the last one on top."""
     colours = palette(info.num_classes)
-    picture = enlarge(_with_masks(image, instances, order, colours), WRITING_SIDE)
+    picture = enlarge(_overlay_masks(image, instances, order, colours), WRITING_SIDE)
     height, width = picture.shape[:2]
     scale = max(1, min(height, width) / WRITING_SIDE)
     thickness = round(1.5 * scale)
@@ -66,19 +69,19 @@ def drawn(image: np.ndarray, instances: Instances, order: list[int], info: Datas
         colour = GREY if _is_crowd(instances, index) else as_tuple(colours[instances.labels[index]])
         cv2.rectangle(picture, (x1, y1), (x2, y2), colour, thickness, cv2.LINE_AA)
     taken: list[Rectangle] = []
-    for index in reversed(order):  # what is drawn on top chooses its place first
+    for index in reversed(order):  # labels of the objects on top are placed first
         text = info.classes[int(instances.labels[index])]
         if instances.scores is not None:
             text += f" {float(instances.scores[index]):.2f}"
         colour = as_tuple(colours[instances.labels[index]])
         if _is_crowd(instances, index):
             text, colour = f"{text}, crowd", GREY
-        _write(picture, text, corners[index], colour, 0.4 * scale, taken)
+        _place_label(picture, text, corners[index], colour, 0.4 * scale, taken)
     return picture
 
 
-def _with_masks(image: np.ndarray, instances: Instances, order: list[int], colours: np.ndarray) -> np.ndarray:
-    """The image under its masks, smaller ones over larger ones; masks are decoded one at a time."""
+def _overlay_masks(image: np.ndarray, instances: Instances, order: list[int], colours: np.ndarray) -> np.ndarray:
+    """The image blended with the masks, smaller ones over larger ones; masks are decoded one at a time."""
     picture = image.copy()
     areas = _areas(instances)
     used: Counter[int] = Counter()
@@ -94,25 +97,31 @@ def _with_masks(image: np.ndarray, instances: Instances, order: list[int], colou
     return picture
 
 
-def _write(picture: np.ndarray, text: str, box: Rectangle, colour: Colour, size: float, taken: list[Rectangle]) -> None:
-    """Write a label on, under or inside the edges of its box: at the first place where it hides no other label."""
+def _place_label(
+    picture: np.ndarray, text: str, box: Corners, colour: Colour, size: float, taken: list[Rectangle]
+) -> None:
+    """Write a label above, below or inside its box, at the first place where it does not hide another label.
+
+    taken: the rectangles of the labels so far; the new one is added.
+    """
     width, height = label_size(text, size)
     x1, y1, x2, y2 = box
     tops = [y1 - height, y1, y2, y2 - height, *range(y1 + height, max(y2 - height, y1 + height), height)]
     places = [(left, top) for top in tops for left in (x1, x2 - width, (x1 + x2 - width) // 2)]
-    places = [_inside(place, (width, height), picture.shape) for place in places]
+    places = [_move_inside(place, (width, height), picture.shape) for place in places]
     free = (place for place in places if not any(_overlap((*place, width, height), other) for other in taken))
     left, top = next(free, places[0])
     taken.append((left, top, width, height))
     write_label(picture, text, (left, top), colour, size)
 
 
-def _inside(place: tuple[int, int], size: tuple[int, int], shape: tuple[int, ...]) -> tuple[int, int]:
+def _move_inside(place: tuple[int, int], size: tuple[int, int], shape: tuple[int, ...]) -> tuple[int, int]:
+    """The place (left, top) of a label of (width, height), moved so that the label is inside a picture of `shape`."""
     return max(0, min(place[0], shape[1] - size[0])), max(0, min(place[1], shape[0] - size[1]))
 
 
-def _overlap(first: tuple[int, int, int, int], second: tuple[int, int, int, int]) -> bool:
-    """Of two rectangles given as left, top, width, height."""
+def _overlap(first: Rectangle, second: Rectangle) -> bool:
+    """Whether two rectangles overlap."""
     return all(
         first[axis] < second[axis] + second[axis + 2] and second[axis] < first[axis] + first[axis + 2]
         for axis in (0, 1)
@@ -120,6 +129,7 @@ def _overlap(first: tuple[int, int, int, int], second: tuple[int, int, int, int]
 
 
 def _left_out(order: list[int], possible: int, kind: str) -> str:
+    """The part of a title that tells how many objects are shown, if not all are."""
     return f" ({len(order)} {kind} of {possible})" if len(order) < possible else ""
 
 
@@ -128,13 +138,13 @@ def _is_crowd(instances: Instances, index: int) -> bool:
 
 
 def _areas(instances: Instances) -> torch.Tensor:
-    """[N], of the boxes in pixels."""
+    """The areas of the boxes in pixels, [N]."""
     sides = instances.boxes[:, 2:] - instances.boxes[:, :2]
     return sides[:, 0] * sides[:, 1]
 
 
 def _mask(instances: Instances, index: int, shape: tuple[int, ...]) -> np.ndarray | None:
-    """[H, W] bool, if the object has a mask."""
+    """The mask of an object, [H, W] bool; None if it has none."""
     if instances.rles is not None:
         return coco_mask.decode({"size": list(shape[:2]), "counts": instances.rles[index]}).astype(bool)
     return None if instances.masks is None else instances.masks[index].cpu().numpy()

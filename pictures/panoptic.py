@@ -1,4 +1,4 @@
-"""Panoptic maps: segments in shades of their class colours with names, and where class or object are wrong."""
+"""Pictures of panoptic maps: segments with names, in shades of their class colours, and pixels of wrong segments."""
 
 from collections import Counter
 
@@ -21,34 +21,38 @@ from pictures.canvas import (
     stripes,
     write_label,
 )
-from pictures.semantic import wrong_pixels
+from pictures.semantic import mark_wrong_pixels
 from structures import IGNORE, DatasetInfo, Panoptic
 
-LEAST_INSIDE = 0.6  # share of a label's area that must lie on its segment; names of smaller ones are left to the legend
+LEAST_INSIDE = 0.6  # share of a label's area that must be on its segment; smaller segments are named in the legend only
 
 
 def panoptic_panels(
     image: np.ndarray, truth: Panoptic | None, prediction: Panoptic, info: DatasetInfo
 ) -> tuple[dict[str, np.ndarray], dict[str, Colour]]:
-    """Panels, enlarged already, and legend for an image [H, W, 3] and maps of its size.
+    """Panels, already enlarged, and legend for an image [H, W, 3] and panoptic maps at its size.
 
-    An object found again has its shade in the truth. Crowds are hatched in grey, void in black. Errors are pixels of
-    another class and, outside crowds, those of another object of the right class; void is black there.
+    A predicted object that matches a true one has the same shade. Crowds are hatched in grey, void in black. Errors are
+    pixels of a wrong class (red) and, outside crowds, pixels of the right class but a wrong object (orange); void is
+    black in that panel.
     """
-    panels = {} if truth is None else {"truth": drawn(image, truth, _numbers(truth, info), info)}
-    numbers = _numbers(prediction, info) if truth is None else _numbers_like(truth, prediction, info)
-    panels["prediction"] = drawn(image, prediction, numbers, info)
+    panels = {} if truth is None else {"truth": draw_segments(image, truth, _number_objects(truth, info), info)}
+    numbers = _number_objects(prediction, info) if truth is None else _match_numbers(truth, prediction, info)
+    panels["prediction"] = draw_segments(image, prediction, numbers, info)
     if truth is not None:
-        errors = _errors(image, truth, prediction, numbers, info)
+        errors = _mark_errors(image, truth, prediction, numbers, info)
         panels["errors: class red, object orange"] = enlarge(errors, WRITING_SIDE)
-    maps = [_map(panoptic, panoptic.labels) for panoptic in (truth, prediction) if panoptic is not None]
+    maps = [_to_map(panoptic, panoptic.labels) for panoptic in (truth, prediction) if panoptic is not None]
     colours = palette(info.num_classes)
     legend = {info.classes[label]: as_tuple(colours[label]) for label in np.unique(maps) if label != IGNORE}
     return panels, legend | ({"void": BLACK} if np.min(maps) == IGNORE else {})
 
 
-def drawn(image: np.ndarray, panoptic: Panoptic, numbers: dict[int, int], info: DatasetInfo) -> np.ndarray:
-    """The image under its segments, with edges and names; enlarged. numbers: which one of its class a segment is."""
+def draw_segments(image: np.ndarray, panoptic: Panoptic, numbers: dict[int, int], info: DatasetInfo) -> np.ndarray:
+    """The enlarged image blended with its segments, with edges and names.
+
+    numbers: by segment id, its number among the objects of its class, which selects the shade.
+    """
     ids = panoptic.ids.cpu().numpy()
     colours = palette(info.num_classes)
     shades = {segment: shade(colours[panoptic.labels[segment]], number) for segment, number in numbers.items()}
@@ -69,21 +73,21 @@ def drawn(image: np.ndarray, panoptic: Panoptic, numbers: dict[int, int], info: 
     picture[_edges(ids, round(scale))] = WHITE
     taken = np.zeros(ids.shape, np.uint8)
     for segment in numbers:
-        text, ground = info.classes[panoptic.labels[segment]], as_tuple(shades[segment])
+        text, background = info.classes[panoptic.labels[segment]], as_tuple(shades[segment])
         if panoptic.crowd.get(segment):
-            text, ground = f"{text}, crowd", GREY
+            text, background = f"{text}, crowd", GREY
         width, height = label_size(text, 0.4 * scale)
-        place = _place(ids == segment, taken, width, height)
+        place = _find_place(ids == segment, taken, width, height)
         if place is not None:
             left, top = place
             taken[top : top + height, left : left + width] = 1
-            write_label(picture, text, place, ground, 0.4 * scale)
+            write_label(picture, text, place, background, 0.4 * scale)
     return picture
 
 
-def _numbers(panoptic: Panoptic, info: DatasetInfo) -> dict[int, int]:
-    """For each segment with pixels, larger ones first, which object of its class it is; 0 for stuff."""
-    pixels = Counter(_counts(panoptic.ids.cpu().numpy()))
+def _number_objects(panoptic: Panoptic, info: DatasetInfo) -> dict[int, int]:
+    """For each segment with pixels, by descending size, its number among the objects of its class; 0 for stuff."""
+    pixels = Counter(_count_pixels(panoptic.ids.cpu().numpy()))
     used: Counter[int] = Counter()
     numbers = {}
     for segment, _ in pixels.most_common():
@@ -94,51 +98,52 @@ def _numbers(panoptic: Panoptic, info: DatasetInfo) -> dict[int, int]:
     return numbers
 
 
-def _numbers_like(truth: Panoptic, panoptic: Panoptic, info: DatasetInfo) -> dict[int, int]:
-    """The same, but an object has the number of the true one that it covers most, if this is of its class.
+def _match_numbers(truth: Panoptic, panoptic: Panoptic, info: DatasetInfo) -> dict[int, int]:
+    """Number the objects, but give an object the number of the true one that it overlaps most, if the classes agree.
 
-    Of several such the largest has it; the others have numbers that no true one has.
+    If several objects overlap a true one most, the largest gets its number; the others get numbers of no true object.
     """
     ids, true_ids = panoptic.ids.cpu().numpy(), truth.ids.cpu().numpy()
-    true_numbers = _numbers(truth, info)
+    true_numbers = _number_objects(truth, info)
     unused = Counter(truth.labels[segment] for segment in true_numbers)
     numbers: dict[int, int] = {}
-    found: set[int] = set()
-    for segment in _numbers(panoptic, info):
+    matched: set[int] = set()
+    for segment in _number_objects(panoptic, info):
         label = panoptic.labels[segment]
-        covered = _counts(true_ids[ids == segment])
-        twin = max(covered, key=covered.__getitem__)
+        overlaps = _count_pixels(true_ids[ids == segment])
+        match = max(overlaps, key=overlaps.__getitem__)
         if not info.things[label]:
             numbers[segment] = 0
-        elif truth.labels.get(twin) == label and twin not in found:
-            numbers[segment] = true_numbers[twin]
-            found.add(twin)
+        elif truth.labels.get(match) == label and match not in matched:
+            numbers[segment] = true_numbers[match]
+            matched.add(match)
         else:
             numbers[segment] = unused[label]
             unused[label] += 1
     return numbers
 
 
-def _counts(ids: np.ndarray) -> dict[int, int]:
-    """Pixels of each id."""
+def _count_pixels(ids: np.ndarray) -> dict[int, int]:
+    """The number of pixels of each id."""
     values, pixels = np.unique(ids, return_counts=True)
     return dict(zip(values.tolist(), pixels.tolist(), strict=True))
 
 
-def _errors(
+def _mark_errors(
     image: np.ndarray, truth: Panoptic, prediction: Panoptic, numbers: dict[int, int], info: DatasetInfo
 ) -> np.ndarray:
-    """The image in grey with its errors; numbers: of the predicted segments."""
-    true_labels, labels = _map(truth, truth.labels), _map(prediction, prediction.labels)
-    errors = wrong_pixels(image, true_labels, labels)
-    crowd = _map(truth, {segment: int(flag) for segment, flag in truth.crowd.items()}) == 1
-    other = (true_labels == labels) & (_map(truth, _numbers(truth, info)) != _map(prediction, numbers)) & ~crowd
-    errors[other] = blend(errors[other], np.array(ORANGE), 0.7)
+    """The image in grey with wrong pixels marked. numbers: of the predicted segments."""
+    true_labels, labels = _to_map(truth, truth.labels), _to_map(prediction, prediction.labels)
+    errors = mark_wrong_pixels(image, true_labels, labels)
+    crowd = _to_map(truth, {segment: int(flag) for segment, flag in truth.crowd.items()}) == 1
+    other_object = _to_map(truth, _number_objects(truth, info)) != _to_map(prediction, numbers)
+    wrong = (true_labels == labels) & other_object & ~crowd
+    errors[wrong] = blend(errors[wrong], np.array(ORANGE), 0.7)
     return errors
 
 
-def _map(panoptic: Panoptic, values: dict[int, int]) -> np.ndarray:
-    """What the segment of each pixel has, [H, W] int16; IGNORE where it has nothing."""
+def _to_map(panoptic: Panoptic, values: dict[int, int]) -> np.ndarray:
+    """The value of each pixel's segment, [H, W] int16; IGNORE for segments without a value. values: by segment id."""
     ids = panoptic.ids.cpu().numpy()
     result = np.full(ids.shape, IGNORE, np.int16)
     for segment, value in values.items():
@@ -147,17 +152,17 @@ def _map(panoptic: Panoptic, values: dict[int, int]) -> np.ndarray:
 
 
 def _edges(ids: np.ndarray, thickness: int) -> np.ndarray:
-    """[H, W] bool: the last pixels of segments before others, to the right and below."""
+    """The pixels whose right or lower neighbour is of another segment, [H, W] bool, dilated to `thickness`."""
     edges = np.zeros(ids.shape, np.uint8)
     edges[:, :-1] |= ids[:, :-1] != ids[:, 1:]
     edges[:-1] |= ids[:-1] != ids[1:]
     return cv2.dilate(edges, np.ones((thickness, thickness), np.uint8)).astype(bool)
 
 
-def _place(region: np.ndarray, taken: np.ndarray, width: int, height: int) -> tuple[int, int] | None:
-    """Left and top of a label on a segment [H, W], off the labels before it; None if it does not fit.
+def _find_place(region: np.ndarray, taken: np.ndarray, width: int, height: int) -> tuple[int, int] | None:
+    """Left and top of a label on a segment [H, W], where it does not cover earlier labels; None if it does not fit.
 
-    It lies as far inside the segment as can be, and there as far from its edge.
+    As much of the label as possible is on the segment; among such places, its centre is farthest from the edge.
     """
     rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
     top, left = max(rows[0] - height, 0), max(columns[0] - width, 0)
@@ -165,7 +170,7 @@ def _place(region: np.ndarray, taken: np.ndarray, width: int, height: int) -> tu
     part, hidden = region[window].astype(np.uint8), taken[window]
     if part.shape[0] < height or part.shape[1] < width:
         return None
-    inside, covered = (_means(values, width, height) for values in (part, hidden))
+    inside, covered = (_box_means(values, width, height) for values in (part, hidden))
     depth = cv2.distanceTransform(np.pad(part, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
     depth = depth[height // 2 :, width // 2 :][: inside.shape[0], : inside.shape[1]]  # under the centre of the label
     score = np.where(covered == 0, inside + depth / max(part.shape) / 100, 0)
@@ -173,8 +178,8 @@ def _place(region: np.ndarray, taken: np.ndarray, width: int, height: int) -> tu
     return (left + int(x), top + int(y)) if inside[y, x] >= LEAST_INSIDE and covered[y, x] == 0 else None
 
 
-def _means(values: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Of every rectangle of that size inside the array, by its upper left corner."""
+def _box_means(values: np.ndarray, width: int, height: int) -> np.ndarray:
+    """The mean over every width x height rectangle inside the array, by its upper left corner."""
     sums = cv2.integral(values)
     boxes = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
     return boxes / (width * height)

@@ -1,1 +1,1 @@
-"""What a run needs besides its model and data: processes, optimiser, schedule, checkpoints, log."""
+"""Parts of a run that do not depend on its model and data: processes, optimiser, schedule, checkpoints, log."""

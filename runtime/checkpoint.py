@@ -1,8 +1,9 @@
-"""Checkpoints that are either whole or not there.
+"""Checkpoints, written atomically and with a checksum.
 
 A checkpoint is an ordinary `torch.save` file of tensors and plain values: `torch.load(path, weights_only=True)` opens
-it anywhere. The SHA-256 of its bytes is kept inside it, as the comment of the zip archive that such a file is.
-Files are written beside their place, flushed to the disk and renamed into it; the one before is kept as `previous.pt`.
+it anywhere. Such a file is a zip archive; the SHA-256 of its bytes is stored as the comment of the archive.
+A new checkpoint is written under another name, flushed to the disk and renamed; the one before is kept as
+`previous.pt`.
 """
 
 import errno
@@ -21,11 +22,11 @@ from storage import is_state, read_tensors
 
 LABEL = b"sha256:"
 COMMENT_LENGTH = len(LABEL) + 64
-LINK = "link.part"  # the name of a checkpoint on its way to a second one
+LINK = "link.part"  # temporary name of a hard link before it replaces a checkpoint
 
 
 class DamagedCheckpointError(Exception):
-    """The bytes of a checkpoint are not those that were written."""
+    """The file is not a complete checkpoint as train.py wrote it."""
 
 
 class Checkpoints:
@@ -34,12 +35,12 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.last, self.previous, self.best = (folder / f"{name}.pt" for name in ("last", "previous", "best"))
-        self._last_is_sound = True
+        self._last_is_intact = True
 
     def save(self, state: dict[str, Any], is_best: bool = False) -> None:
-        """Make `state` the last checkpoint, and the best one if `is_best`.
+        """Save `state` as the last checkpoint and, if `is_best`, also as the best one.
 
-        Raises UserError if it cannot be written; then the last sound checkpoint is still there.
+        Raises UserError if it cannot be written; the last undamaged checkpoint is then still there.
         """
         part = self.folder / "last.pt.part"
         try:
@@ -47,10 +48,10 @@ class Checkpoints:
             _write(state, part)
             if is_best:
                 _replace_by_link(part, self.best)
-            if self.last.exists() and self._last_is_sound:
+            if self.last.exists() and self._last_is_intact:
                 _replace_by_link(self.last, self.previous)
             part.replace(self.last)
-            self._last_is_sound = True
+            self._last_is_intact = True
             _flush_folder(self.folder)
         except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
             with suppress(OSError):
@@ -58,25 +59,24 @@ class Checkpoints:
                 (self.folder / LINK).unlink(missing_ok=True)
             advice = "free space or fix the permissions, then run the same command again"
             raise UserError(
-                self.last, f"cannot be written ({error}); the checkpoint before is intact", advice
+                self.last, f"cannot be written ({error}); the previous checkpoint is intact", advice
             ) from error
 
     def load(self) -> tuple[dict[str, Any], Path] | None:
-        """The newest sound checkpoint and its path, named on the terminal if it is not the last one; None if there has
-        never been one.
+        """Load the newest checkpoint that is not damaged. Return it and its path, or None if there is no checkpoint.
 
-        Raises UserError if there are checkpoints and none is sound.
+        Prints a warning if it is not the last one. Raises UserError if there are checkpoints and all are damaged.
         """
         present = [path for path in (self.last, self.previous, self.best) if os.path.lexists(path)]
         for path in present:
             try:
                 state = _read(path)
             except DamagedCheckpointError as error:
-                self._last_is_sound = self._last_is_sound and path != self.last
-                print(f"warning: {path} {error}; trying the checkpoint before", flush=True)
+                self._last_is_intact = self._last_is_intact and path != self.last
+                print(f"warning: {path} {error}; trying the previous checkpoint", flush=True)
                 continue
             if path != present[0]:
-                print(f"warning: taking {path}, of step {state.get('step')}", flush=True)
+                print(f"warning: using {path}, of step {state.get('step')}", flush=True)
             return state, path
         if present:
             raise UserError(
@@ -86,7 +86,7 @@ class Checkpoints:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """One checkpoint of ours, verified. Raises UserError if it is missing, damaged or something else."""
+    """Load one checkpoint and verify it. Raises UserError if it is missing, damaged or not a checkpoint of train.py."""
     if not path.is_file():
         what = "is a folder, a pipe or a device" if path.exists() else "no such checkpoint"
         raise UserError(path, what, "name a .pt file or a run folder")
@@ -99,9 +99,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def check_content(state: dict[str, Any], path: Path) -> None:
-    """Raise UserError unless `state` has what train.py puts into a checkpoint, each of its kind."""
-    kinds: dict[str, Any] = {"config": dict, "model": dict, "ema": dict | None, "step": int}
-    wrong = [key for key, kind in kinds.items() if key not in state or not isinstance(state[key], kind)]
+    """Raise UserError unless `state` has the entries of a checkpoint of train.py, with the right types."""
+    types: dict[str, Any] = {"config": dict, "model": dict, "ema": dict | None, "step": int}
+    wrong = [key for key, expected in types.items() if key not in state or not isinstance(state[key], expected)]
     wrong += [key for key in ("model", "ema") if key not in wrong and not is_state(state[key] or {})]
     if wrong:
         what = f"is not a checkpoint of this project's train.py (see {', '.join(wrong)})"
@@ -109,7 +109,7 @@ def check_content(state: dict[str, Any], path: Path) -> None:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether `path` ends as our checkpoints do; converted weights, for one, do not."""
+    """Whether `path` ends with a checksum as our checkpoints do. A file of converted weights does not."""
     if not path.is_file() or path.stat().st_size < COMMENT_LENGTH:
         return False
     with path.open("rb") as file:
@@ -129,7 +129,7 @@ def _write(state: dict[str, Any], path: Path) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise DamagedCheckpointError("is no file")
+        raise DamagedCheckpointError("is not a file")
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -141,7 +141,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise DamagedCheckpointError(f"cannot be read ({error.strerror})") from None
     if stored[2 : 2 + len(LABEL)] != LABEL:
-        raise DamagedCheckpointError("is cut short, or no checkpoint that train.py wrote: it has no checksum")
+        raise DamagedCheckpointError("is cut short, or not a checkpoint of train.py: it has no checksum")
     if stored != struct.pack("<H", COMMENT_LENGTH) + LABEL + digest:
         raise DamagedCheckpointError("is damaged or incomplete: its checksum does not match")
     try:
@@ -149,35 +149,38 @@ def _read(path: Path) -> dict[str, Any]:
     except UserError as error:
         raise DamagedCheckpointError(error.args[1]) from None
     if not isinstance(state, dict):
-        raise DamagedCheckpointError("holds no dictionary")
+        raise DamagedCheckpointError("does not hold a dictionary")
     return state
 
 
 def _digest(file: Any, length: int) -> bytes:
-    """Hexadecimal SHA-256 of the first `length` bytes; the file stands behind them afterwards."""
+    """Hexadecimal SHA-256 of the first `length` bytes. The file position is then behind these bytes."""
     file.seek(0)
     digest = hashlib.sha256()
     while length:
         block = file.read(min(length, 1 << 20))
         if not block:
-            raise OSError(errno.EIO, "it ends too early")
+            raise OSError(errno.EIO, "the file ends too early")
         digest.update(block)
         length -= len(block)
     return digest.hexdigest().encode()
 
 
-def _replace_by_link(source: Path, place: Path) -> None:
-    """Let `place` name the file `source` too, atomically. Files never change in place, so sharing one is safe."""
-    part = place.with_name(LINK)
+def _replace_by_link(source: Path, target: Path) -> None:
+    """Replace `target` by a hard link to `source`, atomically. Checkpoints are never changed in place, so this is safe.
+
+    On a file system without hard links the file is copied.
+    """
+    part = target.with_name(LINK)
     part.unlink(missing_ok=True)
     try:
         os.link(source, part)
-    except OSError:  # a file system without hard links
+    except OSError:  # no hard links here
         shutil.copyfile(source, part)
         with part.open("rb") as file:
             os.fsync(file.fileno())
-    part.replace(place)
-    part.unlink(missing_ok=True)  # two names of one file stay two names
+    part.replace(target)
+    part.unlink(missing_ok=True)  # `replace` does nothing if both names already belong to the same file
 
 
 def _flush_folder(folder: Path) -> None:

@@ -11,15 +11,15 @@ from errors import UserError
 
 @contextmanager
 def deterministic_algorithms(wanted: bool) -> Iterator[None]:
-    """Within, if `wanted`, PyTorch takes deterministic algorithms alone, which may be slower.
+    """Context in which PyTorch uses only deterministic algorithms, if `wanted`. They may be slower.
 
-    Raises UserError, naming the operation, where PyTorch has none. On CPU with one number of threads our runs repeat
-    bit for bit without.
+    Raises UserError, naming the operation, where PyTorch has no such algorithm. On CPU this is not needed: with the
+    same number of threads our runs repeat bit for bit anyway.
     """
     if not wanted:
         yield
         return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which cuBLAS reads when it is first used
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False

@@ -1,4 +1,4 @@
-"""Processes of one run, as started by torchrun, and batch normalisation across them."""
+"""The processes of one run, as torchrun starts them, and batch normalisation over all of them."""
 
 import os
 import time
@@ -17,22 +17,23 @@ from torch.nn.parallel import DistributedDataParallel
 from errors import UserError
 from runtime.shutdown import rank_and_count, shared_store
 
-# Who is not heard of for so long in the middle of a step is taken for dead; a patient wait has no limit.
+# TIMEOUT: in a training step, a process that does not answer for so long counts as dead.
+# NO_TIMEOUT: an evaluation has no timeout, since one process may work long on a metric or write a large file.
 TIMEOUT, NO_TIMEOUT = timedelta(minutes=30), timedelta(days=365)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """One process among `count`; `device` is where its model lives. patient: the group in which `wait` waits."""
+    """One process of `count`. device: of its model. no_timeout: the process group of `wait`, which has no timeout."""
 
     rank: int
     count: int
     device: torch.device
-    patient: dist.ProcessGroup | None = None
+    no_timeout: dist.ProcessGroup | None = None
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and prints."""
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
     def any(self, flag: bool) -> bool:
@@ -44,13 +45,13 @@ class Processes:
         return bool(votes)
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean of a CPU tensor over processes. All processes must call it."""
+        """The mean of a CPU tensor over all processes. All processes must call it. May change `values`."""
         if self.count > 1:
             dist.all_reduce(values)
         return values / self.count
 
     def collect(self, value: Any) -> list[Any]:
-        """`value` of every process, in order of rank. All processes must call it."""
+        """The `value` of every process, ordered by rank. All processes must call it."""
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
@@ -58,27 +59,27 @@ class Processes:
         return values
 
     def seed_step(self, seed: int, step: int) -> None:
-        """Seed PyTorch's generators for one step of this process, so that dropout needs no saved state."""
+        """Seed PyTorch's generators for one step of this process. So checkpoints need no random state for dropout."""
         torch.manual_seed(int(np.random.SeedSequence([seed, step, self.rank]).generate_state(1, np.uint64)[0]))
 
     def wait(self) -> None:
-        """Return when all processes have come here, however long one of them works on a metric or a large file."""
+        """Wait until all processes have called this, without a timeout: a metric or a large file can take long."""
         if self.count > 1:
-            barrier = dist.barrier(self.patient, async_op=True)
+            barrier = dist.barrier(self.no_timeout, async_op=True)
             while not barrier.is_completed():
-                time.sleep(0.02)  # in `barrier.wait()` a stop signal would not be heard
+                time.sleep(0.02)  # Python handles no stop signal during `barrier.wait()`
             barrier.wait()
 
 
 def start_processes(device: str) -> Processes:
-    """Join the processes that torchrun started, or be the only one.
+    """Join the process group of torchrun, or be a single process.
 
-    device: "auto" (CUDA if there is any), "cpu" or "cuda". CPU tensors travel by gloo, CUDA tensors by NCCL.
-    `ending_together` leaves them again.
-    Raises UserError where CUDA is asked for and missing.
+    device: "auto" (CUDA if available), "cpu" or "cuda". CPU tensors are exchanged by gloo, CUDA tensors by NCCL.
+    `exit_together` destroys the process group at the end.
+    Raises UserError if CUDA is requested but missing, or if there are more processes than GPUs.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("system.device", "cuda is asked for, but PyTorch sees no CUDA device", "use auto or cpu")
+        raise UserError("system.device", "cuda is requested, but PyTorch sees no CUDA device", "use auto or cpu")
     rank, count = rank_and_count()
     local_rank, local_count = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if device == "cpu" or not torch.cuda.is_available():
@@ -94,41 +95,44 @@ def start_processes(device: str) -> Processes:
         return Processes(rank, count, own)
     backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=TIMEOUT, store=shared_store(), rank=rank, world_size=count)
-    patient = dist.new_group(backend="gloo", timeout=NO_TIMEOUT)
-    assert isinstance(patient, dist.ProcessGroup)
-    return Processes(rank, count, own, patient)
+    no_timeout = dist.new_group(backend="gloo", timeout=NO_TIMEOUT)
+    assert isinstance(no_timeout, dist.ProcessGroup)
+    return Processes(rank, count, own, no_timeout)
 
 
 def parallelize(model: nn.Module, processes: Processes) -> nn.Module:
-    """The model as DistributedDataParallel, which averages gradients over processes; itself for a single process."""
+    """Wrap the model in DistributedDataParallel, which averages gradients over processes, if there are several."""
     if processes.count == 1:
         return model
-    # A hint about the strides of axes of length 1, which cost nothing.
+    # PyTorch warns about strides of axes of length 1, which cost nothing.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     return DistributedDataParallel(model, [processes.device.index] if processes.device.type == "cuda" else None)
 
 
 def local_gradients(parallel: nn.Module) -> AbstractContextManager[None]:
-    """Within, a backward pass only adds to this process's gradients: for all accumulation rounds but the last."""
+    """Context without gradient averaging over processes, for all accumulation rounds except the last one."""
     return parallel.no_sync() if isinstance(parallel, DistributedDataParallel) else nullcontext()
 
 
 def synchronize_batch_norm(model: nn.Module, processes: Processes) -> nn.Module:
-    """The model with batch statistics taken over all processes. Parameters and state-dict keys stay the same."""
+    """Make batch normalisation use statistics over all processes. Parameters and state-dict keys stay the same."""
     if processes.count == 1:
         return model
     if processes.device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for name, child in model.named_children():
         if type(child) is nn.BatchNorm2d:
-            child.__class__ = GlooBatchNorm2d  # same attributes, other forward
+            child.__class__ = GlooBatchNorm2d  # it has the same attributes and another forward
         else:
             setattr(model, name, synchronize_batch_norm(child, processes))
     return model
 
 
 def sum_over_processes(x: Tensor) -> Tensor:
-    """The sum of a tensor over all processes. Gradients flow through it: their mean is that of one process."""
+    """The sum of a tensor over all processes.
+
+    Gradients flow through it; their mean over processes equals the gradient of a single process.
+    """
     if not dist.is_initialized():
         return x
     total: Tensor = _Sum.apply(x)
@@ -136,9 +140,10 @@ def sum_over_processes(x: Tensor) -> Tensor:
 
 
 def mean_count(count: float, like: Tensor) -> Tensor:
-    """What a loss over `count` things divides by: the mean count over processes, whose gradients are then averaged.
+    """The divisor of a loss that sums over `count` items: the mean count over processes, on the device of `like`.
 
-    So several processes give the gradient of one. A total of none counts as one.
+    Gradients are averaged over processes, so this gives the same gradient as one process would. A total of 0 counts
+    as 1.
     """
     total = torch.tensor(float(count), device=like.device)
     if not dist.is_initialized():
@@ -148,7 +153,7 @@ def mean_count(count: float, like: Tensor) -> Tensor:
 
 
 class _Sum(torch.autograd.Function):
-    """The sum of a tensor over all processes; so is the gradient, since every process uses the sum."""
+    """The sum of a tensor over all processes. Its gradient is summed too, since every process uses the sum."""
 
     @staticmethod
     def forward(context: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
@@ -164,7 +169,7 @@ class _Sum(torch.autograd.Function):
 
 
 class GlooBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation over the images of all processes for CPU tensors, which nn.SyncBatchNorm does not take."""
+    """Batch normalisation over the images of all processes, for CPU tensors: nn.SyncBatchNorm does not support them."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C, H, W]."""
@@ -177,13 +182,13 @@ class GlooBatchNorm2d(nn.BatchNorm2d):
         centred = values - mean[:, None, None]
         variance = _Sum.apply(centred.square().sum(dim=(0, 2, 3))) / count
         if self.track_running_stats:
-            self._track(mean.detach(), variance.detach() * count / (count - 1))
+            self._update_running(mean.detach(), variance.detach() * count / (count - 1))
         y = centred * (variance + self.eps).rsqrt()[:, None, None]
         if self.affine:
             y = y * self.weight[:, None, None] + self.bias[:, None, None]
         return y.to(x.dtype)
 
-    def _track(self, mean: Tensor, variance: Tensor) -> None:
+    def _update_running(self, mean: Tensor, variance: Tensor) -> None:
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None

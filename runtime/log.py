@@ -1,4 +1,4 @@
-"""What a run tells: progress bar or lines on the terminal, `log.jsonl`, TensorBoard."""
+"""The log of a run: progress bar or lines on the terminal, `log.jsonl`, TensorBoard."""
 
 import json
 import resource
@@ -24,11 +24,12 @@ from storage import write_text
 
 
 class RunLog:
-    """The log of one run, from `step` on: what an earlier start wrote of later steps, or of an evaluation after
-    `evaluated`, is dropped.
+    """The log of one run. It continues at `step`, the last step done, and `evaluated`, the last step evaluated.
 
-    Every process holds one and calls every method; only the main process writes. Losses stay on their device until
-    `flush`, so that logging does not make the device wait at every step.
+    Entries that an earlier start wrote for later steps or evaluations are removed: that work is done again.
+    steps: of the whole run. batch_size: over all processes. Every process has a RunLog and must call every method;
+    only the main process writes. Losses stay on their device until `flush`, so that logging does not synchronise the
+    device at every step.
     """
 
     def __init__(
@@ -44,9 +45,10 @@ class RunLog:
             self._lines = folder / "log.jsonl"
             with self._writing():
                 kept = _drop_lines_after(self._lines, step, evaluated)
-                # The board drops whole steps only: if the last one was not yet scored, it gets its losses again.
+                # TensorBoard purges whole steps only. If the last step is not evaluated yet, purge it to drop its
+                # evaluation, and write its losses again.
                 purged = step + 1 if evaluated == step else step
-                threading.excepthook = _quiet_about_disks
+                threading.excepthook = _ignore_os_errors
                 self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=purged)
                 for line in kept:
                     if line["step"] >= purged:
@@ -58,20 +60,20 @@ class RunLog:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
         if self.processes.is_main:
-            with suppress(OSError):  # what could not be written has been told before
+            with suppress(OSError):  # already reported when it occurred
                 self._board.close()
             threading.excepthook = threading.__excepthook__
 
-    def add(self, step: int, losses: dict[str, Tensor], image_ids: list[str]) -> None:
-        """Remember the losses (detached scalars) of optimiser step number `step` and the images they came from."""
+    def add_losses(self, step: int, losses: dict[str, Tensor], image_ids: list[str]) -> None:
+        """Keep the losses (detached scalars) of optimiser step number `step`, and the ids of its images."""
         self.step = step
         self._window.append((step, losses, image_ids))
         self._bar.update()
 
     def flush(self, learning_rate: float) -> None:
-        """Report the mean losses since the last flush, over all processes.
+        """Log the mean losses since the last flush, over all processes.
 
-        Raises UserError in every process if one of them met a loss that is not finite.
+        Raises UserError in every process if a loss of any process is not finite.
         """
         if not self._window:
             return
@@ -92,16 +94,16 @@ class RunLog:
             "memory_gb": _memory_gb(self.processes.device),
         }
         self._write("train", record)
-        self._show(record)
+        self._print_progress(record)
 
-    def evaluation(self, metrics: dict[str, float], seconds: float) -> None:
-        """Report the numbers of one evaluation and its duration."""
+    def add_evaluation(self, metrics: dict[str, float], seconds: float) -> None:
+        """Log the metrics of one evaluation and its duration."""
         self._write("val", {**metrics, "seconds": seconds})
-        self.say(f"step {self.step}: " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+        self.print(f"step {self.step}: " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
         self._window_start = time.perf_counter()
 
-    def picture(self, image_id: str, picture: np.ndarray) -> None:
-        """Show an RGB picture [H, W, 3] uint8 on the board and keep it as pictures/step_N/IMAGE_ID.png."""
+    def add_picture(self, image_id: str, picture: np.ndarray) -> None:
+        """Log an RGB picture [H, W, 3] uint8 to TensorBoard and save it as pictures/step_N/IMAGE_ID.png."""
         if not self.processes.is_main:
             return
         path = self._folder / "pictures" / f"step_{self.step:08d}" / f"{image_id}.png"
@@ -111,8 +113,8 @@ class RunLog:
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture).save(path)
 
-    def say(self, line: str) -> None:
-        """Print a line without breaking the progress bar."""
+    def print(self, line: str) -> None:
+        """Print a line on the terminal, in the main process only, without breaking the progress bar."""
         if self.processes.is_main:
             tqdm.write(line) if self._on_terminal else print(line, flush=True)
 
@@ -150,7 +152,7 @@ class RunLog:
             self._board.add_scalar(f"{section}/{name}", value, step)
         self._board.flush()
 
-    def _show(self, record: dict[str, float]) -> None:
+    def _print_progress(self, record: dict[str, float]) -> None:
         text = (
             f"loss {record['loss']:.4f}  lr {record['learning_rate']:.2e}  {record['images_per_second']:.1f} images/s"
             f"  {record['memory_gb']:.1f} GB"
@@ -159,17 +161,17 @@ class RunLog:
             self._bar.set_postfix_str(text)
         else:
             left = (self.steps - self.step) * self.batch_size / record["images_per_second"]
-            self.say(f"step {self.step}/{self.steps}  {text}  {tqdm.format_interval(left)} left")
+            self.print(f"step {self.step}/{self.steps}  {text}  {tqdm.format_interval(left)} left")
 
 
-def _quiet_about_disks(problem: threading.ExceptHookArgs) -> None:
-    """The board writes in a thread of its own; its OSError is raised again by the call that follows."""
-    if not isinstance(problem.exc_value, OSError):
-        threading.__excepthook__(problem)
+def _ignore_os_errors(error: threading.ExceptHookArgs) -> None:
+    """Print no OSError of TensorBoard's writer thread: the next call of the writer raises it again."""
+    if not isinstance(error.exc_value, OSError):
+        threading.__excepthook__(error)
 
 
 def _drop_lines_after(path: Path, step: int, evaluated: int) -> list[dict[str, Any]]:
-    """Rewrite the log without what comes later, and without a line cut short by a crash; the lines that are kept."""
+    """Rewrite the log without later entries and lines cut short by a crash. Return the records that are kept."""
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     kept = [line for line in lines if _is_done(line, step, evaluated)]
     if lines:
@@ -186,7 +188,7 @@ def _is_done(line: str, step: int, evaluated: int) -> bool:
 
 
 def _memory_gb(device: torch.device) -> float:
-    """Peak memory so far: of the tensors on a CUDA device, of the process on CPU."""
+    """Peak memory so far in GiB: of the tensors on a CUDA device, or of the process on CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

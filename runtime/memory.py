@@ -1,20 +1,20 @@
-"""CPU speed for free: let glibc keep the memory of freed tensors instead of returning it to the system."""
+"""Speed up CPU runs: let glibc keep the memory of freed tensors instead of returning it to the system."""
 
 import ctypes
 import platform
 import sys
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-TRAINING, EVALUATION = 1 << 30, 1 << 25  # bytes of the largest tensors whose pages are kept
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # constants of malloc.h
+TRAINING, EVALUATION = 1 << 30, 1 << 25  # bytes; the memory of tensors up to this size is kept
 
 
 def keep_freed_memory(up_to: int = TRAINING) -> bool:
-    """Raise glibc's thresholds so that tensors of `up_to` bytes reuse pages. Returns whether it was possible.
+    """Raise glibc's thresholds so that tensors of up to `up_to` bytes reuse memory. Return whether it was possible.
 
-    Larger ones return theirs at once: between those that are kept they leave holes that fit no other, which a step of
-    training, always the same, does not mind, but images of different sizes do.
-    By default every large tensor is mapped anew and its pages are faulted in one by one, which costs a SegFormer-B1
-    training step on CPU about half of its time. Linux with glibc only; elsewhere nothing happens.
+    By default every large tensor is mapped anew and its pages are faulted in one by one, which takes about half the
+    time of a SegFormer-B1 training step on CPU. Larger tensors than `up_to` still return their memory at once. This
+    avoids fragmentation, which matters for images of different sizes but not for training steps of always the same
+    sizes. Linux with glibc only; elsewhere nothing happens.
     """
     if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
         return False

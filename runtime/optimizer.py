@@ -12,7 +12,7 @@ from errors import UserError
 
 
 class ParameterRule(Schema):
-    """A setting for all parameters whose dotted name contains `match`. The first rule that matches counts."""
+    """Settings of all parameters whose dotted name contains `match`. The first rule that matches is used."""
 
     match: Annotated[str, Field(min_length=1)]
     lr_scale: PositiveFloat = 1.0
@@ -23,21 +23,21 @@ class _OptimizerConfig(Schema):
     lr: PositiveFloat
     weight_decay: NonNegativeFloat = 0.0
     rules: tuple[ParameterRule, ...] = ()
-    # Scale `lr` by batch_size / lr_batch_size (linear scaling); None: `lr` holds whatever the batch.
+    # Scale `lr` by batch_size / lr_batch_size (linear scaling). None: use `lr` for any batch size.
     lr_batch_size: PositiveInt | None = None
 
     def learning_rate(self, batch_size: int) -> float:
-        """The base learning rate in effect for a total batch of `batch_size`."""
+        """The base learning rate for a total batch of `batch_size` images."""
         return self.lr * batch_size / self.lr_batch_size if self.lr_batch_size else self.lr
 
     def groups(self, model: nn.Module, batch_size: int) -> list[dict[str, Any]]:
-        """Parameter groups by rule. Raises UserError for a rule that matches nothing."""
+        """One parameter group for each rule, the last for all other parameters. Raises UserError for an unused rule."""
         rules = (*self.rules, ParameterRule(match="the rest"))
         members: list[list[nn.Parameter]] = [[] for _ in rules]
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                hits = [index for index, rule in enumerate(self.rules) if rule.match in name]
-                members[hits[0] if hits else -1].append(parameter)
+                matches = [index for index, rule in enumerate(self.rules) if rule.match in name]
+                members[matches[0] if matches else -1].append(parameter)
         for rule, parameters in zip(self.rules, members, strict=False):
             if not parameters:
                 raise UserError("optimizer.rules", f"no parameter is left for match: {rule.match}", "correct the match")

@@ -1,4 +1,4 @@
-"""The folder of one run: owned by one run at a time, and by one configuration for ever."""
+"""The folder of one run. Only one process may use it at a time, and only with the settings it was started with."""
 
 import fcntl
 from pathlib import Path
@@ -10,12 +10,12 @@ from errors import UserError
 from runtime.checkpoint import Checkpoints
 from storage import write_text
 
-# Settings that may change between two starts of a run: they do not change what is learnt.
+# Settings that may change when a run is resumed, because they do not change what is learnt.
 FREE_TO_CHANGE = frozenset({"system", "logging", "output_dir", "data.root"})
 
 
 class RunFolder:
-    """`runs/NAME/` with its lock; used as a context manager by the main process.
+    """Context manager of the main process: locks `runs/NAME/`, checks its settings and writes config.yaml.
 
     Raises UserError if it cannot be written, if another run is using it, or if it holds a run with other settings.
     """
@@ -37,24 +37,24 @@ class RunFolder:
         self._lock.close()
 
     def _write_config(self) -> None:
-        place = self.path / "config.yaml"
+        path = self.path / "config.yaml"
         try:
-            write_text(place, yaml.safe_dump(self.config, sort_keys=False))
+            write_text(path, yaml.safe_dump(self.config, sort_keys=False))
         except OSError as error:
-            raise UserError(place, f"cannot be written ({error})", "free space, then start again") from None
+            raise UserError(path, f"cannot be written ({error})", "free space, then start again") from None
 
     def _check_config(self) -> None:
         checkpoints = Checkpoints(self.path / "checkpoints")
         if not checkpoints.folder.exists():
             return
         try:
-            before = yaml.safe_load((self.path / "config.yaml").read_text())
+            saved = yaml.safe_load((self.path / "config.yaml").read_text())
         except (yaml.YAMLError, OSError, ValueError):
-            before = None
-        if not isinstance(before, dict) or before.keys() != self.config.keys():  # lost or cut short
+            saved = None
+        if not isinstance(saved, dict) or saved.keys() != self.config.keys():  # lost or cut short
             found = checkpoints.load()
-            before = found[0].get("config") if found else self.config
-        changed = differences(before, self.config)
+            saved = found[0].get("config") if found else self.config
+        changed = differences(saved, self.config)
         if changed:
             key, old, new = changed[0]
             more = f" (and {len(changed) - 1} more keys)" if len(changed) > 1 else ""
@@ -63,9 +63,10 @@ class RunFolder:
 
 
 def lock_folder(path: Path, elsewhere: str, owner: str, other: str) -> TextIO:
-    """Make a folder this process's own until the file that is returned is closed.
+    """Make a folder and lock it for this process, until the returned file is closed.
 
-    Raises UserError, which advises to choose `elsewhere` if it cannot be written, or `other` if an `owner` has it.
+    elsewhere, owner, other: for the error messages. Raises UserError if the folder cannot be written ("choose
+    ELSEWHERE") or is locked ("OWNER is using this folder; stop it or choose OTHER").
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -73,7 +74,7 @@ def lock_folder(path: Path, elsewhere: str, owner: str, other: str) -> TextIO:
     except OSError as error:
         raise UserError(path, f"cannot be written ({error})", f"choose {elsewhere}") from None
     try:
-        # Not flock: data workers would inherit that lock, and hold it for seconds after their run is killed.
+        # Not flock: data workers would inherit that lock and keep it for seconds after the run is killed.
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         lock.close()
@@ -82,7 +83,7 @@ def lock_folder(path: Path, elsewhere: str, owner: str, other: str) -> TextIO:
 
 
 def differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
-    """Dotted keys that decide what is learnt and whose values differ, with both values."""
+    """Dotted keys whose values differ, with both values. Keys that are FREE_TO_CHANGE are left out."""
     if key in FREE_TO_CHANGE or old == new:
         return []
     if isinstance(old, dict) and isinstance(new, dict):

@@ -1,4 +1,4 @@
-"""Learning-rate schedules as plain functions of the step, so that resuming needs no state."""
+"""Learning-rate schedules as functions of the step, so that resuming needs no state."""
 
 import math
 from bisect import bisect_right
@@ -11,13 +11,13 @@ from config import Fraction, Schema
 
 
 class _ScheduleConfig(Schema):
-    """warmup_steps: for so many steps the scheduled rate is also multiplied by a line from `warmup_ratio` up to 1."""
+    """warmup_steps: steps in which the scheduled rate is also multiplied by a factor rising from warmup_ratio to 1."""
 
     warmup_steps: NonNegativeInt = 0
     warmup_ratio: Fraction = 0.001
 
     def warmup(self, step: int) -> float:
-        """Multiplier of the scheduled rate at 0-based `step`, linear as in mmcv."""
+        """The warm-up factor at 0-based `step`; linear as in mmcv."""
         if step >= self.warmup_steps:
             return 1.0
         return 1 - (1 - step / self.warmup_steps) * (1 - self.warmup_ratio)
@@ -35,7 +35,7 @@ class PolyConfig(_ScheduleConfig):
 
 
 class CosineConfig(_ScheduleConfig):
-    """Half a cosine from 1 down to `final_ratio`."""
+    """Half a period of a cosine, from 1 down to `final_ratio`."""
 
     name: Literal["cosine"] = "cosine"
     final_ratio: Fraction = 0.0
@@ -73,7 +73,10 @@ ScheduleConfig = Annotated[PolyConfig | CosineConfig | MultiStepConfig | Constan
 
 
 def set_learning_rate(optimizer: Optimizer, factor: float) -> float:
-    """Multiply every group's base rate by `factor`; the last group's rate, which no rule touches, is returned."""
+    """Set the rate of every parameter group to its base rate times `factor`.
+
+    Return the rate of the last group: the parameters without a rule.
+    """
     for group in optimizer.param_groups:
         base = group.setdefault("initial_lr", group["lr"])
         group["lr"] = base * factor

@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM (schedulers, spot machines), SIGINT (Ctrl-C) and SIGUSR1 (SLURM's early warning)."""
+"""Signals that ask a run to stop: SIGTERM (schedulers, spot machines), SIGINT (Ctrl-C), SIGUSR1 (SLURM's warning)."""
 
 import signal
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class StopSignals:
-    """Remembers the first stop signal until the training step is done. A second Ctrl-C stops at once."""
+    """Keep the first stop signal in `received`, so that the training step can finish. A second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -26,8 +26,8 @@ class StopSignals:
             signal.signal(number, handler)
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Within, a stop signal is not remembered but raised: there is nothing left to save."""
+    def raise_at_once(self) -> Iterator[None]:
+        """Context in which a stop signal raises Interrupted at once: for work that has nothing to save."""
         self._immediate = True
         try:
             if self.received is not None:

@@ -1,4 +1,4 @@
-"""Everything that a run must remember to go on as if it had never stopped."""
+"""The state of a run: everything that a checkpoint needs so that the run can resume as if it had not stopped."""
 
 import math
 from pathlib import Path
@@ -19,9 +19,10 @@ DIVERGED = "start another run_name with a lower optimizer.lr, a gradient_clip, o
 
 
 class TrainingState:
-    """The moving parts of a run. step: optimiser steps done. evaluated: the last step that was scored.
+    """What changes during a run. step: number of optimiser steps done. evaluated: the last step evaluated.
 
-    Random state is not among them: every step is seeded (`Processes.seed_step`) and every sample has its own key.
+    There is no random state: every step has its own seed (`Processes.seed_step`), and so has every sample.
+    ema: the moving average of the model, or None.
     """
 
     def __init__(
@@ -30,16 +31,16 @@ class TrainingState:
         model: nn.Module,
         optimizer: Optimizer,
         scaler: torch.amp.GradScaler,
-        averaged: AveragedModel | None,
+        ema: AveragedModel | None,
     ) -> None:
         self.config, self.model, self.optimizer = dump(config), model, optimizer
-        self.scaler, self.averaged = scaler, averaged
+        self.scaler, self.ema = scaler, ema
         self.step = 0
         self.evaluated = 0
         self.best: dict[str, Any] = {}  # {"metric", "value", "step"}
 
     def resume(self, checkpoints: Checkpoints) -> bool:
-        """Take over the newest checkpoint, if there is one. Raises UserError if it does not fit."""
+        """Load the newest checkpoint. Return whether there is one. Raises UserError if it does not fit this run."""
         found = checkpoints.load()
         if found is None:
             return False
@@ -61,23 +62,23 @@ class TrainingState:
         for parameter, values in self.optimizer.state.items():
             if any(value.shape not in (parameter.shape, ()) for value in values.values() if value is not None):
                 raise ValueError("the optimiser's state has other shapes than the model")
-        if saved["scaler"].keys() != self.scaler.state_dict().keys():  # one that is off would not look
-            raise ValueError("the loss scale is of another precision")
+        if saved["scaler"].keys() != self.scaler.state_dict().keys():  # a disabled scaler would load anything
+            raise ValueError("the state of the loss scaler is of another precision")
         self.scaler.load_state_dict(saved["scaler"])
-        if self.averaged is not None:
-            check_state(self.averaged.module.state_dict(), saved["ema"], path)
-            self.averaged.module.load_state_dict(saved["ema"])
-            self.averaged.n_averaged.fill_(saved["ema_updates"])
+        if self.ema is not None:
+            check_state(self.ema.module.state_dict(), saved["ema"], path)
+            self.ema.module.load_state_dict(saved["ema"])
+            self.ema.n_averaged.fill_(saved["ema_updates"])
         self.step, self.evaluated, self.best = saved["step"], saved["evaluated"], saved["best"]
         if not 0 <= self.evaluated <= self.step <= self.config["steps"] or (
             self.best and self.best.keys() != {"metric", "value", "step"}
         ):
             raise ValueError("its step or its best score is impossible")
 
-    def content(self) -> dict[str, Any]:
-        """The checkpoint: tensors and plain values only. Raises UserError if a weight is not finite.
+    def to_checkpoint(self) -> dict[str, Any]:
+        """The content of a checkpoint: tensors and plain values only. Raises UserError if a weight is not finite.
 
-        A loss tells of the weights before its step; those after it would only show in the next.
+        This must be checked here: the loss of a step depends on the weights before that step, not after it.
         """
         self._refuse_non_finite()
         return {
@@ -88,12 +89,12 @@ class TrainingState:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "ema": None if self.averaged is None else self.averaged.module.state_dict(),
-            "ema_updates": 0 if self.averaged is None else int(self.averaged.n_averaged),
+            "ema": None if self.ema is None else self.ema.module.state_dict(),
+            "ema_updates": 0 if self.ema is None else int(self.ema.n_averaged),
         }
 
     def record_score(self, metric: str, value: float, lower_is_better: bool) -> bool:
-        """Record the score of the current step; return whether it is the best. NaN is so only while all are NaN."""
+        """Record the score of the current step. Return whether it is the best. NaN is best only while all are NaN."""
         self.evaluated = self.step
         better = (
             not self.best
@@ -106,13 +107,14 @@ class TrainingState:
 
     def _refuse_non_finite(self) -> None:
         weights: dict[str, Tensor] = dict(self.model.named_parameters())
-        if self.averaged is not None:
-            weights |= {f"average of {name}": value for name, value in self.averaged.module.named_parameters()}
+        if self.ema is not None:
+            weights |= {f"average of {name}": value for name, value in self.ema.module.named_parameters()}
         for index, values in self.optimizer.state_dict()["state"].items():
             moments = {name: value for name, value in values.items() if isinstance(value, Tensor)}
             weights |= {f"{name} of optimizer state {index}": value for name, value in moments.items()}
         if get_total_norm(weights.values(), norm_type=math.inf).isfinite():
             return
         names = [name for name, value in weights.items() if not value.isfinite().all()]
-        what = f"{len(names)} of {len(weights)} tensors of weights are not finite after it ({', '.join(names[:3])}, ..)"
+        listed = f"{', '.join(names[:3])}, .."
+        what = f"{len(names)} of {len(weights)} tensors of weights are not finite after this step ({listed})"
         raise UserError(f"step {self.step}", what, DIVERGED)

@@ -121,7 +121,7 @@ def test_bad_file_in_the_middle_of_a_run_loses_nothing(fails, tiny, tmp_path, da
 
 
 def test_label_beyond_the_class_list(fails, tiny):
-    assert "is no class (classes: 1 to 2" in fails(training.main, *CFG, *tiny, "data.classes=[a, b]")
+    assert "is not a class (classes: 1 to 2" in fails(training.main, *CFG, *tiny, "data.classes=[a, b]")
 
 
 def test_image_without_annotation_is_found_at_the_start(fails, tiny, tmp_path, data):

@@ -1,8 +1,8 @@
 """Parameters and multiply-accumulates: `python -m tools.complexity --cfg FILE [KEY=VALUE ...] [--json]`.
 
-MACs are counted once each, over convolutions, linear layers and attention products; upsamplers count by the rule that
+MACs of convolutions, linear layers and attention products are counted. Those of upsamplers are counted by the rule that
 reproduces the paper's Table 4 (see `Upsampler.macs`). The input is one image of the size that the model trains on.
-What a detector does once for each region (its heads, and an upsampler in its mask head) is not among its MACs.
+What a detector computes for each region (its heads, and an upsampler in its mask head) is not included.
 """
 
 import json
@@ -13,21 +13,21 @@ from experiment import load_experiment
 from models.cost import complexity, describe
 from structures import Size
 
-LARGEST = 2**24  # pixels; attention over large maps runs in pieces, whose number grows with their square
+MAX_PIXELS = 2**24  # counting is slow above: attention runs in chunks, whose number grows with the square of the pixels
 
 
 def check_size(size: Size) -> None:
-    """Raise UserError unless (height, width) are those of an image that can be counted in seconds."""
+    """Raise UserError unless MACs for an image of (height, width) can be counted in seconds."""
     height, width = size
     if min(size) < 1:
         raise UserError(f"--size {height} {width}", "is not positive", "give height and width in pixels")
-    if height * width > LARGEST:
-        what = f"has {height * width:,} pixels; counting is for up to {LARGEST:,}"
+    if height * width > MAX_PIXELS:
+        what = f"has {height * width:,} pixels; counting is for up to {MAX_PIXELS:,}"
         raise UserError(f"--size {height} {width}", what, "use a smaller one")
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = ArgumentParser(prog="tools.complexity", description=__doc__)
     parser.add_argument("--cfg", type=Path, required=True)
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -1,4 +1,4 @@
-"""What a demo run has come to: `python -m tools.demo_summary RUN_FOLDER`. Its scores, a baseline, where things lie."""
+"""Summary of a demo run: its scores, a simple baseline, its files: `python -m tools.demo_summary RUN_FOLDER`."""
 
 import json
 from pathlib import Path
@@ -11,16 +11,16 @@ from experiment import Experiment, make_experiment
 from structures import Prediction
 
 
-def commonest_class(per_class: list[dict[str, Any]]) -> tuple[str, float]:
+def most_frequent_class(per_class: list[dict[str, Any]]) -> tuple[str, float]:
     """The class with the most labelled pixels, and the mIoU in percent of predicting it everywhere."""
-    occurring = [record for record in per_class if record["pixels"]]
-    commonest = max(occurring, key=lambda record: record["pixels"])
-    share = commonest["pixels"] / sum(record["pixels"] for record in occurring)
-    return commonest["class"], 100 * share / len(occurring)
+    present = [record for record in per_class if record["pixels"]]
+    most_frequent = max(present, key=lambda record: record["pixels"])
+    share = most_frequent["pixels"] / sum(record["pixels"] for record in present)
+    return most_frequent["class"], 100 * share / len(present)
 
 
 def mean_depth(experiment: Experiment) -> tuple[float, dict[str, float]]:
-    """The mean of all training depths in metres, and the validation errors of predicting it everywhere."""
+    """The mean of all training depths in metres, and the validation metrics of predicting it everywhere."""
     training, validation = experiment.data.build("train", True), experiment.data.build("val", True)
     depths = (training.target(index).depth for index in range(len(training)))
     measured = torch.cat([depth[depth > 0] for depth in depths if depth is not None])
@@ -32,19 +32,19 @@ def mean_depth(experiment: Experiment) -> tuple[float, dict[str, float]]:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = ArgumentParser(prog="tools.demo_summary", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN_FOLDER")
     run: Path = parser.parse_args().run
     results = run / "results.json"
     if not results.is_file():
-        raise UserError(results, "no such file", "name the folder of a run that has been scored")
+        raise UserError(results, "no such file", "name the folder of a run that has been evaluated")
     result = json.loads(results.read_text())
     digits = 3 if result["task"] == "depth" else 1
     numbers = (f"{name} {'-' if value is None else f'{value:.{digits}f}'}" for name, value in result["metrics"].items())
     print("\n" + "  ".join(numbers), "at step", result["step"])
     if result["task"] == "semantic":
-        name, baseline = commonest_class(result["per_class"])
+        name, baseline = most_frequent_class(result["per_class"])
         print(f'for comparison, "{name}" everywhere would give mIoU {baseline:.1f}')
     if result["task"] == "depth":
         mean, errors = mean_depth(make_experiment(result["config"], str(results)))

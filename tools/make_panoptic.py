@@ -1,11 +1,11 @@
-"""Make panoptic data (`data.name=coco_panoptic`) of masks of objects and label maps of stuff.
+"""Make panoptic data (`data.name=coco_panoptic`) from object masks and label maps of stuff.
 
 `python -m tools.make_panoptic --instances FILE.json --semantic FOLDER --stuff VALUE=NAME .. --out FILE.json`
 
-Objects come from a COCO file with masks. Stuff comes from a single-channel PNG per image (FOLDER/a/1.png for a/1.jpg),
-and lies only where there is no object. --out gets COCO's panoptic annotations, and the folder beside it that has its
-name without .json gets the PNGs. Categories are those of --instances and then the stuff, numbered on from the largest
-id in the order given: give all splits the same.
+Objects come from a COCO file with masks. Stuff comes from a single-channel PNG per image (FOLDER/a/1.png for a/1.jpg)
+and is used only where there is no object. COCO panoptic annotations are written to --out, and the PNGs to the folder
+beside it with the same name without .json. The categories are those of --instances, followed by the stuff in the order
+given, numbered from the largest id on. Use the same --stuff for all splits.
 """
 
 import json
@@ -26,12 +26,12 @@ from datasets.panoptic.ids import encode_ids, unique_ids
 from errors import ArgumentParser, UserError, run_command
 from structures import Size
 
-VOID, UNKNOWN = 0, -1  # in the table from the values of label maps to category ids
-REST = "rest"
+VOID, UNKNOWN = 0, -1  # entries of the table from label-map values to category ids
+REST = "rest"  # value of --void
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = ArgumentParser(prog="tools.make_panoptic", description=__doc__)
     parser.add_argument("--instances", type=Path, required=True, metavar="FILE.json")
     parser.add_argument("--semantic", type=Path, required=True, metavar="FOLDER")
@@ -44,22 +44,25 @@ def main() -> None:
         default="smaller",
         help="which object is on top: the smaller, or the later in the file; crowds are below all (default: smaller)",
     )
-    given = parser.parse_args()
-    if problem := problem_with(given.instances, "file"):
-        raise UserError(f"--instances {given.instances}", problem, "name a COCO file with masks")
-    if problem := problem_with(given.semantic, "folder"):
-        raise UserError(f"--semantic {given.semantic}", problem, "name the folder of label maps")
-    _check_out(given.out, given.instances, given.semantic)
-    things = read_classes(given.instances)
-    stuff, table = read_stuff(given.stuff, given.void, max(things, default=0) + 1)
-    if double := set(things.values()) & set(stuff.values()):
-        raise UserError(f"--stuff {min(double)}", f"is a category of {given.instances}, too", "rename it")
+    arguments = parser.parse_args()
+    if problem := problem_with(arguments.instances, "file"):
+        raise UserError(f"--instances {arguments.instances}", problem, "name a COCO file with masks")
+    if problem := problem_with(arguments.semantic, "folder"):
+        raise UserError(f"--semantic {arguments.semantic}", problem, "name the folder of label maps")
+    _check_out(arguments.out, arguments.instances, arguments.semantic)
+    things = read_classes(arguments.instances)
+    stuff, table = read_stuff(arguments.stuff, arguments.void, max(things, default=0) + 1)
+    if shared := set(things.values()) & set(stuff.values()):
+        raise UserError(f"--stuff {min(shared)}", f"is a category of {arguments.instances}, too", "rename it")
 
-    faults = Faults(given.instances, "stop", CORRECT)
-    annotations = read_annotations(given.instances, things, masks=True, images=None, faults=faults)
-    label_maps = _label_maps(annotations, given.semantic)
-    folder, names = given.out.with_suffix(""), [f"{image_id:012d}.png" for image_id in annotations.image_ids.tolist()]
-    _check_folder(given.out, names, annotations)
+    faults = Faults(arguments.instances, "stop", CORRECT)
+    annotations = read_annotations(arguments.instances, things, masks=True, images=None, faults=faults)
+    label_maps = _label_maps(annotations, arguments.semantic)
+    folder, names = (
+        arguments.out.with_suffix(""),
+        [f"{image_id:012d}.png" for image_id in annotations.image_ids.tolist()],
+    )
+    _check_folder(arguments.out, names, annotations)
     category_ids = np.array(sorted(things), np.int64)[annotations.labels]
     records: list[dict[str, Any]] = []
     count = hidden = 0
@@ -68,7 +71,8 @@ def main() -> None:
         for image, path in enumerate(tqdm(label_maps, unit="image", disable=None)):
             rows = annotations.rows(image)
             stuff_map = read_stuff_map(path, table, annotations.size(image))
-            ids, stuff_ids = filled(painted(annotations, image, given.overlap), stuff_map, len(rows))
+            objects = draw_objects(annotations, image, arguments.overlap)
+            ids, stuff_ids = fill_stuff(objects, stuff_map, len(rows))
             kinds = [*zip(category_ids[rows].tolist(), annotations.crowd[rows].tolist(), strict=True)]
             segments = describe(ids, [*kinds, *((category_id, False) for category_id in stuff_ids)])
             (folder / names[image]).write_bytes(encode_ids(ids))
@@ -76,36 +80,39 @@ def main() -> None:
             records.append({"image_id": image_id, "file_name": names[image], "segments_info": segments})
             count += len(segments)
             hidden += len(rows) + len(stuff_ids) - len(segments)
-        _write(given.out, annotations, records, things, stuff)
+        _write(arguments.out, annotations, records, things, stuff)
     except OSError as error:
-        raise UserError(f"--out {given.out}", f"cannot be written ({error})", "choose another place") from None
-    print(f"{given.out}, {folder}: {count} segments in {len(records)} images")
+        raise UserError(f"--out {arguments.out}", f"cannot be written ({error})", "choose another place") from None
+    print(f"{arguments.out}, {folder}: {count} segments in {len(records)} images")
     print(f"left out as hidden by others: {hidden} object(s)")
     print(f"stuff: {', '.join(f'{number} {name}' for number, name in stuff.items())}")
 
 
-# --- what the options say --------------------------------------------------------------------------------------------
+# --- options ---------------------------------------------------------------------------------------------------------
 
 
 def read_stuff(stuff: list[str], void: list[str], first_id: int) -> tuple[dict[int, str], np.ndarray]:
-    """Stuff by category id, numbered from `first_id`, and the category id [2**16] of every value of a label map."""
+    """Parse --stuff and --void. Return the stuff names by category id, numbered from `first_id`, and a table.
+
+    The table [2**16] holds the category id of every value of a label map, VOID or UNKNOWN.
+    """
     table = np.full(2**16, VOID if REST in void else UNKNOWN, np.int64)
     ids: dict[str, int] = {}
-    meant: set[int] = set()
+    defined: set[int] = set()
     pairs = [(item, *item.partition("=")[::2]) for item in stuff]
     for option, value, name in [*pairs, *((item, item, None) for item in void if item != REST)]:
         if not (value.isascii() and value.isdigit() and len(value) <= 5 and int(value) < 2**16) or name == "":
             do = "write for example --stuff 1=wall 2=floor --void 0 255"
-            raise UserError(f"argument {option}", "is not what is expected", do)
-        if int(value) in meant:
-            raise UserError(f"argument {option}", f"value {value} has a meaning already", "leave one out")
-        meant.add(int(value))
+            raise UserError(f"argument {option}", "is not valid", do)
+        if int(value) in defined:
+            raise UserError(f"argument {option}", f"value {value} is already defined", "leave one out")
+        defined.add(int(value))
         table[int(value)] = VOID if name is None else ids.setdefault(name, first_id + len(ids))
     return {number: name for name, number in ids.items()}, table
 
 
 def _check_out(out: Path, instances: Path, semantic: Path) -> None:
-    """Raises UserError if `out` is no JSON file, or would overwrite what is read."""
+    """Raise UserError if `out` is not a JSON file, or would overwrite the input."""
     if out.suffix != ".json":
         raise UserError(f"--out {out}", "is not the name of a .json file", "write for example annotations/train.json")
     if out.resolve() == instances.resolve():
@@ -115,7 +122,7 @@ def _check_out(out: Path, instances: Path, semantic: Path) -> None:
 
 
 def _check_folder(out: Path, names: list[str], annotations: Annotations) -> None:
-    """Raises UserError if the folder for the PNGs has other files than those of an earlier run, or the images."""
+    """Raise UserError if the folder for the PNGs holds the images, or other files than those of an earlier run."""
     folder = out.with_suffix("")
     present = set(os.listdir(folder)) if folder.is_dir() else set()
     images = {Path(annotations.names[image]).name for image in range(len(names))}
@@ -139,7 +146,10 @@ def _label_maps(annotations: Annotations, semantic: Path) -> list[Path]:
 
 
 def read_stuff_map(path: Path, table: np.ndarray, size: Size) -> np.ndarray:
-    """The category id of the stuff at every pixel, or VOID: int64 [H, W]. Raises UserError if the map is unusable."""
+    """Read the category id of the stuff at every pixel, or VOID: int64 [H, W].
+
+    Raises UserError if the label map cannot be read, has another size than the image, or holds an unknown value.
+    """
     values = read_label_map(path)
     if values.shape != size:
         (h, w), (height, width) = values.shape, size
@@ -153,27 +163,30 @@ def read_stuff_map(path: Path, table: np.ndarray, size: Size) -> np.ndarray:
     return categories
 
 
-def painted(annotations: Annotations, image: int, overlap: str) -> np.ndarray:
-    """The objects of an image by their place among them, from 1 on: int32 [H, W], 0 where there is none."""
+def draw_objects(annotations: Annotations, image: int, overlap: str) -> np.ndarray:
+    """Draw the objects of an image, as segment ids 1, 2, .. in their order: int32 [H, W], 0 where there is none."""
     rows, size = annotations.rows(image), annotations.size(image)
     masks = decode(annotations.rles(rows) or [], size)
     areas = masks.sum(axis=(1, 2)) if overlap == "smaller" else np.zeros(len(rows))
     ids = np.zeros(size, np.int32)
-    for place in np.lexsort((-areas, ~annotations.crowd[rows])):  # crowds first, then the large; else as in the file
-        ids[masks[place]] = place + 1
+    for index in np.lexsort((-areas, ~annotations.crowd[rows])):  # crowds first, then by size, then as in the file
+        ids[masks[index]] = index + 1
     return ids
 
 
-def filled(ids: np.ndarray, stuff_map: np.ndarray, last: int) -> tuple[np.ndarray, list[int]]:
-    """`ids` with the stuff as segments where they are 0, numbered from `last` + 1, and their category ids."""
-    categories, places = unique_ids(np.where(ids == 0, stuff_map, VOID))
-    numbers = np.zeros(len(categories), np.int32)
-    numbers[categories != VOID] = last + 1 + np.arange((categories != VOID).sum())
-    return ids + numbers[places], categories[categories != VOID].tolist()
+def fill_stuff(ids: np.ndarray, stuff_map: np.ndarray, last_id: int) -> tuple[np.ndarray, list[int]]:
+    """Add stuff to `ids` [H, W] where they are 0, as segments numbered from `last_id` + 1.
+
+    Return the new ids, and the category ids of the new segments.
+    """
+    categories, indices = unique_ids(np.where(ids == 0, stuff_map, VOID))
+    segment_ids = np.zeros(len(categories), np.int32)
+    segment_ids[categories != VOID] = last_id + 1 + np.arange((categories != VOID).sum())
+    return ids + segment_ids[indices], categories[categories != VOID].tolist()
 
 
 def describe(ids: np.ndarray, kinds: list[tuple[int, bool]]) -> list[dict[str, Any]]:
-    """The `segments_info` of ids 1, 2, .. as far as they occur in `ids` [H, W]. kinds: category id, crowd of each."""
+    """The `segments_info` of the ids 1, 2, .. that occur in `ids` [H, W]. kinds: (category id, crowd) of each id."""
     segments = []
     for number, (category_id, crowd) in enumerate(kinds, start=1):
         mask = (ids == number).astype(np.uint8)

@@ -8,7 +8,7 @@ from errors import ArgumentParser, UserError, run_command
 
 
 def main() -> None:
-    """Write the scenes and print a line about them."""
+    """Run the command."""
     parser = ArgumentParser(description="Render rooms and write them in the layouts of ADE20K, COCO 2017 and NYU.")
     parser.add_argument("--root", type=Path, default=Path("data/scenes"), help="folder to write (default: %(default)s)")
     parser.add_argument("--train", type=int, default=300, help="training scenes (default: %(default)s)")
@@ -17,17 +17,18 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=160, help="pixels (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="other seeds give other scenes (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=None, help="processes (default: one per core)")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
+    root, size = arguments.root, (arguments.height, arguments.width)
     start = time.perf_counter()
     try:
-        write_scenes(given.root, given.train, given.val, (given.height, given.width), given.seed, given.workers)
-    except ValueError as problem:
-        raise UserError("command line", str(problem), "see python -m tools.make_scenes --help") from problem
-    except OSError as problem:
-        raise UserError(given.root, f"cannot be written ({problem})", "choose another folder with --root") from problem
+        write_scenes(root, arguments.train, arguments.val, size, arguments.seed, arguments.workers)
+    except ValueError as error:
+        raise UserError("command line", str(error), "see python -m tools.make_scenes --help") from error
+    except OSError as error:
+        raise UserError(root, f"cannot be written ({error})", "choose another folder with --root") from error
     print(
-        f"{given.train} + {given.val} scenes of {given.height} x {given.width} pixels, {len(SCENE_CLASSES)} classes, "
-        f"in {given.root} ({time.perf_counter() - start:.1f} s)"
+        f"{arguments.train} + {arguments.val} scenes of {size[0]} x {size[1]} pixels, {len(SCENE_CLASSES)} classes, "
+        f"in {root} ({time.perf_counter() - start:.1f} s)"
     )
 
 

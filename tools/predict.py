@@ -1,7 +1,7 @@
 """Predict for any images: `python -m tools.predict --checkpoint PATH IMAGE_OR_FOLDER... --out DIR [KEY=VALUE ...]`.
 
-DIR gets the predictions in the form that `tools.score` reads, and pictures of them for people in DIR/pictures. Images
-that cannot be read are left out and named at the end, which is an error.
+Writes prediction files to DIR, in the format that `tools.score` reads, and pictures of them to DIR/pictures. Images
+that cannot be read are left out and named at the end; the command then ends with an error.
 """
 
 import os
@@ -24,22 +24,25 @@ from workflow.trained import find_checkpoint, load_trained
 
 
 def find_images(paths: list[Path]) -> list[Path]:
-    """The image files that the arguments mean. Raises UserError if there is none, or if two have the same stem."""
+    """The image files at `paths`, which are files or folders. Raises UserError if a path or folder has no image, or if
+    two images have the same stem.
+    """
     images: list[Path] = []
     for path in paths:
-        if not os.path.exists(path):  # unlike that of Path, no error where a folder may not be entered
+        if not os.path.exists(path):  # Path.exists would raise PermissionError in a folder that may not be entered
             raise UserError(path, "no such image or folder", "name existing ones")
         images += _images_in(path) if path.is_dir() else [path]
     stems: dict[str, Path] = {}
     for image in images:
         if image.stem in stems:
-            raise UserError(image, f"would overwrite the prediction for {stems[image.stem]}", "predict them apart")
+            what = f"would overwrite the prediction for {stems[image.stem]}"
+            raise UserError(image, what, "predict them in separate calls")
         stems[image.stem] = image
     return images
 
 
 def _images_in(folder: Path) -> list[Path]:
-    """The image files of a folder by name, hidden ones excepted. Raises UserError if there is none."""
+    """The image files of a folder, sorted by name, without hidden files. Raises UserError if there are none."""
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
@@ -52,15 +55,15 @@ def _images_in(folder: Path) -> list[Path]:
     return images
 
 
-def _written(out: Path, stem: str) -> set[Path]:
-    """The PNGs that the prediction for an image may write, whatever the task."""
-    numbered = {f"{int(stem):012d}"} if stem.isdecimal() else set()  # as COCO's own panoptic files
+def _possible_outputs(out: Path, stem: str) -> set[Path]:
+    """All PNG files that the prediction for an image may write, for any task."""
+    numbered = {f"{int(stem):012d}"} if stem.isdecimal() else set()  # COCO panoptic files have 12 digits
     folders = (out, out / "pictures", out / "predictions")
     return {folder / f"{name}.png" for folder in folders for name in {stem, *numbered}}
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = ArgumentParser(prog="tools.predict", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -69,8 +72,9 @@ def main() -> None:
     overrides = [item for item in arguments.images if "=" in item and not os.path.exists(item)]
     images = find_images([Path(item) for item in arguments.images if item not in overrides])
 
-    inputs = {os.path.realpath(path) for path in images}  # unlike that of Path, no error where links run in a circle
-    overwritten = inputs & {os.path.realpath(path) for image in images for path in _written(arguments.out, image.stem)}
+    inputs = {os.path.realpath(path) for path in images}  # Path.resolve would raise for circular links
+    outputs = {path for image in images for path in _possible_outputs(arguments.out, image.stem)}
+    overwritten = inputs & {os.path.realpath(path) for path in outputs}
     if overwritten:
         raise UserError(f"--out {arguments.out}", f"would overwrite {min(overwritten)}", "choose another folder")
 
@@ -86,33 +90,33 @@ def main() -> None:
         pictures.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(arguments.out, f"cannot be written ({error})", "choose another --out") from None
-    problems: list[UserError] = []
+    errors: list[UserError] = []
     for path in tqdm(images, unit="image", disable=None):
         try:
             image = read_image(path)
-        except UserError as error:  # the others need not suffer
-            problems.append(error)
+        except UserError as error:  # go on with the other images
+            errors.append(error)
             continue
         sample = Sample(path.stem, image.shape[:2], image)
         batch = single_batch(sample, experiment.data.test_transforms, model.size_divisor).to(device)
         with torch.inference_mode(), experiment.autocast(device):
             prediction = model.predict(batch)[0].to("cpu")
         files.write(prediction, batch.targets[0])
-        _store(draw(image, prediction, None, experiment.data.info), pictures / f"{path.stem}.png")
-    if len(problems) < len(images):  # else there is nothing to replace earlier predictions with
+        _save(draw(image, prediction, None, experiment.data.info), pictures / f"{path.stem}.png")
+    if len(errors) < len(images):  # else keep earlier predictions
         files.finish()
-        print(f"{len(images) - len(problems)} predictions in {arguments.out}, pictures in {pictures}")
-    for problem in problems[1:]:
-        print(f"left out: {problem}")
-    if problems:
-        raise problems[0]
+        print(f"{len(images) - len(errors)} predictions in {arguments.out}, pictures in {pictures}")
+    for unreadable in errors[1:]:
+        print(f"left out: {unreadable}")
+    if errors:
+        raise errors[0]
 
 
-def _store(picture: np.ndarray, path: Path) -> None:
+def _save(picture: np.ndarray, path: Path) -> None:
     try:
         Image.fromarray(picture).save(path)
     except OSError as error:
-        raise UserError(path, f"cannot be written ({error.strerror})", "make room or choose another --out") from None
+        raise UserError(path, f"cannot be written ({error.strerror})", "free space or choose another --out") from None
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""Bring NYU Depth V2 into the layout that `data.name: nyu` reads, and say what of it is there.
+"""Convert NYU Depth V2 to the layout that `data.name: nyu` reads, and check which of its files are there.
 
 `python -m tools.prepare_nyu --root DIR [--labeled nyu_depth_v2_labeled.mat --splits splits.mat]`
 
---labeled, --splits: the official files of 1,449 labelled frames and of their split. They become the 654 test pairs and
-795 training pairs, SCENE_TYPE/rgb_NUMBER.jpg and SCENE_TYPE/sync_depth_NUMBER.png, with the lists nyu_test.txt (unless
-the root has one) and nyu_train_795.txt. Depth is the sensor's (rawDepths), in whole millimetres, rounded down, 0 where
-nothing was measured; the frames' white border becomes black, as in the published test images.
+--labeled, --splits: the official files of 1,449 labelled frames and of their split. They are converted to 654 test
+pairs and 795 training pairs, SCENE_TYPE/rgb_NUMBER.jpg and SCENE_TYPE/sync_depth_NUMBER.png, and to the lists
+nyu_test.txt (unless the root has one) and nyu_train_795.txt. Depth is that of the sensor (rawDepths), in whole
+millimetres, rounded down, 0 where nothing was measured. The white border of the frames becomes black, as in the
+published test images.
 
-Without them, and after them, the lists of the root are checked: whether they are the published ones, by checksum, and
-whether all their files are there. The published training set, 24,231 pairs, cannot be made from the official files: its
-list (nyu_train.txt) and its frames come from the authors of BTS (docs/depth.md).
+At the end, or if neither option is given, the lists in the root are checked: whether they are the published ones, by
+checksum, and whether all their files are there. The published training set of 24,231 pairs cannot be made from the
+official files: its list (nyu_train.txt) and its frames come from the authors of BTS (docs/depth.md).
 """
 
 import re
@@ -23,17 +24,17 @@ import numpy as np
 from scipy.io import loadmat
 from tqdm import tqdm
 
-from datasets.nyu.lists import describe_list, list_text, read_list, refuse_missing
+from datasets.nyu.lists import check_files_exist, describe_list, format_list, read_list
 from errors import ArgumentParser, UserError, run_command
 
 TEST_LIST, TRAIN_LIST, OWN_TRAIN_LIST = "nyu_test.txt", "nyu_train.txt", "nyu_train_795.txt"
-FOCAL_LENGTH = 518.8579  # pixels, of all frames
+FOCAL_LENGTH = 518.8579  # pixels; the same for all frames
 INSIDE = np.s_[7:474, 7:632]  # rows and columns within the white border of the 480 x 640 frames
 FIELDS = ("images", "rawDepths", "sceneTypes")
 
 
 def convert(labeled: Path, splits: Path, root: Path) -> None:
-    """Write all pairs under `root`, then the lists. Raises UserError if a file is not the official one in form."""
+    """Write all pairs under `root`, then the lists. Raises UserError if a file has not the official format."""
     with _opened(labeled) as frames:
         count = len(frames["images"])
         train, test = _read_splits(splits, count)
@@ -47,7 +48,7 @@ def convert(labeled: Path, splits: Path, root: Path) -> None:
 
 
 def check(root: Path) -> None:
-    """Print what the lists in `root` are. Raises UserError if there is none, or one of their files is missing."""
+    """Check the lists in `root` and print what they are. Raises UserError if there is no list, or a file is missing."""
     lists = [root / name for name in (TEST_LIST, TRAIN_LIST, OWN_TRAIN_LIST) if (root / name).exists()]
     if not lists:
         do = f"convert the labelled file with --labeled and --splits, or put {TRAIN_LIST} and {TEST_LIST} there"
@@ -55,13 +56,13 @@ def check(root: Path) -> None:
     for path in lists:
         pairs, skipped = read_list(path, "name another --root")
         print(f"{path}: {describe_list(path)}")
-        refuse_missing(path, root, pairs, with_images=True)
+        check_files_exist(path, root, pairs, with_images=True)
         print(f"  all {2 * len(pairs)} files are there" + (f", {len(skipped)} lines have no depth" if skipped else ""))
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[h5py.File]:
-    """The labelled file. Raises UserError if it cannot be read, at the start or in the middle, or is another one."""
+    """Open the labelled file. Raises UserError if it cannot be read, also later, or is not the official file."""
     try:
         with h5py.File(path) as frames:
             missing = [name for name in FIELDS if name not in frames]
@@ -75,30 +76,30 @@ def _opened(path: Path) -> Iterator[h5py.File]:
     except FileNotFoundError:
         raise UserError(path, "no such file", "correct --labeled") from None
     except OSError as error:
-        what = f"is no MATLAB 7.3 file (HDF5), or not all of it ({error})"
+        what = f"is not a complete MATLAB 7.3 file (HDF5) ({error})"
         raise UserError(path, what, "fetch it again; it has 2.8 GB") from None
 
 
 def _read_splits(path: Path, count: int) -> tuple[list[int], list[int]]:
-    """Training and test frames, counted from 0."""
+    """Read the indices of training and test frames, counted from 0."""
     try:
         content = loadmat(path)
         parts = [content[name].astype(np.int64).ravel() - 1 for name in ("trainNdxs", "testNdxs")]
     except FileNotFoundError:
         raise UserError(path, "no such file", "correct --splits") from None
-    except Exception as error:  # scipy raises many kinds, all of which mean this
-        what = f"is no MATLAB file with trainNdxs and testNdxs ({error})"
+    except Exception as error:  # for a wrong file scipy raises many types of errors
+        what = f"is not a MATLAB file with trainNdxs and testNdxs ({error})"
         raise UserError(path, what, "name the official splits.mat with --splits") from None
-    together = np.concatenate(parts)
-    if len(np.unique(together)) < len(together) or together.min() < 0 or together.max() >= count:
-        what = f"names a frame twice, or one that is none of the {count} labelled frames"
+    frames = np.concatenate(parts)
+    if len(np.unique(frames)) < len(frames) or frames.min() < 0 or frames.max() >= count:
+        what = f"names a frame twice, or one that is not among the {count} labelled frames"
         raise UserError(path, what, "name the splits.mat that belongs to --labeled")
     train, test = (sorted(part.tolist()) for part in parts)
     return train, test
 
 
 def _read_scenes(frames: h5py.File, path: Path) -> list[str]:
-    """The scene type of every frame: texts are arrays of character codes, which the field refers to."""
+    """Read the scene type of every frame. The field holds references to arrays of character codes."""
     scenes = ["".join(map(chr, frames[reference][()].ravel())) for reference in frames["sceneTypes"][0]]
     wrong = [scene for scene in scenes if not re.fullmatch(r"\w+", scene)]
     if wrong:
@@ -111,11 +112,11 @@ def _pair(scenes: list[str], index: int) -> tuple[str, str]:
 
 
 def _list(scenes: list[str], indices: list[int]) -> bytes:
-    return list_text(sorted(_pair(scenes, index) for index in indices), FOCAL_LENGTH).encode()
+    return format_list(sorted(_pair(scenes, index) for index in indices), FOCAL_LENGTH).encode()
 
 
 def _write_frame(frames: h5py.File, index: int, root: Path, image_name: str, depth_name: str, source: Path) -> None:
-    pixels = frames["images"][index].transpose(2, 1, 0)  # MATLAB's axes come reversed
+    pixels = frames["images"][index].transpose(2, 1, 0)  # MATLAB's axes are in reverse order
     image = np.zeros_like(pixels)
     image[INSIDE] = pixels[INSIDE]
     depth = frames["rawDepths"][index].T * np.float32(1000)
@@ -131,11 +132,11 @@ def _write(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     except OSError as error:
-        raise UserError(path, f"cannot be written ({error.strerror})", "make room or name another --root") from None
+        raise UserError(path, f"cannot be written ({error.strerror})", "free space or name another --root") from None
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = ArgumentParser(prog="tools.prepare_nyu", description=__doc__)
     parser.add_argument("--root", type=Path, required=True, help="the folder that data.root will name")
     parser.add_argument("--labeled", type=Path, help="nyu_depth_v2_labeled.mat, to convert")

@@ -1,4 +1,4 @@
-"""Feature upsamplers behind one interface: DySample (ICCV 2023) and everything its paper compares it with.
+"""Feature upsamplers behind one interface: DySample (ICCV 2023) and all upsamplers that its paper compares with.
 
     upsampler = build_upsampler("dysample", channels=256)
     fine = upsampler(coarse, guide=skip)
@@ -45,7 +45,7 @@ __all__ = [
     "load_published",
 ]
 
-# The one list of upsamplers. A new one is a file with its module and record, and an entry here.
+# The one list of upsamplers. A new one is a file with its module and config record, and an entry here.
 CONFIGS: tuple[type[UpsamplerConfig], ...] = (
     NearestConfig,
     BilinearConfig,
@@ -58,9 +58,11 @@ CONFIGS: tuple[type[UpsamplerConfig], ...] = (
     SapaConfig,
     DySampleConfig,
 )
-_RECORDS: dict[str, type[UpsamplerConfig]] = {get_args(get_type_hints(record)["name"])[0]: record for record in CONFIGS}
+_CONFIG_BY_NAME: dict[str, type[UpsamplerConfig]] = {
+    get_args(get_type_hints(config)["name"])[0]: config for config in CONFIGS
+}
 
-# The paper's names for an upsampler with certain options.
+# Names of the paper that stand for an upsampler with certain options.
 PRESETS: dict[str, dict[str, Any]] = {
     "naive": {"name": "dysample", "groups": 1, "start": "nearest", "scope": 1.0},
     "dysample+": {"name": "dysample", "dyscope": True},
@@ -68,8 +70,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "dysample-s+": {"name": "dysample", "style": "pl", "dyscope": True},
 }
 
-# All that a configuration may say, and the names of the paper's tables.
-NAMES: tuple[str, ...] = (*_RECORDS, *PRESETS)
+# All names that a configuration may use, and those that the paper's tables use.
+NAMES: tuple[str, ...] = (*_CONFIG_BY_NAME, *PRESETS)
 PAPER_NAMES: tuple[str, ...] = (
     *("nearest", "bilinear", "deconv", "pixelshuffle", "carafe", "indexnet", "a2u", "fade", "sapa"),
     *("naive", "dysample", "dysample+", "dysample-s", "dysample-s+"),
@@ -81,24 +83,24 @@ def build_upsampler(
 ) -> Upsampler:
     """Build an upsampler from a paper name or a mapping {"name": ..., option: value}.
 
-    `channels` are those of x; `guide_channels`, those of the guide, are the same by default.
-    Raises ValueError for unknown names and options, with the closest valid one, and for values that do not fit.
+    channels: of x. guide_channels: of the guide; by default as many as x has.
+    Raises ValueError for unknown names and options, suggesting the closest valid one, and for invalid values.
     """
     options = expand_name(upsampler)
     name = options["name"]
-    record = _RECORDS[name]
-    known = [field.name for field in fields(record)]
+    config = _CONFIG_BY_NAME[name]
+    known = [field.name for field in fields(config)]
     for option in options:
         if option not in known:
             raise ValueError(f"upsampler {name} has no option {_suggestion(option, known[1:])}")
-    return record(**options).build(channels, channels if guide_channels is None else guide_channels, scale)
+    return config(**options).build(channels, channels if guide_channels is None else guide_channels, scale)
 
 
 def expand_name(upsampler: str | Mapping[str, Any]) -> dict[str, Any]:
-    """A paper name, or a mapping whose name is one, as a mapping with the name of a record in CONFIGS.
+    """Expand a name in NAMES, or a mapping with such a name, into a mapping of options for a class in CONFIGS.
 
-    Options given beside a preset's name override the preset's.
-    Raises ValueError for anything else; unknown names come with the closest valid one and the list of all.
+    Options given beside a preset's name override the options of the preset.
+    Raises ValueError for anything else. For unknown names the message has the closest valid name and the list of all.
     """
     options = {"name": upsampler} if isinstance(upsampler, str) else upsampler
     if not isinstance(options, Mapping) or "name" not in options:

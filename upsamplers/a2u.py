@@ -1,6 +1,6 @@
-"""A2U: Learning Affinity-Aware Upsampling for deep image matting (CVPR 2021), dynamic and channel-shared.
+"""A2U: Learning Affinity-Aware Upsampling for Deep Image Matting (CVPR 2021), the dynamic, channel-shared variant.
 
-Published for scale 2, with upsampling kernel 3, encoding kernel 6, rank 1.
+Published for scale 2, with upsampling kernel 3, encoding kernel 6 and rank 1.
 """
 
 import math
@@ -56,16 +56,16 @@ class A2U(Upsampler):
         filters = torch.cat([self.bconv_U(guide), self.bconv_V(guide)], dim=1)  # two 6 x 6 filters per sample
         encoded = filter_by_sample(guide, filters)
         u, v = self.bnu(encoded[:, 0]), self.bnv(encoded[:, 1])
-        # A sum over all channels of the guide, hence in float32.
+        # In float32, because it sums over all channels of the guide.
         affinity = (at_least_float32(u) * at_least_float32(v)).sum(1, keepdim=True) / math.sqrt(self.guide_channels)
         logits = affinity * self.bconv_UP(guide)
         logits = logits.reshape(B, 1, KERNEL**2, self.scale**2, H, W)
         return torch.softmax(torch.sigmoid(logits), dim=2)
 
     def macs(self, height: int, width: int) -> int:
-        """Two 6 x 6 filters per guide channel, the affinity, its outer product, 9 per output number.
+        """Two 6 x 6 filters per guide channel, the affinity, its outer product, and 9 per output element.
 
-        The three convolutions of pooled maps cost a fixed few thousand per image, which Table 4 leaves out.
+        The three convolutions of pooled maps cost a few thousand per image, whatever its size. Table 4 leaves them out.
         """
         encoding = 2 * ENCODING_KERNEL**2 * self.guide_channels + self.guide_channels
         reassembly = KERNEL**2 * self.scale**2 * (self.channels + 1)
@@ -73,7 +73,7 @@ class A2U(Upsampler):
 
 
 class _FilterBySample(torch.autograd.Function):
-    """See filter_by_sample. Its own backward, because autograd would keep a padded copy of the whole guide."""
+    """See filter_by_sample. It has its own backward because autograd would keep a padded copy of the whole guide."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, filters: Tensor) -> Tensor:
@@ -102,21 +102,21 @@ class _FilterBySample(torch.autograd.Function):
 
 
 def filter_by_sample(y: Tensor, filters: Tensor) -> Tensor:
-    """Convolve every channel of a map with each 6 x 6 filter of its own sample, stride 2, zero padding 2.
+    """Convolve every channel of a sample with each of that sample's own 6 x 6 filters; stride 2, zero padding 2.
 
-    y [B, C, 2H, 2W], filters [B, F, 6, 6] -> [B, F, C, H, W], in the dtype of y. A grouped convolution would need as
-    many groups as samples, a number that exported graphs have to fix.
+    y [B, C, 2H, 2W], filters [B, F, 6, 6] -> [B, F, C, H, W], in the dtype of y. A grouped convolution would need one
+    group per sample, and exported graphs would then have a fixed batch size.
     """
     return _FilterBySample.apply(y, filters.flatten(2))
 
 
 def _phases(y: Tensor) -> Tensor:
-    """The zero-padded map, its even and odd rows and columns apart: [B, C, 2H, 2W] -> [B, C, 4, H+2, W+2]."""
+    """Zero-pad, then separate even and odd rows and columns. [B, C, 2H, 2W] -> [B, C, 4, H+2, W+2]."""
     return unshuffle(F.pad(y, (2, 2, 2, 2)), 2)
 
 
 def _taps(y: Tensor) -> list[tuple[Any, ...]]:
-    """For each filter tap, row by row, the index that takes from the phases what it multiplies, [B, C, H, W]."""
+    """For each filter tap, row by row: the index into the phases of the pixels that it multiplies, [B, C, H, W]."""
     H, W = y.shape[2] // 2, y.shape[3] // 2
     return [
         (slice(None), slice(None), 2 * (dy % 2) + dx % 2, slice(dy // 2, dy // 2 + H), slice(dx // 2, dx // 2 + W))
@@ -132,5 +132,5 @@ class A2UConfig(UpsamplerConfig):
     name: Literal["a2u"] = "a2u"
 
     def construct(self, channels: int, guide_channels: int, scale: int) -> A2U:
-        """Guide and x may differ in channels."""
+        """See UpsamplerConfig. guide_channels may differ from channels."""
         return A2U(channels, guide_channels, scale)

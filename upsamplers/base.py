@@ -1,7 +1,7 @@
-"""What every upsampler is: the module that decoders call and the record that a configuration file fills.
+"""Base classes of all upsamplers: the module that decoders call, and the config record that a YAML file fills.
 
-Decoders always write `upsampler(coarse, guide=fine)`. A guided upsampler reads the values of the guide, a single-input
-one only its size, so no decoder asks which of the two it holds.
+Decoders always write `upsampler(coarse, guide=fine)`. A guided upsampler reads the values of the guide, the others only
+its size. So a decoder need not know which kind of upsampler it has.
 """
 
 import functools
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 class Upsampler(nn.Module, ABC):
     """Enlarges a feature map by an integer scale. x [B, C, H, W] -> [B, C, sH, sW], in the dtype of x.
 
-    Raises ValueError if the scale is no whole number >= 1, or a channel count none >= 1.
+    Raises ValueError if the scale or a channel count is not a whole number >= 1.
     """
 
     uses_guide: ClassVar[bool] = False
@@ -33,50 +33,51 @@ class Upsampler(nn.Module, ABC):
         self.scale = scale
 
     def forward(self, x: Tensor, guide: Tensor | None = None, size: Sequence[int] | None = None) -> Tensor:
-        """Upsample x, then crop at the bottom and right to `size`, else to the guide's size, else not at all.
+        """Upsample x, then crop it at the bottom and right to `size` if given, else to the guide's size if given.
 
         x [B, C, H, W], guide [B, G, h, w] -> [B, C, h, w] with s(H-1) < h <= sH and s(W-1) < w <= sW. A guide smaller
-        than sH x sW is continued by its last row and column. The result has the dtype of x, under autocast too.
+        than sH x sW is extended by repeating its last row and column. The result has the dtype of x, also under
+        autocast.
         Raises ValueError if a shape or dtype does not fit, or if a guided upsampler gets no guide.
         """
         self._check_input("x", x, self.channels)
         height, width = self.scale * x.shape[2], self.scale * x.shape[3]
         target = self._target_size(x, guide, size)
-        output = self.upsample(x, self.whole_guide(x, guide))
+        output = self.upsample(x, self.prepare_guide(x, guide))
         if target is not None and target != (height, width):
             output = output[:, :, : target[0], : target[1]]
         return output.to(x.dtype)
 
     @abstractmethod
     def upsample(self, x: Tensor, guide: Tensor | None) -> Tensor:
-        """Compute the whole enlarged map. x [B, C, H, W], guide [B, G, sH, sW] if used -> [B, C, sH, sW]."""
+        """Upsample x without cropping. x [B, C, H, W], guide [B, G, sH, sW] if used -> [B, C, sH, sW]."""
 
     def kernels(self, x: Tensor, guide: Tensor | None) -> Tensor | None:
-        """The weights with which each output pixel sums its window of x, as `reassemble` takes them.
+        """The weights of the window of x that each output pixel sums, in the layout that `reassemble` takes.
 
         x [B, C, H, W], guide [B, G, sH, sW] if used -> [B, g, K², s², H, W] for g contiguous groups of
-        channels; None for upsamplers that are no such sum.
+        channels. None for upsamplers that do not compute such a sum.
         """
         return None
 
-    def whole_guide(self, x: Tensor, guide: Tensor | None) -> Tensor | None:
-        """The guide as `upsample` and `kernels` take it, in the dtype of x and continued to [B, G, sH, sW].
+    def prepare_guide(self, x: Tensor, guide: Tensor | None) -> Tensor | None:
+        """The guide in the form that `upsample` and `kernels` take: in the dtype of x, extended to [B, G, sH, sW].
 
-        None if it is not used. Raises ValueError if it is used and missing, or does not fit.
+        None if this upsampler uses no guide. Raises ValueError if it needs a guide that is missing or does not fit.
         """
         if not self.uses_guide:
             return None
-        return _continued(self._checked_guide(x, guide), self.scale * x.shape[2], self.scale * x.shape[3])
+        return _extend_to(self._checked_guide(x, guide), self.scale * x.shape[2], self.scale * x.shape[3])
 
     @abstractmethod
     def macs(self, height: int, width: int) -> int:
         """Multiply-accumulates for one image whose x is height x width, counted as in the paper's Table 4.
 
-        Convolutions, kernel sums and similarities count; biases, norms, activations and pixel shuffles are free.
+        Convolutions, sums over windows and similarities count. Biases, norms, activations and pixel shuffles do not.
         """
 
     def weight_count(self) -> int:
-        """Learnable numbers as the paper counts them: convolution weights only, no biases and no norms."""
+        """The number of parameters as the paper counts them: convolution weights only, no biases and no norms."""
         convs = (module for module in self.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d))
         return sum(conv.weight.numel() for conv in convs)
 
@@ -114,8 +115,8 @@ class Upsampler(nn.Module, ABC):
         return chosen[0], chosen[1]
 
 
-def _continued(guide: Tensor, height: int, width: int) -> Tensor:
-    """Repeat the last row and column up to the given size. Unlike F.pad it takes empty batches in every dtype."""
+def _extend_to(guide: Tensor, height: int, width: int) -> Tensor:
+    """Repeat the last row and column up to the given size. Unlike F.pad this works for empty batches in every dtype."""
     if guide.shape[2] != height:
         missing = height - guide.shape[2]
         guide = torch.cat([guide, guide[:, :, -1:].expand(-1, -1, missing, -1)], dim=2)
@@ -127,8 +128,9 @@ def _continued(guide: Tensor, height: int, width: int) -> Tensor:
 
 @dataclass(frozen=True)
 class UpsamplerConfig(ABC):
-    """The options of one upsampler. Plain: usable as it is, and checkable by pydantic in a union over `name`.
+    """The options of one upsampler.
 
+    A plain dataclass: usable without pydantic, and pydantic can validate it in a union discriminated by `name`.
     Raises ValueError for a value of the wrong type or out of range.
     """
 
@@ -140,15 +142,15 @@ class UpsamplerConfig(ABC):
         hints = get_type_hints(type(self))
         for field in fields(self):
             value = getattr(self, field.name)
-            if not _fits(value, hints[field.name]):
-                expected = _described(hints[field.name])
+            if not _matches_type(value, hints[field.name]):
+                expected = _describe_type(hints[field.name])
                 raise ValueError(f"upsampler {self.name}: {field.name} must be {expected}, got {value!r}")
 
     def build(self, channels: int, guide_channels: int, scale: int = 2) -> Upsampler:
-        """The module for x with `channels` and a guide with `guide_channels`.
+        """Build the module for x with `channels` and a guide with `guide_channels`.
 
-        It takes one random number, whichever upsampler it is, and its start from a generator with that seed: so the
-        rest of a model starts the same with every upsampler.
+        Every upsampler draws exactly one number from PyTorch's generator. It is the seed of the generator that draws
+        the upsampler's initial weights. So the rest of a model gets the same initial weights with every upsampler.
         """
         seed = int(torch.randint(2**62, (), device="cpu"))
         with torch.random.fork_rng(devices=[]):
@@ -157,18 +159,18 @@ class UpsamplerConfig(ABC):
 
     @abstractmethod
     def construct(self, channels: int, guide_channels: int, scale: int) -> Upsampler:
-        """The module, its start drawn from PyTorch's generator."""
+        """Build the module. Its initial weights are drawn from PyTorch's default generator."""
 
 
-def _fits(value: object, kind: Any) -> bool:
+def _matches_type(value: object, kind: Any) -> bool:
     if get_origin(kind) is Literal:
         return value in get_args(kind)
     if get_args(kind):  # a union
-        return any(_fits(value, member) for member in get_args(kind))
-    return type(value) is kind or (kind is float and type(value) is int)  # `is`: True is no whole number here
+        return any(_matches_type(value, member) for member in get_args(kind))
+    return type(value) is kind or (kind is float and type(value) is int)  # `is`: bool does not pass as int
 
 
-def _described(kind: Any) -> str:
+def _describe_type(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return " or ".join(repr(value) for value in get_args(kind))
     return " or ".join(member.__name__.replace("NoneType", "null") for member in get_args(kind) or (kind,))
@@ -220,7 +222,7 @@ def require_divisor(channels: int, **values: int) -> None:
 
 
 def default_groups(owner: str, channels: int, preferred: int) -> int:
-    """The published group count, or if it does not divide the channels, the largest smaller one that does."""
+    """The published group count; if it does not divide the channels, the largest smaller count that does."""
     require_whole(channels=channels)
     groups = next(divisor for divisor in range(preferred, 0, -1) if channels % divisor == 0)
     if groups != preferred:
@@ -234,22 +236,22 @@ def _warn_once(message: str) -> None:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """X in float32 if its dtype is a smaller one, else x itself."""
+    """Convert to float32 if the dtype of x is smaller, else return x itself."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 # --- the sub-pixel layout -------------------------------------------------------------------------------------------
 
-# A high-res map written at low resolution, [B, C, s², H, W]: high-res pixel (s·h+i, s·w+j) stands at low-res pixel
-# (h, w), at index i·s+j of the extra dimension. Flattening C and s² gives the channel order of torch's pixel_shuffle,
-# whose backward fails on empty batches (seen in PyTorch 2.14).
+# A high-res map stored at low resolution, [B, C, s², H, W]: high-res pixel (s·h+i, s·w+j) is at low-res pixel (h, w),
+# at index i·s+j of the extra dimension. Flattening C and s² gives the channel order of torch's pixel_shuffle. We do not
+# use pixel_shuffle itself: its backward fails on empty batches (seen in PyTorch 2.14).
 
 
 def shuffle(y: Tensor, scale: int) -> Tensor:
     """From the sub-pixel layout to high resolution. y [B, C, s², H, W] -> [B, C, sH, sW]."""
     B, C, _, H, W = y.shape
     y = y.reshape(B, C, scale, scale, H, W).permute(0, 1, 4, 2, 5, 3)
-    # Flattened first: for a reshape in one step torch.export puts a condition on W (PyTorch 2.10, 2.11).
+    # In two steps: for a single reshape torch.export puts a condition on W (PyTorch 2.10, 2.11).
     return y.flatten(2).reshape(B, C, scale * H, scale * W)
 
 

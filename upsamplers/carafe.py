@@ -36,7 +36,7 @@ class Carafe(Upsampler):
         )
         nn.init.xavier_uniform_(self.channel_compressor.weight)
         nn.init.zeros_(self.channel_compressor.bias)  # type: ignore[arg-type]
-        nn.init.normal_(self.content_encoder.weight, std=0.001)  # starts as a box filter
+        nn.init.normal_(self.content_encoder.weight, std=0.001)  # initially almost a box filter
         nn.init.zeros_(self.content_encoder.bias)  # type: ignore[arg-type]
 
     def upsample(self, x: Tensor, guide: Tensor | None) -> Tensor:
@@ -51,14 +51,14 @@ class Carafe(Upsampler):
         return torch.softmax(logits, dim=2)
 
     def macs(self, height: int, width: int) -> int:
-        """Two convolutions at low resolution, K² per output number."""
+        """Two convolutions at low resolution, and K² per output element."""
         reassembly = self.kernel**2 * self.channels * self.scale**2
         return (self.weight_count() + reassembly) * height * width
 
 
 @dataclass(frozen=True)
 class CarafeConfig(UpsamplerConfig):
-    """The options of CARAFE; the defaults are those of every host in the DySample paper."""
+    """The options of CARAFE. The defaults are those of all models in the DySample paper."""
 
     name: Literal["carafe"] = "carafe"
     compressed_channels: int = 64
@@ -72,5 +72,5 @@ class CarafeConfig(UpsamplerConfig):
         require_odd(kernel=self.kernel, encoder_kernel=self.encoder_kernel)
 
     def construct(self, channels: int, guide_channels: int, scale: int) -> Carafe:
-        """The guide's channels play no part."""
+        """See UpsamplerConfig. guide_channels is ignored."""
         return Carafe(channels, scale, self.compressed_channels, self.kernel, self.encoder_kernel, self.groups)

@@ -24,7 +24,7 @@ class Deconv(Upsampler):
         return self.deconv(x)
 
     def macs(self, height: int, width: int) -> int:
-        """9C² per output pixel, which is how Table 4 counts it; the true work is 9C² per input pixel."""
+        """9C² per output pixel, as in Table 4. The actual cost is 9C² per input pixel."""
         return 9 * self.channels**2 * self.scale**2 * height * width
 
 
@@ -35,5 +35,5 @@ class DeconvConfig(UpsamplerConfig):
     name: Literal["deconv"] = "deconv"
 
     def construct(self, channels: int, guide_channels: int, scale: int) -> Deconv:
-        """The guide's channels play no part."""
+        """See UpsamplerConfig. guide_channels is ignored."""
         return Deconv(channels, scale)

@@ -1,7 +1,7 @@
 """DySample: Learning to Upsample by Learning to Sample (ICCV 2023).
 
-All its variants, and the naive sampler from which section 3.1 of the paper starts, are switches of one module. Unlike
-the published module it computes positions in float32 whatever the dtype of the features: see sampling.py.
+One module with switches covers all variants, and the naive sampler at the beginning of section 3.1 of the paper. Unlike
+the published module it always computes positions in float32, whatever the dtype of the features: see sampling.py.
 """
 
 from dataclasses import dataclass
@@ -26,10 +26,11 @@ from upsamplers.sampling import PointSampling, Sampler, choose_sampler
 class DySample(Upsampler):
     """Sample x bilinearly at learned positions. x [B, C, H, W] -> [B, C, sH, sW].
 
-    The first five arguments and the state dict are those of the published module.
+    The first five arguments and the state-dict keys are those of the published module.
 
     style: "lp" predicts offsets as channels at low resolution, "pl" shuffles x first and predicts at high resolution.
-    groups: contiguous channel groups with own positions; by default 4, or the largest smaller number that divides C.
+    groups: contiguous channel groups, each with its own positions; by default 4, or if 4 does not divide C, the largest
+    smaller number that does.
     dyscope: also predict the range of the offsets, 0 to 2·scope instead of a fixed scope ("DySample+").
     start: where positions start. With "bilinear" zero offsets give bilinear interpolation, with "nearest" nearest.
     scope: the static scope factor, in low-res pixels per unit of offset (Table 2).
@@ -73,29 +74,32 @@ class DySample(Upsampler):
         if self.scope is not None:
             for parameter in self.scope.parameters():
                 nn.init.zeros_(parameter)
-        # Part of published state dicts. Not read: positions need float32, and this follows the dtype of the module.
+        # Part of published state dicts. Not read: positions need float32, and a buffer has the dtype of the module.
         self.register_buffer("init_pos", _published_init_pos(scale, groups, start))
 
     def upsample(self, x: Tensor, guide: Tensor | None) -> Tensor:
         """Upsample x [B, C, H, W] to [B, C, sH, sW]."""
-        offset, scope = self._predict(x)
+        offset, scope = self._predict_offsets(x)
         sample = self.sampler(x, offset, scope)
         return sample(x, offset, scope, self.sampling)
 
     def sampler(self, x: Tensor, offset: Tensor, scope: Tensor | None) -> Sampler:
-        """The function that samples; see `choose_sampler`."""
+        """The function to sample with; see `choose_sampler`."""
         return choose_sampler(x, offset, scope, self.groups)
 
     def sampling_points(self, x: Tensor) -> Tensor:
-        """Where each output pixel reads x. x [B, C, H, W] -> [B, g, sH, sW, 2]; see `PointSampling.points`."""
-        return self.sampling.points(*self._predict(x))
+        """The positions where each output pixel reads x. x [B, C, H, W] -> [B, g, sH, sW, 2].
+
+        See `PointSampling.points`.
+        """
+        return self.sampling.points(*self._predict_offsets(x))
 
     def offsets(self, x: Tensor) -> Tensor:
-        """How far each of the `sampling_points` lies from its start, in the same form and units."""
-        return self.sampling.offsets(*self._predict(x))
+        """The offset of each of the `sampling_points` from its start position, in the same shape and units."""
+        return self.sampling.offsets(*self._predict_offsets(x))
 
-    def _predict(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the convolutions give: raw offsets, and the logits of the scope if it is dynamic."""
+    def _predict_offsets(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The outputs of the convolutions: raw offsets, and with dyscope the logits of the scope, else None."""
         s = self.scale
         if self.style == "pl":
             B, C, H, W = x.shape
@@ -103,7 +107,7 @@ class DySample(Upsampler):
         return self.offset(x), None if self.scope is None else self.scope(x)
 
     def macs(self, height: int, width: int) -> int:
-        """The convolutions, and 11 for each number that grid_sample interpolates."""
+        """The convolutions, and 11 for each element that grid_sample interpolates."""
         pixels = height * width
         convs = self.weight_count() * pixels * (self.scale**2 if self.style == "pl" else 1)
         return convs + 11 * self.channels * self.scale**2 * pixels
@@ -120,7 +124,7 @@ def _published_init_pos(scale: int, groups: int, start: str) -> Tensor:
 
 @dataclass(frozen=True)
 class DySampleConfig(UpsamplerConfig):
-    """The options of DySample. groups: by default 4 for lp and 8 for pl, as in the paper."""
+    """The options of DySample. groups: by default 4 for lp and 8 for pl, as in the paper; see `default_groups`."""
 
     name: Literal["dysample"] = "dysample"
     style: Literal["lp", "pl"] = "lp"
@@ -137,7 +141,7 @@ class DySampleConfig(UpsamplerConfig):
             require_whole(groups=self.groups)
 
     def construct(self, channels: int, guide_channels: int, scale: int) -> DySample:
-        """The guide's channels play no part."""
+        """See UpsamplerConfig. guide_channels is ignored."""
         groups = self.groups
         if groups is None:
             groups = default_groups("dysample", channels, preferred=4 if self.style == "lp" else 8)

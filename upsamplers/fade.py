@@ -14,9 +14,10 @@ from upsamplers.reassemble import reassemble
 
 
 class Fade(Upsampler):
-    """Reassemble x with kernels predicted from x and guide jointly. x [B, C, H, W] -> [B, C, sH, sW].
+    """Reassemble x with kernels predicted jointly from x and the guide. x [B, C, H, W] -> [B, C, sH, sW].
 
-    Raises ValueError if a kernel size is even, or if the gate is asked for and guide and x differ in channels.
+    gate: blend the guide into the result by a learned gate.
+    Raises ValueError if a kernel size is even, or if gate is on and guide and x have different channel counts.
     """
 
     uses_guide = True
@@ -59,15 +60,15 @@ class Fade(Upsampler):
         return torch.lerp(output, guide.to(output.dtype), gate.to(output.dtype))
 
     def kernels(self, x: Tensor, guide: Tensor | None) -> Tensor:
-        """See Upsampler. What a gate mixes in of the guide comes after them."""
-        # The shared encoder sees either map at its own resolution, so its bias enters twice, as published.
+        """See Upsampler. The gate, if any, is applied after them."""
+        # The shared encoder is applied to each map at its own resolution. So its bias is added twice, as published.
         fine = unshuffle(self.content_encoder(self.compressor_en(guide)), self.scale)
         coarse = self.content_encoder(self.compressor_de(x)).unsqueeze(2)
         logits = at_least_float32(fine) + at_least_float32(coarse)  # [B, K², s², H, W]
         return torch.softmax(logits, dim=1).unsqueeze(1)
 
     def macs(self, height: int, width: int) -> int:
-        """Convolutions of x at low, of the guide at high resolution; K², and with a gate 2, per output number."""
+        """Convolutions of x at low and of the guide at high resolution; K², with a gate K² + 2, per output element."""
         encoder = self.content_encoder.weight.numel()
         coarse = self.compressor_de.weight.numel() + encoder
         fine = self.compressor_en.weight.numel() + encoder + self.kernel**2 * self.channels
@@ -79,7 +80,7 @@ class Fade(Upsampler):
 
 @dataclass(frozen=True)
 class FadeConfig(UpsamplerConfig):
-    """The options of FADE; the defaults are those of every host in the DySample paper."""
+    """The options of FADE. The defaults are those of all models in the DySample paper."""
 
     name: Literal["fade"] = "fade"
     gate: bool = False
@@ -93,5 +94,5 @@ class FadeConfig(UpsamplerConfig):
         require_odd(kernel=self.kernel, encoder_kernel=self.encoder_kernel)
 
     def construct(self, channels: int, guide_channels: int, scale: int) -> Fade:
-        """The gate needs as many guide channels as channels."""
+        """See UpsamplerConfig. With gate, guide_channels must equal channels."""
         return Fade(channels, guide_channels, scale, self.gate, self.embedding, self.kernel, self.encoder_kernel)

@@ -1,7 +1,8 @@
 """IndexNet (Indices Matter, ICCV 2019): nearest upsampling, modulated by an index map learned from the guide.
 
-`network: hin`, the holistic index network, non-linear with context, is what the DySample paper names and counts.
-`network: m2o`, many-to-one depthwise, linear without context, is what the published training log of its accuracy shows.
+There are two index networks. `network: hin` is the holistic one, non-linear with context; the DySample paper names it
+and counts its parameters. `network: m2o` is the depthwise many-to-one one, linear without context; the published
+training log behind the paper's accuracy shows this one.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from upsamplers.base import Upsampler, UpsamplerConfig, require_choice, require_
 class IndexNet(Upsampler):
     """Multiply nearest-upsampled x by an index map in (0, 1). x [B, C, H, W], guide [B, G, 2H, 2W] -> [B, C, 2H, 2W].
 
-    `double_sigmoid` squashes the index map a second time, as one wrapper of the operator does; the original does not.
+    double_sigmoid: apply the sigmoid twice, as one wrapper of the operator does. The original applies it once.
     Raises ValueError if the scale is not 2 or the network is unknown.
     """
 
@@ -51,27 +52,27 @@ class IndexNet(Upsampler):
         return shuffle(x.unsqueeze(2) * self.kernels(x, guide)[:, :, 0], 2)
 
     def kernels(self, x: Tensor, guide: Tensor | None) -> Tensor:
-        """See Upsampler. The index map: windows of one pixel, one group or, many to one, as many as channels."""
+        """See Upsampler. The index map as windows of one pixel: one group for hin, one group per channel for m2o."""
         B, _, H, W = x.shape
         index = torch.sigmoid(self.indexnet(guide))
         if self.double_sigmoid:
             index = torch.sigmoid(index)
-        return index.reshape(B, index.shape[1] // 4, 1, 4, H, W)  # the sub-pixels of one map, or of one a channel
+        return index.reshape(B, index.shape[1] // 4, 1, 4, H, W)  # 4 sub-pixels for each index map
 
     def macs(self, height: int, width: int) -> int:
-        """Every convolution gives low-resolution maps; one product per output number."""
+        """The convolutions, whose outputs are all at low resolution, and one product per output element."""
         return (self.weight_count() + 4 * self.channels) * height * width
 
 
 class ManyToOne(nn.Module):
-    """An index map for every channel: one 2 x 2 convolution per sub-pixel. [B, G, 2H, 2W] -> [B, 4C, H, W]."""
+    """One index map per channel, from one 2 x 2 convolution per sub-pixel. [B, G, 2H, 2W] -> [B, 4C, H, W]."""
 
     def __init__(self, guide_channels: int, channels: int) -> None:
         super().__init__()
         self.subpixels = nn.ModuleList(nn.Conv2d(guide_channels, channels, 2, stride=2, bias=False) for _ in range(4))
 
     def forward(self, guide: Tensor) -> Tensor:
-        """Sub-pixels are the fastest part of the channel index, as pixel shuffle wants them."""
+        """See the class. The sub-pixel is the fastest-varying part of the channel index, as in pixel shuffle."""
         return torch.stack([conv(guide) for conv in self.subpixels], dim=2).flatten(1, 2)
 
 
@@ -84,5 +85,5 @@ class IndexNetConfig(UpsamplerConfig):
     double_sigmoid: bool = False
 
     def construct(self, channels: int, guide_channels: int, scale: int) -> IndexNet:
-        """Guide and x may differ in channels."""
+        """See UpsamplerConfig. guide_channels may differ from channels."""
         return IndexNet(channels, guide_channels, scale, self.network, self.double_sigmoid)

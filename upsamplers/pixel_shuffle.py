@@ -9,7 +9,7 @@ from upsamplers.base import Upsampler, UpsamplerConfig, shuffle
 
 
 class PixelShuffle(Upsampler):
-    """Compute the s² sub-pixels of a pixel as channels, then move them into place. [B, C, H, W] -> [B, C, sH, sW]."""
+    """Compute the s² sub-pixels of each pixel as channels, then rearrange them. [B, C, H, W] -> [B, C, sH, sW]."""
 
     def __init__(self, channels: int, scale: int = 2) -> None:
         super().__init__(channels, scale=scale)
@@ -32,5 +32,5 @@ class PixelShuffleConfig(UpsamplerConfig):
     name: Literal["pixelshuffle"] = "pixelshuffle"
 
     def construct(self, channels: int, guide_channels: int, scale: int) -> PixelShuffle:
-        """The guide's channels play no part."""
+        """See UpsamplerConfig. guide_channels is ignored."""
         return PixelShuffle(channels, scale)

@@ -1,4 +1,4 @@
-"""Weights under the names that the authors published, old and new, into our modules."""
+"""Load weights that the authors published, under their old or new key names, into our modules."""
 
 import re
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from upsamplers.fade import Fade
 from upsamplers.indexnet import IndexNet
 from upsamplers.pixel_shuffle import PixelShuffle
 
-# Published name -> ours, where they differ: patterns at the start of a name, applied in turn.
+# Published name -> our name, where they differ. Patterns match at the start of a name and are applied in order.
 _RENAMES: dict[type[Upsampler], list[tuple[str, str]]] = {
     Deconv: [(r"(?=weight$|bias$)", "deconv.")],
     PixelShuffle: [(r"0\.", "upsample_conv.")],
@@ -28,21 +28,22 @@ _RENAMES: dict[type[Upsampler], list[tuple[str, str]]] = {
         (r"conv2_bias$", "content_encoder.bias"),
     ],
 }
-# Published, but without influence on the result: A2U's branch for downsampling; DySample's constant start positions.
+# Published, but not used by our modules: A2U's branch for downsampling; DySample's constant start positions.
 _UNUSED: dict[type[Upsampler], str] = {A2U: r"bconv_DP\.", DySample: r"init_pos$"}
-# Ours, but not in every published form; what is missing keeps its value.
+# In our modules, but not in every published checkpoint. If missing, our value stays.
 _OPTIONAL = re.compile(r"init_pos$|.*num_batches_tracked$")
 
 
 def load_published(upsampler: Upsampler, state_dict: Mapping[str, Tensor]) -> None:
-    """Copy published weights, named as below one published upsampler module, into ours; ours are accepted too.
+    """Copy the weights of one published upsampler module into ours. Our own key names are accepted too.
 
-    A scope bias in a checkpoint of DySample is added where the module has none (build the optimizer afterwards); one
-    that the checkpoint lacks becomes zero, which is the same operator.
-    Raises ValueError naming every key that is unexpected, missing, given twice or of the wrong shape; the upsampler is
+    state_dict: keys relative to the upsampler module. If a DySample checkpoint has a scope bias and the module has
+    none, the module gets one: build the optimizer afterwards. If only the module has one, it becomes zero, which gives
+    the same function.
+    Raises ValueError naming every key that is unexpected, missing, given twice or of the wrong shape. The upsampler is
     then unchanged.
     """
-    given = _renamed(upsampler, state_dict)
+    given = _rename_keys(upsampler, state_dict)
     expected = upsampler.state_dict()
     scope = upsampler.scope if isinstance(upsampler, DySample) else None
     if scope is not None:
@@ -53,7 +54,7 @@ def load_published(upsampler: Upsampler, state_dict: Mapping[str, Tensor]) -> No
 
     unexpected = sorted(given.keys() - expected.keys())
     missing = sorted(key for key in expected.keys() - given.keys() if not _OPTIONAL.match(key))
-    for key in given.keys() & expected.keys():  # linear layers in place of 1 x 1 convolutions
+    for key in given.keys() & expected.keys():  # weights of linear layers that we have as 1 x 1 convolutions
         if given[key].ndim == 2 and expected[key].shape[2:] == (1, 1):
             given[key] = given[key][:, :, None, None]
     misshapen = [
@@ -71,7 +72,7 @@ def load_published(upsampler: Upsampler, state_dict: Mapping[str, Tensor]) -> No
     upsampler.load_state_dict(upsampler.state_dict() | given)
 
 
-def _renamed(upsampler: Upsampler, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _rename_keys(upsampler: Upsampler, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     given: dict[str, Tensor] = {}
     for key, value in state_dict.items():
         name = key

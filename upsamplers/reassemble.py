@@ -1,8 +1,8 @@
 """The two sums over a K x K window that the kernel-based upsamplers share, in bounded memory.
 
-Both work in the sub-pixel layout, where all s² sub-pixels of a pixel read the same window of the low-res map, so that
-its shifted views broadcast over them: nothing is unfolded or upsampled, and autograd keeps one padded copy of the map.
-Windows reach over the border into zeros, and no weight is renormalised there.
+Both work in the sub-pixel layout (see base.py). There all s² sub-pixels of a pixel read the same window of the low-res
+map, so shifted views of the map broadcast over them. Nothing is unfolded or upsampled, and autograd keeps only one
+padded copy of the map. Outside the map windows read zeros; weights are not renormalised there.
 """
 
 import math
@@ -14,14 +14,14 @@ from torch import Tensor
 
 from upsamplers.base import at_least_float32, shuffle
 
-_AT_ONCE = 1 << 20  # numbers of the output
+_CHUNK_ELEMENTS = 1 << 20  # output elements that are computed together on a CPU
 
 
 def reassemble(x: Tensor, kernels: Tensor) -> Tensor:
-    """Each output pixel is the sum of its window in x, weighted by its own kernel (CARAFE, ICCV 2019, Eq. 3).
+    """Compute each output pixel as the sum of its window in x, weighted by its own kernel (CARAFE, ICCV 2019, Eq. 3).
 
-    x [B, C, H, W], kernels [B, G, K², s², H, W], taps row by row -> [B, C, sH, sW]. The C channels form G contiguous
-    groups. Half-precision inputs are summed in float32.
+    x [B, C, H, W], kernels [B, G, K², s², H, W] with taps row by row -> [B, C, sH, sW]. The C channels form G
+    contiguous groups. Half-precision inputs are summed in float32.
     """
     B, C, H, W = x.shape
     G, _, subpixel_count = kernels.shape[1:4]
@@ -29,42 +29,42 @@ def reassemble(x: Tensor, kernels: Tensor) -> Tensor:
     grouped = at_least_float32(x).reshape(B, G, C // G, 1, H, W)
     weights = at_least_float32(kernels).contiguous().unsqueeze(2).unbind(3)  # K² times [B, G, 1, s², H, W]
     parts = [
-        shuffle(_summed(part, weights).flatten(1, 2), scale).unflatten(1, part.shape[1:3])
-        for part in grouped.split(_channels_at_once(grouped, subpixel_count), dim=2)
+        shuffle(_sum_windows(part, weights).flatten(1, 2), scale).unflatten(1, part.shape[1:3])
+        for part in grouped.split(_channels_per_chunk(grouped, subpixel_count), dim=2)
     ]
     output = torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
     return output.flatten(1, 2).to(x.dtype)
 
 
-def _summed(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    """The weighted windows of x. x [B, G, c, 1, H, W], K² weights [B, G, 1, s², H, W] -> [B, G, c, s², H, W]."""
-    first, *others = zip(_shifted(x, math.isqrt(len(weights))), weights, strict=True)
+def _sum_windows(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """Sum the weighted windows. x [B, G, c, 1, H, W], K² weights [B, G, 1, s², H, W] -> [B, G, c, s², H, W]."""
+    first, *others = zip(_shifted_views(x, math.isqrt(len(weights))), weights, strict=True)
     output = first[0] * first[1]
     for view, weight in others:
-        output.addcmul_(view, weight)  # in place: no gradient needs the sum
+        output.addcmul_(view, weight)  # in place is safe: no gradient needs the partial sum
     return output
 
 
-def _channels_at_once(x: Tensor, subpixel_count: int) -> int:
-    """How many channels of x [B, G, c, 1, H, W] to sum together: on a CPU so many as its caches hold over all taps."""
+def _channels_per_chunk(x: Tensor, subpixel_count: int) -> int:
+    """How many channels of x [B, G, c, 1, H, W] to sum together: on a CPU only as many as fit into its caches."""
     B, G, channels, _, H, W = x.shape
-    # A GPU wants much work at a time. Compiling and exporting would fix the size; they plan by themselves.
+    # A GPU is faster with all at once. Compiling and exporting would make the chunk size a constant of the graph.
     if not x.is_cpu or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return channels
-    return max(1, min(channels, _AT_ONCE // max(1, B * G * subpixel_count * H * W)))
+    return max(1, min(channels, _CHUNK_ELEMENTS // max(1, B * G * subpixel_count * H * W)))
 
 
 def similarity(query: Tensor, key: Tensor, kernel: int) -> Tensor:
     """Inner products of each high-res query with the keys in its window (SAPA, NeurIPS 2022); 0 outside the map.
 
-    query [B, D, s², H, W], key [B, D, H, W] -> [B, K², s², H, W], in float32 at least.
+    query [B, D, s², H, W], key [B, D, H, W] -> [B, K², s², H, W], in float32 or wider.
     """
     query, key = at_least_float32(query), at_least_float32(key)
-    return torch.stack([(query * view).sum(1) for view in _shifted(key.unsqueeze(2), kernel)], dim=1)
+    return torch.stack([(query * view).sum(1) for view in _shifted_views(key.unsqueeze(2), kernel)], dim=1)
 
 
-def _shifted(x: Tensor, kernel: int) -> list[Tensor]:
-    """The K² neighbours of every pixel as views of one zero-padded copy of x, window row by window row."""
+def _shifted_views(x: Tensor, kernel: int) -> list[Tensor]:
+    """The K² shifted views of one zero-padded copy of x, row by row of the window."""
     H, W = x.shape[-2:]
     padded = F.pad(x.contiguous(), (kernel // 2,) * 4)
     return [padded[..., dy : dy + H, dx : dx + W] for dy in range(kernel) for dx in range(kernel)]

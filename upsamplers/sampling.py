@@ -1,8 +1,8 @@
-"""Bilinear sampling at learned positions: what DySample is made of, apart from the layers that predict the offsets.
+"""Bilinear sampling at learned positions: all of DySample except the layers that predict the offsets.
 
-There are two paths to one result: `plain_sample` here, and on CUDA `fused_sample` in sampling_triton.py. Positions are
-float32 whatever the dtype of the features: from column 128 on, bfloat16 cannot tell neighbouring pixels apart, let
-alone offsets of a quarter pixel.
+Two implementations give the same result: `plain_sample` here, and on CUDA `fused_sample` in sampling_triton.py.
+Positions are float32 whatever the dtype of the features. In bfloat16, neighbouring pixels could not be told apart from
+column 128 on, let alone offsets of a quarter pixel.
 """
 
 import functools
@@ -19,13 +19,13 @@ from upsamplers.base import at_least_float32
 
 @dataclass(frozen=True)
 class PointSampling:
-    """How raw offsets become the points where x is read.
+    """How to turn raw offsets into the points where x is read.
 
-    style: "lp": offsets are channels at low resolution, [B, 2gs², H, W], whose index runs over axis (column, row),
-    group, sub-row and sub-column. "pl": they are maps at high resolution, [B, 2g, sH, sW].
+    style: "lp": raw offsets are channels at low resolution, [B, 2gs², H, W]; the channel index runs over axis (column,
+    row), group, sub-row and sub-column. "pl": raw offsets are maps at high resolution, [B, 2g, sH, sW].
     scale: s. groups: g contiguous groups of channels, each with its own points.
     start: "bilinear": zero offsets give bilinear interpolation. "nearest": they give nearest interpolation.
-    factor: low-resolution pixels per unit of offset.
+    factor: low-resolution pixels per unit of raw offset.
     """
 
     style: str
@@ -35,35 +35,35 @@ class PointSampling:
     factor: float
 
     def offsets(self, offset: Tensor, scope: Tensor | None) -> Tensor:
-        """How far each point lies from its start, [B, g, sH, sW, 2] in low-res pixels (column, row), float32 or more.
+        """The offset of each point from its start, [B, g, sH, sW, 2] in low-res pixels (column, row), float32 or wider.
 
-        offset: raw. scope: logits of a factor between 0 and 1 for each of them, in the same form, or None.
+        offset: raw offsets. scope: None, or for each raw offset the logit of a factor in (0, 1), in the same shape.
         """
-        return self.factor * _arranged(offset, scope, self)
+        return self.factor * _arrange_offsets(offset, scope, self)
 
     def points(self, offset: Tensor, scope: Tensor | None) -> Tensor:
-        """Where each output pixel reads x, in the same form and units, with pixel centres at +1/2.
+        """The position where each output pixel reads x, in the shape and units of `offsets`; pixel centres are at +1/2.
 
-        A point beyond the outermost centres reads what the nearest of them reads.
+        Positions beyond the outermost pixel centres are clamped to them when x is read, not here.
         """
         offsets = self.offsets(offset, scope)
-        return _start(offsets, self) + offsets
+        return _start_positions(offsets, self) + offsets
 
 
 Sampler = Callable[[Tensor, Tensor, Tensor | None, PointSampling], Tensor]
 
 
 def choose_sampler(x: Tensor, offset: Tensor, scope: Tensor | None, groups: int) -> Sampler:
-    """`fused_sample` on CUDA, if its kernels take these tensors, else `plain_sample`.
+    """Return `fused_sample` on CUDA if its kernels support these tensors, else `plain_sample`.
 
-    What is traced (torch.compile, torch.export, ONNX) or transformed (torch.func) takes the plain path everywhere.
+    Under tracing (torch.compile, torch.export, ONNX) and torch.func transforms it is always `plain_sample`.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or not x.is_cuda:
         return plain_sample
     if torch._C._are_functorch_transforms_active():
         return plain_sample
-    fused = _sampling_triton()
-    if fused is None or not fused.covers(x, offset, scope, groups):
+    fused = _import_sampling_triton()
+    if fused is None or not fused.supports(x, offset, scope, groups):
         return plain_sample
     if torch.cuda.get_device_capability(x.device) < (8, 0):  # no bfloat16 in Triton
         return plain_sample
@@ -74,18 +74,18 @@ def choose_sampler(x: Tensor, offset: Tensor, scope: Tensor | None, groups: int)
 def plain_sample(x: Tensor, offset: Tensor, scope: Tensor | None, sampling: PointSampling) -> Tensor:
     """Sample x bilinearly at start + factor · offset [· sigmoid(scope)]. x [B, C, H, W] -> [B, C, sH, sW].
 
-    offset, and scope if there is one: see `PointSampling`. All may be of any floating dtypes; the result has that of x.
-    Positions are computed in float32 at least. If any position is NaN or infinite, the whole result is NaN.
+    offset, scope: see `PointSampling.offsets`. Inputs may have any floating dtypes; the result has the dtype of x.
+    Positions are computed in float32 or wider. If any position is NaN or infinite, the whole result is NaN.
     """
     B, C, H, W = x.shape
     g, s = sampling.groups, sampling.scale
-    offset = _arranged(offset, scope, sampling)
-    # grid_sample takes positions in -1..1 from edge to edge. All its inputs are float32, which autocast leaves
-    # alone; on the CPU its half-precision kernel indexes with 16 bits and must never be called.
+    offset = _arrange_offsets(offset, scope, sampling)
+    # grid_sample takes positions in -1..1 from edge to edge. All its inputs are float32, so autocast does not change
+    # them. Its half-precision kernel on the CPU indexes with 16 bits and must never be called.
     unit = torch.cat([offset.new_full((1,), 2 / W), offset.new_full((1,), 2 / H)])
-    grid = torch.addcmul(_start(offset, sampling) * unit - 1, offset, sampling.factor * unit)
-    # At NaN positions the CPU kernel reads and writes memory that is not its own. Replace them, and let the
-    # features carry the NaN on, so that the loss shows it.
+    grid = torch.addcmul(_start_positions(offset, sampling) * unit - 1, offset, sampling.factor * unit)
+    # At NaN positions the CPU kernel accesses memory out of bounds. So replace NaN in the positions, but pass it on
+    # through the features, so that the loss becomes NaN.
     poison = (grid.detach() * 0).sum()
     features = (x.to(offset.dtype) + poison).reshape(B * g, C // g, H, W)
     grid = grid.nan_to_num().reshape(B * g, s * H, s * W, 2)
@@ -94,8 +94,8 @@ def plain_sample(x: Tensor, offset: Tensor, scope: Tensor | None, sampling: Poin
 
 
 @functools.cache
-def _sampling_triton() -> ModuleType | None:
-    """The fused kernels; None where Triton is missing. Imported when first needed: without CUDA it never is."""
+def _import_sampling_triton() -> ModuleType | None:
+    """Import the fused kernels when they are first needed, so never without CUDA. None if Triton is missing."""
     try:
         from upsamplers import sampling_triton
     except ImportError:
@@ -103,8 +103,8 @@ def _sampling_triton() -> ModuleType | None:
     return sampling_triton
 
 
-def _arranged(offset: Tensor, scope: Tensor | None, sampling: PointSampling) -> Tensor:
-    """Offsets before the constant factor, [B, g, sH, sW, 2] in float32 at least, (column, row)."""
+def _arrange_offsets(offset: Tensor, scope: Tensor | None, sampling: PointSampling) -> Tensor:
+    """Apply the scope and rearrange: offsets before the constant factor, [B, g, sH, sW, 2], float32 or wider."""
     B, _, h, w = offset.shape
     g, s = sampling.groups, sampling.scale
     offset = at_least_float32(offset)
@@ -113,11 +113,11 @@ def _arranged(offset: Tensor, scope: Tensor | None, sampling: PointSampling) -> 
     if sampling.style == "pl":
         return offset.reshape(B, 2, g, h, w).permute(0, 2, 3, 4, 1)
     offset = offset.reshape(B, 2, g, s, s, h, w).permute(0, 2, 5, 3, 6, 4, 1)
-    return offset.flatten(2).reshape(B, g, s * h, s * w, 2)  # in two steps for the reason given in `shuffle`
+    return offset.flatten(2).reshape(B, g, s * h, s * w, 2)  # in two steps; `shuffle` says why
 
 
-def _start(offset: Tensor, sampling: PointSampling) -> Tensor:
-    """Positions that zero offsets [..., sH, sW, 2] read, [sH, sW, 2] in low-res pixels, in the dtype of the offset."""
+def _start_positions(offset: Tensor, sampling: PointSampling) -> Tensor:
+    """The positions for zero offsets, [sH, sW, 2] in low-res pixels. Size and dtype: of offset [..., sH, sW, 2]."""
     rows, columns = (torch.arange(length, dtype=offset.dtype, device=offset.device) for length in offset.shape[-3:-1])
     if sampling.start == "bilinear":
         columns, rows = (columns + 0.5) / sampling.scale, (rows + 0.5) / sampling.scale

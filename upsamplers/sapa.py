@@ -20,19 +20,19 @@ from upsamplers.reassemble import reassemble, similarity
 
 
 class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of each pixel. [B, C, H, W] -> the same."""
+    """LayerNorm over the channels of each pixel. [B, C, H, W] -> same shape."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise with the channels moved last, where LayerNorm wants them."""
+        """Move the channels to the last axis, where LayerNorm needs them, and back."""
         x = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
         return x.permute(0, 3, 1, 2)
 
 
 class Sapa(Upsampler):
-    """Reassemble x with the softmax of guide-to-x similarities as kernels. x [B, C, H, W] -> [B, C, sH, sW].
+    """Reassemble x with kernels that are the softmax of guide-to-x similarities. x [B, C, H, W] -> [B, C, sH, sW].
 
-    The similarities are not scaled by 1/√D, and keys outside the map take part in the softmax with score 0.
-    `norm`: "layer" as behind the DySample paper's numbers, or "group" as in the current published code.
+    Similarities are not scaled by 1/√D. Keys outside the map take part in the softmax with score 0.
+    norm: "layer" as for the DySample paper's numbers, or "group" as in the current published code.
     Raises ValueError for another norm or an even kernel.
     """
 
@@ -61,7 +61,7 @@ class Sapa(Upsampler):
 
     def upsample(self, x: Tensor, guide: Tensor | None) -> Tensor:
         """Upsample x [B, C, H, W] by guide [B, G, sH, sW] to [B, C, sH, sW]."""
-        return reassemble(x, self.kernels(x, guide))  # the x that was not normalised
+        return reassemble(x, self.kernels(x, guide))  # x itself, not its normalised form
 
     def kernels(self, x: Tensor, guide: Tensor | None) -> Tensor:
         """See Upsampler."""
@@ -70,7 +70,7 @@ class Sapa(Upsampler):
         return torch.softmax(similarity(query, key, self.kernel), dim=1).unsqueeze(1)
 
     def macs(self, height: int, width: int) -> int:
-        """Projections at their own resolutions, K²·D and K²·C per output pixel."""
+        """Projections, each at its own resolution, and K²·D + K²·C per output pixel."""
         taps = self.kernel**2
         fine = self.q.weight.numel() + taps * self.q.out_channels + taps * self.channels
         return (self.k.weight.numel() + self.scale**2 * fine) * height * width
@@ -84,7 +84,7 @@ def _norm(kind: str, channels: int) -> nn.Module:
 
 @dataclass(frozen=True)
 class SapaConfig(UpsamplerConfig):
-    """The options of SAPA-B; the defaults are those behind the DySample paper's numbers."""
+    """The options of SAPA-B. The defaults are those of the DySample paper's numbers."""
 
     name: Literal["sapa"] = "sapa"
     norm: Literal["layer", "group"] = "layer"
@@ -97,5 +97,5 @@ class SapaConfig(UpsamplerConfig):
         require_odd(kernel=self.kernel)
 
     def construct(self, channels: int, guide_channels: int, scale: int) -> Sapa:
-        """Guide and x may differ in channels."""
+        """See UpsamplerConfig. guide_channels may differ from channels."""
         return Sapa(channels, guide_channels, scale, self.norm, self.embedding, self.kernel)

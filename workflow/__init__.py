@@ -1,1 +1,1 @@
-"""What the commands share around one experiment: its plan, its trained model, its results and pictures."""
+"""What the commands share: the plan of an experiment, its trained model, its results and pictures."""

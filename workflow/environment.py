@@ -1,4 +1,4 @@
-"""What a number was measured with: machine, libraries, processes."""
+"""The environment of a measurement: machine, libraries, processes."""
 
 import platform
 import sys
@@ -11,14 +11,14 @@ from runtime.distributed import Processes
 
 
 def cpu_name() -> str:
-    """The processor's own name where Linux tells it, else its architecture."""
+    """The model name of the processor on Linux, else its architecture."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def environment(processes: Processes) -> dict[str, Any]:
-    """What a number was measured with: library versions, device, number of processes."""
+    """The environment of a measurement: library versions, device, number of processes."""
     cuda = processes.device.type == "cuda"
     return {
         "python": sys.version.split()[0],

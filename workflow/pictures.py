@@ -17,7 +17,10 @@ from runtime.distributed import Processes
 def validation_pictures(
     model: DenseModel, dataset: DenseDataset, experiment: Experiment, processes: Processes
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """The main process's pictures of `evaluation.pictures` images spread over the dataset, each with its image id."""
+    """Yield (image id, RGB picture uint8 [H, W, 3]) for `evaluation.pictures` images, spread over the dataset.
+
+    In the main process only; the others yield nothing.
+    """
     count = min(experiment.evaluation.pictures, len(dataset)) if processes.is_main else 0
     was_training = model.training
     model.eval()

@@ -1,4 +1,4 @@
-"""What `train.py --check` does: build everything, try one batch, print the plan."""
+"""`train.py --check`: build everything, run one batch, print the plan."""
 
 import time
 
@@ -11,7 +11,10 @@ from runtime.distributed import Processes
 
 
 def print_plan(experiment: Experiment, processes: Processes) -> None:
-    """Raises UserError for whatever would have stopped the training; returns after printing otherwise."""
+    """Build everything, run one batch through training and prediction, and print the plan.
+
+    Raises UserError for whatever would stop the training.
+    """
     layout = experiment.batch_layout(processes)
     training_set, validation_set = experiment.data.build("train"), experiment.data.build("val")
     experiment.best_metric()
@@ -28,13 +31,13 @@ def print_plan(experiment: Experiment, processes: Processes) -> None:
         layout=layout,
         size_divisor=model.size_divisor,
     )
-    micro_batches, problem = next_batches(batches, 1)
-    if problem is not None:
-        raise problem
+    micro_batches, error = next_batches(batches, 1)
+    if error is not None:
+        raise error
     with experiment.autocast(processes.device):
         losses = model(micro_batches[0].to(processes.device))
     torch.stack(list(losses.values())).sum().backward()
-    trained = time.perf_counter() - start
+    seconds = time.perf_counter() - start
     sample = validation_set.load(0)
     batch = single_batch(sample, experiment.data.test_transforms, model.size_divisor).to(processes.device)
     with experiment.autocast(processes.device):
@@ -50,12 +53,12 @@ def print_plan(experiment: Experiment, processes: Processes) -> None:
         f"data        {info.name}: {len(training_set)} training and {len(validation_set)} validation images"
         f"{classes}\n"
         f"{describe(counts)}\n"
-        f"weights     {', '.join(experiment.weight_files()) or 'none, all start at random'}\n"
+        f"weights     {', '.join(experiment.weight_files()) or 'none, random initialisation'}\n"
         f"batch       {layout.total} = {layout.per_process} images x {layout.accumulation} rounds x "
-        f"{layout.processes} processes\n"
+        f"{layout.world_size} processes\n"
         f"steps       {experiment.steps} ({experiment.steps * layout.total / len(training_set):.1f} epochs), "
         f"{evaluations} evaluations\n"
         f"base LR     {', '.join(f'{rate:g}' for rate in rates)} in {len(rates)} parameter groups\n"
         f"one batch   losses {', '.join(f'{name} {loss.item():.3f}' for name, loss in losses.items())}; "
-        f"read, forward and backward in {trained:.1f} s on {processes.device}"
+        f"read, forward and backward in {seconds:.1f} s on {processes.device}"
     )

@@ -1,6 +1,7 @@
-"""The result record: what a run's numbers are, and its JSON file."""
+"""The result record: the metrics of a run with their circumstances, and its JSON file."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,18 @@ from datasets.base import DenseDataset
 from errors import UserError
 from experiment import Experiment
 from metrics.base import Metric
+from runtime.distributed import Processes
 from storage import write_text
+from workflow.environment import environment
 
 
-def result_record(experiment: Experiment, metrics: list[Metric], dataset: DenseDataset) -> dict[str, Any]:
-    """The numbers of gathered metrics and what they mean."""
+def result_record(
+    experiment: Experiment, metrics: list[Metric], dataset: DenseDataset, processes: Processes, start: float
+) -> dict[str, Any]:
+    """The result record of metrics that are gathered over all processes; the README lists its fields.
+
+    start: time.perf_counter() before the evaluation.
+    """
     info = experiment.data.info
     return {
         "task": info.task,
@@ -30,11 +38,13 @@ def result_record(experiment: Experiment, metrics: list[Metric], dataset: DenseD
         },
         "metrics": {name: value for metric in metrics for name, value in metric.compute().items()},
         "per_class": [record for metric in metrics for record in metric.per_class()],
+        "seconds": round(time.perf_counter() - start, 3),
+        "environment": environment(processes),
     }
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:
-    """Write a result record as JSON, whole or not at all; a number without a value (no such class or pixel) is null."""
+    """Write a result record as JSON, atomically. NaN (a metric without any class or pixel to count) becomes null."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(_without_nan(result), indent=2, allow_nan=False) + "\n")
@@ -43,7 +53,7 @@ def write_result(path: Path, result: dict[str, Any]) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Raise UserError unless a file can be written at `path`: to know before the work, not after it."""
+    """Raise UserError unless a file can be written at `path`. Call it before long work."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         is_new = not path.exists()
@@ -62,7 +72,7 @@ def _unwritable(path: Path, error: OSError) -> UserError:
 
 
 def check_outside_data(folder: Path, option: str, experiment: Experiment) -> None:
-    """Raise UserError, naming the option, if predictions in `folder` could overwrite annotations."""
+    """Raise UserError, naming the option, if `folder` lies in data.root: predictions could overwrite annotations."""
     if folder.resolve().is_relative_to(experiment.data.root.expanduser().resolve()):
         what = f"lies in data.root ({experiment.data.root}), where predictions could overwrite annotations"
         raise UserError(f"{option} {folder}", what, "choose a folder outside")
@@ -77,5 +87,5 @@ def _without_nan(value: Any) -> Any:
 
 
 def describe(result: dict[str, Any]) -> str:
-    """The numbers of a result record, a line each."""
+    """The metrics of a result record as text, one per line."""
     return "\n".join(f"{name:>10} {value:9.4f}" for name, value in result["metrics"].items())

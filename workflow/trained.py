@@ -11,7 +11,10 @@ from runtime.checkpoint import is_checkpoint, load_checkpoint
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint that `path` means: itself, or the best (else the last) one of a run folder."""
+    """Find the checkpoint that `path` names: a file, or the best checkpoint of a run folder (else the last one).
+
+    Raises UserError if a folder holds none.
+    """
     if not path.is_dir():
         return path
     for name in ("best.pt", "last.pt", "previous.pt"):
@@ -22,10 +25,10 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def load_trained(path: Path, cfg: Path | None, overrides: list[str]) -> tuple[Experiment, DenseModel, int]:
-    """The experiment of a checkpoint (or of `cfg`), the model with its trained weights, and its step.
+    """Load the experiment of a checkpoint (or of `cfg`), the model with its trained weights, and its step.
 
-    Where an average of the weights was kept, it is the average that is loaded. With `cfg`, `path` may also be a file of
-    tools.convert_weights, whose step is 0.
+    If the run kept a moving average of the weights, the average is loaded. With `cfg`, `path` may also be a file
+    written by tools.convert_weights, whose step is 0. Raises UserError if something is wrong with the files.
     """
     if cfg is not None and path.is_file() and not is_checkpoint(path):
         experiment = load_experiment(cfg, overrides)

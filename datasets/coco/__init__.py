@@ -1,1 +1,1 @@
-"""COCO 2017, boxes and masks: the JSON file, masks, result files."""
+"""COCO 2017, boxes and masks: annotation files, masks, result files."""

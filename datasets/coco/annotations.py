@@ -1,4 +1,4 @@
-"""Read a COCO instances file (Lin et al., ECCV 2014): check every entry, keep them all in a few arrays."""
+"""Read a COCO instances file (Lin et al., ECCV 2014): check every entry, and store all of them in a few arrays."""
 
 import reprlib
 from array import array
@@ -13,13 +13,13 @@ from datasets.coco.json_file import (
     AnnotationFile,
     Faults,
     Listing,
+    advice_to_set_classes,
     check_classes,
     entry_name,
     id_of,
     no_garbage_collection,
     offsets_of,
     read_images,
-    set_classes,
 )
 from datasets.coco.masks import area_of, encode
 from datasets.coco.values import box_of, is_id, is_number
@@ -28,16 +28,17 @@ from errors import UserError
 from structures import Size
 
 FORM = "instances_train2017.json"
-BULK = "segmentation"  # nine tenths of the file: dropped at once where they are not needed, they cost no memory
+BULK = "segmentation"  # nine tenths of the file; dropped during parsing if not needed, which saves the memory
 
 
 @dataclass(frozen=True)
 class Annotations(Listing):
-    """One file: its images, and N annotations by image and, within one, in the order of the file.
+    """The content of one file: its images, and N annotations, sorted by image and then in the order of the file.
 
-    ids: [N] int64. labels: [N] int64, 0..K-1. boxes: [N, 4] float64, xywh in pixels, and areas: [N] float64, in pixels,
-    both as they stand in the file. crowd: [N] bool. runs: [T] uint8, all masks as COCO's compressed run lengths, and
-    run_offsets: [N + 1] int64, where each begins; None if masks were not asked for.
+    ids: [N] int64. labels: [N] int64, 0..K-1. boxes: [N, 4] float64, xywh in pixels. areas: [N] float64, in pixels.
+    Boxes and areas are exactly as in the file. crowd: [N] bool. runs: [T] uint8, COCO's compressed run lengths of all
+    masks, concatenated. run_offsets: [N + 1] int64, where each mask begins in `runs`. Both are None if masks were not
+    requested.
     """
 
     ids: np.ndarray
@@ -49,7 +50,7 @@ class Annotations(Listing):
     run_offsets: np.ndarray | None = None
 
     def rles(self, rows: np.ndarray) -> list[bytes] | None:
-        """Compressed run lengths (the `counts`) of some annotations, None if masks were not asked for."""
+        """Compressed run lengths (the `counts`) of the annotations in `rows`; None if masks were not requested."""
         if self.runs is None or self.run_offsets is None:
             return None
         return [self.runs[self.run_offsets[row] : self.run_offsets[row + 1]].tobytes() for row in rows]
@@ -63,49 +64,52 @@ def read_annotations(
     masks: bool,
     images: Path | None,
     faults: Faults,
-    among: str = "data.classes",
+    classes_name: str = "data.classes",
     advice: str | None = None,
 ) -> Annotations:
-    """The file's annotations, without the entries that go to `faults` as unusable.
+    """Read the annotations of a file. Unusable entries are reported to `faults` and left out.
 
-    classes: category id -> name; labels are the ranks of the ids. masks: read and check segmentations too.
-    images: the folder where every image must exist, None to check no image. among, advice: what an error calls the
-    classes, and tells to do, where a category is none of them; None: to set data.classes.
-    Raises UserError naming the file, and the image or annotation unless the whole file is concerned. An image that is
-    left out takes its annotations with it.
+    classes: category id -> name; labels number the ids in ascending order. masks: also read and check segmentations.
+    images: the folder where every image must exist; None: do not check. classes_name, advice: for the error if a
+    category is not in `classes`: what it calls them, and what to do; None: set data.classes.
+    Raises UserError naming the file, and also the image or annotation unless the whole file is unusable. An unusable
+    image is left out with its annotations.
     """
     file = AnnotationFile(path, FORM, None if masks else BULK)
     categories = file.categories()
-    check_classes(path, categories, classes, advice or set_classes(categories), among)
-    found, lost = read_images(file.list_of("images"), images, faults)
+    check_classes(path, categories, classes, advice or advice_to_set_classes(categories), classes_name)
+    found, unusable_images = read_images(file.list_of("images"), images, faults)
     if not found:
         raise UserError(path, "lists no usable image", "name another file")
     image_ids = sorted(found)
     reader = _AnnotationReader(
-        labels={number: label for label, number in enumerate(sorted(classes)) if number in categories},
-        images={number: found[number][0] for number in image_ids},
-        lost_images=lost,
+        labels={category: label for label, category in enumerate(sorted(classes)) if category in categories},
+        images={image_id: found[image_id][0] for image_id in image_ids},
+        unusable_images=unusable_images,
         masks=masks,
     )
     for number, record in enumerate(file.list_of("annotations")):
         try:
             reader.add(record)
-        except ValueError as problem:
-            faults.add(entry_name("annotation", record, number), str(problem))
-    return reader.sorted(image_ids, Names(found[number][1] for number in image_ids))
+        except ValueError as error:
+            faults.add(entry_name("annotation", record, number), str(error))
+    return reader.sort_by_image(image_ids, Names(found[image_id][1] for image_id in image_ids))
 
 
 @no_garbage_collection()
 def read_classes(path: Path) -> dict[int, str]:
-    """Category id -> name, of the file's `categories`. Raises UserError if they or the file are unusable."""
+    """Category id -> name, from the file's `categories`. Raises UserError if they or the file are unusable."""
     return AnnotationFile(path, FORM, BULK).categories()
 
 
 class _AnnotationReader:
-    """Checks annotations one by one and gathers them in arrays."""
+    """Checks annotations one by one and collects them in arrays.
 
-    def __init__(self, labels: dict[int, int], images: dict[int, Size], lost_images: set[int], masks: bool) -> None:
-        self._labels, self._sizes, self._lost = labels, list(images.values()), lost_images
+    labels: by category id. images: size by image id. unusable_images: ids of images whose annotations are left out.
+    """
+
+    def __init__(self, labels: dict[int, int], images: dict[int, Size], unusable_images: set[int], masks: bool) -> None:
+        self._labels, self._sizes, self._unusable_images = labels, list(images.values()), unusable_images
         self._image_rows = {image_id: row for row, image_id in enumerate(images)}
         self._seen: set[int] = set()
         self._integers = array("q")  # image row, id, label, crowd
@@ -113,17 +117,17 @@ class _AnnotationReader:
         self._rles: list[bytes] | None = [] if masks else None
 
     def add(self, record: Any) -> None:
-        """Take one entry of the file. Raises ValueError saying why it is unusable."""
-        key = id_of(record)
-        if key in self._seen:
+        """Add one entry of the file. Raises ValueError if it is unusable."""
+        annotation_id = id_of(record)
+        if annotation_id in self._seen:
             raise ValueError("its id appears twice")
         image_id, category = record.get("image_id"), record.get("category_id")
         if not is_id(image_id) or image_id not in self._image_rows:
-            if is_id(image_id) and image_id in self._lost:
+            if is_id(image_id) and image_id in self._unusable_images:
                 return
-            raise ValueError(f"image_id {reprlib.repr(image_id)} is none of the images")
+            raise ValueError(f"image_id {reprlib.repr(image_id)} is not one of the images")
         if not is_id(category) or category not in self._labels:
-            raise ValueError(f"category_id {reprlib.repr(category)} is none of the categories")
+            raise ValueError(f"category_id {reprlib.repr(category)} is not one of the categories")
         row, crowd, box = self._image_rows[image_id], record.get("iscrowd", 0), box_of(record)
         if crowd not in (0, 1):
             raise ValueError(f"iscrowd is {reprlib.repr(crowd)}, neither 0 nor 1")
@@ -132,15 +136,15 @@ class _AnnotationReader:
         if area is None:
             area = box[2] * box[3] if rle is None else area_of(rle, self._sizes[row])
         elif not is_number(area):
-            raise ValueError(f"area {reprlib.repr(area)} is no finite number")
-        self._seen.add(key)
-        self._integers.extend((row, key, self._labels[category], int(crowd)))
+            raise ValueError(f"area {reprlib.repr(area)} is not a finite number")
+        self._seen.add(annotation_id)
+        self._integers.extend((row, annotation_id, self._labels[category], int(crowd)))
         self._numbers.extend((*box, area))
         if self._rles is not None and rle is not None:
             self._rles.append(rle)
 
-    def sorted(self, image_ids: list[int], names: Names) -> Annotations:
-        """All of them, by image."""
+    def sort_by_image(self, image_ids: list[int], names: Names) -> Annotations:
+        """All annotations added so far, sorted by image."""
         integers = np.array(self._integers, np.int64).reshape(-1, 4)
         order = np.argsort(integers[:, 0], kind="stable")
         image_rows, ids, labels, crowd = np.ascontiguousarray(integers[order].T)

@@ -1,6 +1,6 @@
 """COCO 2017, boxes and masks (Lin et al., ECCV 2014), and any data in the same form.
 
-That form is a folder of images and a JSON file per split; classes and paths are set in the YAML.
+Each split is a folder of images and a JSON file; classes and paths are set in the YAML.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from datasets.coco.json_file import Faults, Listing, OnError, file_with_classes
 from datasets.coco.masks import decode
 from datasets.coco.predictions import CocoFiles
 from datasets.files.images import read_image
-from datasets.files.paths import below, check_path, check_root
+from datasets.files.paths import check_path, check_root, resolve_path
 from datasets.transforms import TestTransforms, TrainTransforms
 from errors import UserError
 from structures import DatasetInfo, Size, Target
@@ -42,12 +42,12 @@ def _check_mapping(value: Any) -> Any:
 
 
 def check_names(names: tuple[str, ...]) -> None:
-    """Raises ValueError if there is no class, or two have one name."""
+    """Raise ValueError if there is no class, or if two classes have the same name."""
     if not names:
         raise ValueError("there are no classes; list data.classes, or name annotations with categories")
     if len(set(names)) < len(names):
-        double = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"two classes are called {double}; give every class its own name")
+        duplicate = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"two classes are called {duplicate}; give every class its own name")
 
 
 ClassName = Annotated[str, Field(min_length=1)]
@@ -57,13 +57,15 @@ Classes = Annotated[dict[NonNegativeInt, ClassName] | None, BeforeValidator(_che
 class COCOConfig(Schema):
     """root: the folder with `annotations`, `train2017` and `val2017`; the other paths are relative to it, or absolute.
 
-    masks: the task is instance segmentation, not detection. classes: category id -> name; labels are the ranks of the
-    ids. None: the official 80; or, where train_annotations is set to another file, that file's categories, which are
-    read at once and kept here, so that a checkpoint knows its classes. Mappings merge: to replace classes that are set
-    already, write `data.classes=null` before `data.classes={...}`.
-    train_empty_images: train on images without any annotation, too. min_side: train on no image with a shorter side.
-    aspect_grouping: so many consecutive training images are all wider than tall, or all not, which saves padding.
-    on_error: what an unusable image or annotation does: stop with an error, or be left out and listed (see `COCO`).
+    masks: the task is instance segmentation, not detection.
+    classes: category id -> name; labels follow the ascending order of the ids. None: the official 80. But if
+    train_annotations is set to another file, None stands for that file's categories; they are read when the
+    configuration is loaded and stored here, so that a checkpoint contains its classes. Mappings merge: to replace
+    classes that are already set, write `data.classes=null` before `data.classes={...}`.
+    train_empty_images: also train on images without any annotation.
+    min_side: do not train on images with a shorter side.
+    aspect_grouping: this many consecutive training images are all wider than tall, or all not, which saves padding.
+    on_error: what to do with an unusable image or annotation: "stop" with an error, or "skip" and list it (see `COCO`).
     """
 
     name: Literal["coco"] = "coco"
@@ -84,7 +86,7 @@ class COCOConfig(Schema):
     @model_validator(mode="before")
     @classmethod
     def _read_classes(cls, values: Any) -> Any:
-        """Classes that the user leaves to a file of his own. Raises UserError if the file is unusable."""
+        """Read the classes from the user's own file if they are not set. Raises UserError if the file is unusable."""
         path = file_with_classes(values, TRAIN_ANNOTATIONS)
         return values if path is None else {**values, "classes": read_classes(path)}
 
@@ -100,51 +102,51 @@ class COCOConfig(Schema):
 
     @property
     def info(self) -> DatasetInfo:
-        """Task and classes; needs no data on disk."""
+        """The task and the classes; needs no data on disk."""
         task = "instance" if self.masks else "detection"
         return DatasetInfo(task=task, name=self.name, classes=tuple(self._names.values()))
 
     @property
     def category_ids(self) -> tuple[int, ...]:
-        """The file's id of every label, in label order."""
+        """The category id of each label, in label order."""
         return tuple(self._names)
 
     def build(self, split: Literal["train", "val"], annotations_only: bool = False) -> "COCO":
-        """One split. Raises UserError if its files are not all there, or an entry is unusable (see on_error).
+        """The dataset of one split. Raises UserError if a file is missing or an entry is unusable (see on_error).
 
-        annotations_only: for scoring, where no image needs to be on disk; `target` works, `load` does not.
+        annotations_only: for scoring without images on disk; then `target` works, `load` does not.
         """
         return COCO(self, split, annotations_only)
 
     def prediction_files(self, folder: Path) -> CocoFiles:
-        """One COCO results file in `folder`, or the file that it names; needs no data on disk."""
+        """A COCO results file in `folder`, or at `folder` if that is a .json file; needs no data on disk."""
         return CocoFiles(folder, self.category_ids, masks=self.masks)
 
 
 class COCO(DenseDataset):
-    """The images of one annotation file by ascending id, which is their `image_id`, as pycocotools orders them.
+    """The images of one annotation file, ordered by id as in pycocotools; the id is their `image_id`.
 
-    Training leaves out images without any annotation (a crowd is one) and small ones, and of the others the objects
-    that teach nothing: boxes outside the image, of less than a pixel's width or height, or with an area of 0. The
-    other boxes are cut to the image. Crowds stay, marked as such. Evaluation has every image and every object as it
-    stands in the file.
+    Training leaves out small images and images without any annotation (a crowd counts as one). In the other images it
+    leaves out objects that cannot be learned from: boxes outside the image, narrower or lower than a pixel, or with an
+    area of 0. The other boxes are clipped to the image. Crowds are kept, with their flag. Evaluation has every image
+    and every object exactly as in the file.
 
-    What on_error "skip" leaves out is in `skipped`, and is absent: an object that is left out in evaluation is no
-    object, so finding it counts as a mistake; an image takes its annotations with it. A missing image file counts
-    as unusable only where images are needed; pixels are read by `load` alone, where unusable ones always stop. The
-    files on disk are never changed.
+    With on_error "skip", unusable entries are listed in `skipped` and treated as absent. If an object is skipped in
+    evaluation, detecting it counts as a false positive. The annotations of a skipped image are skipped too. A missing
+    image file counts as unusable only if images are needed. Only `load` reads pixels; unusable ones always raise an
+    error there. The files on disk are never changed.
     """
 
     def __init__(self, config: COCOConfig, split: Literal["train", "val"], annotations_only: bool = False) -> None:
         self.info = config.info
         self._training = split == "train"
         self._masks = config.masks
-        root = below(config.root, "")
+        root = resolve_path(config.root, "")
         if self._training:
             images, file = config.train_images, config.train_annotations
         else:
             images, file = config.val_images, config.val_annotations
-        self._folder, self._file = below(root, images), below(root, file)
+        self._folder, self._file = resolve_path(root, images), resolve_path(root, file)
         check_root(root, DOWNLOAD)
         check_path(self._file, "file", f"{split}_annotations")
         if not annotations_only:
@@ -158,30 +160,30 @@ class COCO(DenseDataset):
             faults=faults,
         )
         self.skipped = faults.lines
-        self._images = np.arange(len(self._annotations.image_ids))  # row in the annotations of every image
+        self._images = np.arange(len(self._annotations.image_ids))  # each image's row in the annotations
         if self._training:
             self._images = self._images[_trainable(self._annotations, config)]
             if not len(self._images):
                 what = f"no image has an annotation and sides of at least {config.min_side} pixels"
                 raise UserError(self._file, what, "name other annotations, or lower data.min_side")
             if config.aspect_grouping:
-                self.groups = wide(self._annotations.sizes[self._images])
+                self.groups = aspect_groups(self._annotations.sizes[self._images])
                 self.group_size = config.aspect_grouping
 
     def __len__(self) -> int:
         return len(self._images)
 
     def load(self, index: int) -> Sample:
-        """Image and objects. Raises UserError if the image is unusable or has not the size that the JSON says.
+        """The image and its objects. Raises UserError if the image is unusable or its size differs from the JSON's.
 
-        The JSON is taken to describe the image as displayed, EXIF orientation applied: official files do.
+        Like official files, the JSON must describe the image as displayed, with EXIF orientation applied.
         """
         image = self._images[index]
-        pixels = read_listed(self._folder, self._annotations, image, self._file)
+        pixels = read_listed_image(self._folder, self._annotations, image, self._file)
         return Sample(self._image_id(image), self._annotations.size(image), pixels, objects=self._objects(image))
 
     def target(self, index: int) -> Target:
-        """The objects at original size; opens no image."""
+        """The objects at original size; reads no image."""
         image = self._images[index]
         instances = self._objects(image).instances()
         return Target(self._image_id(image), self._annotations.size(image), instances=instances)
@@ -206,20 +208,20 @@ class COCO(DenseDataset):
 
 
 def _trainable(annotations: Annotations, config: COCOConfig) -> np.ndarray:
-    """Which images to train on: [M] bool. Official: 117,266 of 118,287."""
+    """Which images to train on: [M] bool. In COCO 2017: 117,266 of 118,287."""
     large = annotations.sizes.min(axis=1) >= config.min_side
     return large if config.train_empty_images else large & (np.diff(annotations.offsets) > 0)
 
 
-def wide(sizes: np.ndarray) -> np.ndarray:
-    """Of (height, width) [M, 2], which are wider than tall: [M] int64, 0 or 1."""
+def aspect_groups(sizes: np.ndarray) -> np.ndarray:
+    """The group of each image by its (height, width) [M, 2]: [M] int64, 1 if it is wider than tall, else 0."""
     return (sizes[:, 1] > sizes[:, 0]).astype(np.int64)
 
 
-def read_listed(folder: Path, listing: Listing, image: int, file: Path) -> np.ndarray:
-    """The pixels, RGB uint8 [H, W, 3], of the image in row `image` of what `file` lists.
+def read_listed_image(folder: Path, listing: Listing, image: int, file: Path) -> np.ndarray:
+    """The pixels, RGB uint8 [H, W, 3], of the image in row `image` of `listing`, the content of `file`.
 
-    Raises UserError if it is unusable or has not the size that the file says.
+    Raises UserError if the image is unusable or its size differs from the listed one.
     """
     path = folder / listing.names[image]
     pixels = read_image(path)
@@ -232,7 +234,7 @@ def read_listed(folder: Path, listing: Listing, image: int, file: Path) -> np.nd
 
 
 def training_objects(annotations: Annotations, image: int) -> Objects:
-    """The objects of the image in row `image` that one can learn from, see `COCO`."""
+    """The objects to train on of the image in row `image`, see `COCO`."""
     rows, size = annotations.rows(image), annotations.size(image)
     boxes, kept = training_boxes(annotations.boxes[rows], size)
     kept &= annotations.areas[rows] > 0
@@ -242,7 +244,7 @@ def training_objects(annotations: Annotations, image: int) -> Objects:
 
 
 def training_boxes(xywh: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes of a file [N, 4] cut to the image, xyxy float32, and which of them one can learn from: [N] bool."""
+    """Boxes of a file [N, 4] clipped to the image, as xyxy float32, and which of them to train on: [N] bool."""
     boxes = np.clip(_corners(xywh), 0, np.array([size[1], size[0]] * 2)).astype(np.float32)
     return boxes, (boxes[:, :2] < boxes[:, 2:]).all(axis=1) & (xywh[:, 2:] >= 1).all(axis=1)
 

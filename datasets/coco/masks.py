@@ -1,4 +1,4 @@
-"""Masks as COCO writes them: polygons and run lengths, checked and brought to the compressed form."""
+"""Masks in COCO's forms: check polygons and run lengths, convert them to compressed run lengths, decode those."""
 
 import math
 import reprlib
@@ -9,13 +9,13 @@ from pycocotools import mask as mask_utils
 
 from structures import Size
 
-POLYGON = "of its segmentation a polygon is not an even number (6 or more) of finite numbers"
+POLYGON = "a polygon of its segmentation is not an even number (6 or more) of finite numbers"
 
 
 def encode(segmentation: Any, size: Size) -> bytes:
-    """COCO's compressed run lengths of a mask of `size`, from polygons (their union) or from run lengths of any form.
+    """COCO's compressed run lengths of a mask of `size`, from polygons (their union) or either form of run lengths.
 
-    Raises ValueError saying what is wrong: pycocotools itself reads and writes beyond its memory on bad input.
+    Raises ValueError if the segmentation is malformed: pycocotools itself would access memory out of bounds.
     """
     if isinstance(segmentation, dict):
         return _encode_runs(segmentation, size)
@@ -27,19 +27,19 @@ def encode(segmentation: Any, size: Size) -> bytes:
 
 
 def _points(polygon: Any, size: Size) -> np.ndarray:
-    """The polygon as numbers: x, y, x, y, .."""
+    """The polygon as an array: x, y, x, y, .."""
     try:
         points = np.array(polygon)
     except (ValueError, OverflowError):
         raise ValueError(POLYGON) from None
     if points.dtype.kind not in "iuf" or points.ndim != 1 or len(points) < 6 or len(points) % 2:
         raise ValueError(POLYGON)
-    if not math.isfinite(sum(polygon)):  # as with NaN anywhere among them
+    if not math.isfinite(sum(polygon)):  # NaN and infinities carry over to the sum
         raise ValueError(POLYGON)
     low, high, side = min(polygon), max(polygon), max(size)
-    # Outlines are walked in steps of a fifth of a pixel, so a point far away costs gigabytes.
+    # pycocotools traces outlines in steps of a fifth of a pixel, so a distant point would need gigabytes.
     if low < -side or high > 2 * side:
-        raise ValueError(f"of its segmentation a polygon reaches from {low} to {high}, far out of an image of {side}")
+        raise ValueError(f"a polygon of its segmentation reaches from {low} to {high}, far outside an image of {side}")
     return points
 
 
@@ -53,11 +53,11 @@ def _encode_runs(segmentation: dict[str, Any], size: Size) -> bytes:
     elif isinstance(counts, list) and all(type(count) is int and 0 <= count < 2**31 for count in counts):
         runs = np.array(counts, np.int64)
     else:
-        raise ValueError("of its segmentation the counts are neither text nor integers from 0 on")
+        raise ValueError("the counts of its segmentation are neither text nor integers of at least 0")
     if runs is None or runs.min(initial=0) < 0:
-        raise ValueError("of its segmentation the counts are no compressed run lengths")
+        raise ValueError("the counts of its segmentation are not compressed run lengths")
     if runs.sum() != size[0] * size[1]:
-        raise ValueError(f"of its segmentation the counts cover {runs.sum()} pixels, its image has {size[0] * size[1]}")
+        raise ValueError(f"the counts of its segmentation cover {runs.sum()} pixels, its image has {size[0] * size[1]}")
     if isinstance(counts, str):
         return counts.encode()
     encoded: bytes = mask_utils.frPyObjects({"size": list(size), "counts": counts}, *size)["counts"]
@@ -65,11 +65,11 @@ def _encode_runs(segmentation: dict[str, Any], size: Size) -> bytes:
 
 
 def decode_runs(counts: str) -> np.ndarray | None:
-    """The run lengths [R] int64 that compressed `counts` stand for, None if they are malformed.
+    """The run lengths [R] int64 that compressed `counts` encode; None if they are malformed.
 
-    The coding is that of pycocotools: a number is characters of 5 bits each, the lowest first, above "0"; 32 says that
-    another character follows, 16 in the last one that the number is negative. From the fourth on, numbers are
-    differences to the last but one.
+    The encoding is that of pycocotools. A number is a sequence of characters, each with 5 bits, lowest bits first, as
+    an offset from "0". Bit 32 says that another character follows; bit 16 of the last character says that the number
+    is negative. From the fourth number on, each is the difference to the last but one.
     """
     if not counts or not counts.isascii():
         return None
@@ -81,8 +81,8 @@ def decode_runs(counts: str) -> np.ndarray | None:
     if lengths.max() > 7:  # 35 bits
         return None
     first = last - lengths + 1
-    places = np.arange(len(codes)) - np.repeat(first, lengths)
-    runs = np.add.reduceat((codes & 31) << 5 * places, first)
+    positions = np.arange(len(codes)) - np.repeat(first, lengths)  # of each character in its number
+    runs = np.add.reduceat((codes & 31) << 5 * positions, first)
     runs -= np.where(codes[last] & 16, 1 << 5 * lengths, 0)
     runs[1::2] = np.cumsum(runs[1::2])
     runs[2::2] = np.cumsum(runs[2::2])
@@ -90,13 +90,13 @@ def decode_runs(counts: str) -> np.ndarray | None:
 
 
 def decode(rles: list[bytes], size: Size) -> np.ndarray:
-    """[N, H, W] bool of compressed run lengths."""
+    """The masks [N, H, W] bool of N compressed run lengths."""
     if not rles:
         return np.zeros((0, *size), bool)
-    bitmaps = mask_utils.decode([{"size": list(size), "counts": rle} for rle in rles])  # [H, W, N], N the slowest
+    bitmaps = mask_utils.decode([{"size": list(size), "counts": rle} for rle in rles])  # [H, W, N], in Fortran order
     return np.ascontiguousarray(bitmaps.transpose(2, 0, 1)).view(bool)
 
 
 def area_of(rle: bytes, size: Size) -> float:
-    """Pixels of the mask. One at a time: pycocotools 2.0.11 fails on lists of more than 255."""
+    """The number of pixels of the mask. For single masks only: pycocotools 2.0.11 fails on lists of more than 255."""
     return float(mask_utils.area({"size": list(size), "counts": rle}))

@@ -1,4 +1,4 @@
-"""Detections on disk: one file of COCO results, as COCO's own tools and its evaluation server take them."""
+"""Detections on disk: one COCO results file, as COCO's tools and its evaluation server read it."""
 
 import json
 import reprlib
@@ -15,19 +15,19 @@ from datasets.coco.masks import area_of, encode
 from datasets.coco.results import ImageId, ResultFile, image_id_of
 from datasets.coco.values import box_of, is_number
 from errors import UserError
-from structures import Instances, Prediction, Size, Target, image_order
+from structures import Instances, Prediction, Size, Target, image_sort_key
 
 KEYS = ("image_id", "category_id", "score")
 COMPLETE = "write COCO results, with the category ids of the data and a bbox or a segmentation each"
-BOXES_ALONE = "write masks too, or score the boxes alone: data.masks=false"
+BOXES_ONLY = "write masks too, or score the boxes only: data.masks=false"
 
 
 @dataclass(frozen=True)
 class Results:
-    """The M records of a file. by_image: row numbers, in the order of the file.
+    """The M records of a file. by_image: the rows of each image's records, in the order of the file.
 
     labels: [M] int64. scores: [M] float64. xywh: [M, 4] float64; None if the file has no boxes.
-    segmentations: M of them, as in the file; None if they are not needed.
+    segmentations: M segmentations as in the file; None if they are not needed.
     """
 
     by_image: dict[ImageId, list[int]]
@@ -40,9 +40,9 @@ class Results:
 class CocoFiles(PredictionFiles):
     """A JSON array of {"image_id", "category_id", "bbox": [x, y, w, h], "score"}, and "segmentation" with masks.
 
-    path: a .json file, or the folder of predictions.json. category_ids: of each label. An image id of decimal digits
-    is written as a number. Numbers are written with all their digits, so that scoring the file gives the very numbers
-    of scoring the predictions.
+    path: a .json file, or the folder of predictions.json. category_ids: the category id of each label. An image id of
+    decimal digits is written as a number. Numbers are written with all their digits, so that scoring the file gives
+    exactly the metrics of the predictions.
     """
 
     def __init__(self, path: Path, category_ids: tuple[int, ...], masks: bool) -> None:
@@ -51,14 +51,14 @@ class CocoFiles(PredictionFiles):
         self._labels = {category_id: label for label, category_id in enumerate(category_ids)}
         self._masks = masks
         self._results: Results | None = None
-        self._asked: set[ImageId] = set()
+        self._requested: set[ImageId] = set()
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
     def write(self, prediction: Prediction, target: Target) -> None:
         """Store `prediction.instances`: boxes, labels, scores and, with masks, rles.
 
-        Raises UserError if the folder does not take the file, if a number is not finite, or if two images have one id.
+        Raises UserError if the file cannot be written, a number is not finite, or two images have the same id.
         """
         assert prediction.instances is not None
         image_id = image_id_of(target.image_id)
@@ -71,7 +71,7 @@ class CocoFiles(PredictionFiles):
         self._file.add(image_id, records)
 
     def finish(self) -> None:
-        """Put the records of all processes into one file. Raises UserError, in all of them, if it cannot be written."""
+        """Merge the records of all processes into one file. If that is impossible, all of them raise UserError."""
         self._results = None
         self._file.finish()
 
@@ -95,14 +95,15 @@ class CocoFiles(PredictionFiles):
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def read(self, target: Target) -> Prediction:
-        """An image's detections: boxes, labels, scores and xywh float64 as in the file, rles with masks; may be none.
+        """An image's detections: boxes, labels, scores and xywh float64 as in the file, rles with masks.
 
-        A file without boxes is taken as by pycocotools: each box encloses its mask, and areas are those of the masks.
-        The first call reads the whole file. Raises UserError if it is missing or any record malformed.
+        There may be none. If the file has no boxes, each box encloses its mask and areas are those of the masks, as in
+        pycocotools. The first call reads the whole file. Raises UserError if the file is missing or any record
+        malformed.
         """
         results = self._load()
         image_id = image_id_of(target.image_id)
-        self._asked.add(image_id)
+        self._requested.add(image_id)
         rows = results.by_image.get(image_id, [])
         xywh, areas, rles = None, None, None
         if results.segmentations is not None:
@@ -127,7 +128,9 @@ class CocoFiles(PredictionFiles):
 
     def unread(self) -> list[str]:
         """Ids of images in the file that no `read` has asked for."""
-        return [str(image_id) for image_id in sorted(self._load().by_image.keys() - self._asked, key=image_order)]
+        return [
+            str(image_id) for image_id in sorted(self._load().by_image.keys() - self._requested, key=image_sort_key)
+        ]
 
     def _load(self) -> Results:
         if self._results is None:
@@ -156,13 +159,13 @@ class CocoFiles(PredictionFiles):
         needed = [*KEYS, *(["bbox"] if has_boxes else []), *(["segmentation"] if self._masks or not has_boxes else [])]
         for key in needed:
             if record.get(key) in (None, []):
-                boxes_alone = key == "segmentation" and has_boxes
-                raise self._malformed(row, f"has no {key}", BOXES_ALONE if boxes_alone else COMPLETE)
+                boxes_only = key == "segmentation" and has_boxes
+                raise self._malformed(row, f"has no {key}", BOXES_ONLY if boxes_only else COMPLETE)
         image_id, category_id, score = (record[key] for key in KEYS)
         if type(image_id) not in (int, str):
             raise self._malformed(row, f"image_id {reprlib.repr(image_id)} is neither an integer nor a text")
         if type(category_id) is not int or category_id not in self._labels:
-            what = f"category_id {reprlib.repr(category_id)} is none of {reprlib.repr(self._category_ids)}"
+            what = f"category_id {reprlib.repr(category_id)} is not one of {reprlib.repr(self._category_ids)}"
             raise self._malformed(row, what)
         if not is_number(score):
             raise self._malformed(row, f"score {reprlib.repr(score)} is not a finite number")

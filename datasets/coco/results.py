@@ -1,4 +1,4 @@
-"""A JSON file with the results of all images, as COCO's tools take it, written by all processes together."""
+"""A JSON file with the results of all images, as COCO's tools read it, written by all processes together."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import torch.distributed as dist
 from datasets.coco.values import unique_keys
 from datasets.files.paths import problem_with
 from errors import UserError
-from structures import image_order
+from structures import image_sort_key
 
 FILE_NAME = "predictions.json"
 
@@ -20,10 +20,10 @@ ImageId = int | str
 
 
 class ResultFile:
-    """A list of records in JSON, at `path`. head, tail: what stands before and behind the list in the file.
+    """A JSON file with a list of records. path: a .json file, or the folder of predictions.json.
 
-    It is given as a .json file, or as the folder of predictions.json. Records are kept in a file per process until
-    `finish` puts them together by ascending image id; all processes must see one file system.
+    head, tail: the text before and after the list in the file. Each process writes its records to a part file of its
+    own; `finish` merges them by ascending image id. All processes must share a file system.
     """
 
     def __init__(self, path: Path, head: str = "", tail: str = "") -> None:
@@ -31,15 +31,15 @@ class ResultFile:
         self.path = path if is_file else path / FILE_NAME
         self._head, self._tail = head.encode(), tail.encode()
         self._part: BufferedWriter | None = None
-        self._written: dict[ImageId, tuple[int, int]] = {}  # where an image's records are in this process's part
+        self._written: dict[ImageId, tuple[int, int]] = {}  # start and length of an image's records in the part file
 
     def check_new(self, image_id: ImageId) -> None:
-        """Raises UserError if this process has added that image."""
+        """Raise UserError if this process has already added this image."""
         if image_id in self._written:
-            raise UserError(self.path, f"two images have the id {image_id}", "rename one, or predict them apart")
+            raise UserError(self.path, f"two images have the id {image_id}", "rename one, or predict them separately")
 
     def add(self, image_id: ImageId, records: list[str]) -> None:
-        """Store the records of one image, each as JSON. Raises UserError if the folder does not take the file."""
+        """Store the records of one image, each as JSON. Raises UserError if the file cannot be written."""
         text = ",\n".join(records).encode()
         try:
             if self._part is None:
@@ -51,7 +51,7 @@ class ResultFile:
             raise unwritable(self.path, error) from None
 
     def finish(self) -> None:
-        """Put the records of all processes into the file. Raises UserError, in all of them, if that is impossible."""
+        """Merge the records of all processes into the file. If that is impossible, all of them raise UserError."""
         own = self._written, self._close()
         processes: list[Any] = [own]
         if dist.is_initialized():
@@ -68,7 +68,7 @@ class ResultFile:
             raise outcome[0]
 
     def read(self) -> Any:
-        """What the file holds. Raises UserError if it is missing or no JSON."""
+        """The content of the file. Raises UserError if it is missing or not JSON."""
         file = self.path
         if problem := problem_with(file, "file"):
             raise UserError(file, problem, f"name a file of COCO results, or the folder of {FILE_NAME}")
@@ -77,7 +77,7 @@ class ResultFile:
         except OSError as error:
             raise UserError(file, f"cannot be read ({error.strerror})", "check the disk and the permissions") from None
         except (ValueError, RecursionError) as error:
-            raise UserError(file, f"is not JSON, or not all of it ({error})", "write the predictions again") from None
+            raise UserError(file, f"is not JSON, or incomplete ({error})", "write the predictions again") from None
 
     def _close(self) -> UserError | None:
         try:
@@ -89,9 +89,9 @@ class ResultFile:
 
     def _merge(self, written: list[dict[ImageId, tuple[int, int]]]) -> UserError | None:
         pieces = sorted(
-            (image_order(image_id), rank, *place)
-            for rank, places in enumerate(written)
-            for image_id, place in places.items()
+            (image_sort_key(image_id), rank, *span)
+            for rank, spans in enumerate(written)
+            for image_id, span in spans.items()
         )
         file = self.path
         new = file.with_name(f"{file.name}.new")
@@ -99,7 +99,7 @@ class ResultFile:
             file.parent.mkdir(parents=True, exist_ok=True)
             with ExitStack() as stack:
                 merged = stack.enter_context(new.open("wb"))
-                ranks = [rank for rank, places in enumerate(written) if places]
+                ranks = [rank for rank, spans in enumerate(written) if spans]
                 parts = {rank: stack.enter_context(self._part_file(rank).open("rb")) for rank in ranks}
                 merged.write(self._head)
                 separator = b"[\n"
@@ -122,12 +122,12 @@ class ResultFile:
 
 
 def image_id_of(text: ImageId) -> ImageId:
-    """A number where it is one: COCO's images are named by their ids with leading zeros."""
+    """The id as a number if it consists of digits: COCO's image files are named by their ids with leading zeros."""
     return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 20 else text
 
 
 def unwritable(path: Path, error: OSError) -> UserError:
-    """Results cannot be written to `path`."""
+    """The error for results that cannot be written to `path`."""
     return UserError(path, f"cannot be written ({error.strerror})", "make room or name another folder")
 
 

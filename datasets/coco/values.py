@@ -1,33 +1,33 @@
-"""What values in COCO's JSON files may be. Python's parser also takes NaN, Infinity, endless integers and any text."""
+"""Checks of values in COCO's JSON files. Python's parser also accepts NaN, Infinity, huge integers and any text."""
 
 import reprlib
 from typing import Any, TypeGuard
 
-LONGEST_TEXT = 4096  # of a path or a class; longer ones would cost memory for every image
+LONGEST_TEXT = 4096  # characters of a path or a class name; longer ones would cost memory for every image
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The JSON object of these pairs. Raises ValueError if a key occurs twice: Python would take the last one."""
+    """The JSON object with these pairs. Raises ValueError if a key occurs twice; Python itself would keep the last."""
     record = dict(pairs)
     if len(record) < len(pairs):
         keys = [key for key, _ in pairs]
-        double = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {reprlib.repr(double)} appears twice in one object")
+        duplicate = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {reprlib.repr(duplicate)} appears twice in one object")
     return record
 
 
 def is_id(value: Any) -> TypeGuard[int]:
-    """Whether it is an integer from 0 on that fits into int64."""
+    """Whether `value` is an integer of at least 0 that fits into int64."""
     return type(value) is int and 0 <= value < 2**63
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Whether it is a finite number with which one can calculate."""
+    """Whether `value` is a finite number of at most 15 digits before the decimal point."""
     return type(value) in (int, float) and -1e15 < value < 1e15
 
 
 def is_text(value: Any) -> TypeGuard[str]:
-    """Whether it is a text that can name something: not empty, not endless, and to be written as UTF-8."""
+    """Whether `value` can be a name: a string, not empty, not too long, without null bytes, that UTF-8 can encode."""
     if not isinstance(value, str) or not 0 < len(value) <= LONGEST_TEXT or "\0" in value:
         return False
     try:
@@ -38,7 +38,7 @@ def is_text(value: Any) -> TypeGuard[str]:
 
 
 def box_of(record: dict[str, Any]) -> list[float]:
-    """The `bbox` of an annotation or result, [x, y, width, height] in pixels. Raises ValueError if it is none."""
+    """The `bbox` of an annotation or result, [x, y, width, height] in pixels. Raises ValueError if it is malformed."""
     box = record.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
         raise ValueError(f"bbox {reprlib.repr(box)} is not [x, y, width, height] in finite numbers")

@@ -1,1 +1,1 @@
-"""What every dataset needs to find and read its files."""
+"""Find, read and write the files of a dataset."""

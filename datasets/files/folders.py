@@ -1,4 +1,4 @@
-"""List the files of a folder, and keep long lists of names compactly."""
+"""List the files of a folder, and store long lists of names compactly."""
 
 import os
 from collections.abc import Collection, Iterable
@@ -10,7 +10,7 @@ from errors import UserError
 
 
 def list_by_stem(folder: Path, suffixes: Collection[str]) -> dict[str, str]:
-    """Stem -> name of every file in `folder` with one of the (lower-case) suffixes, hidden files excepted.
+    """Stem -> name of every file in `folder` that has one of the (lower-case) suffixes, except hidden files.
 
     Raises UserError if the folder cannot be listed, or two files share a stem.
     """
@@ -32,8 +32,8 @@ def list_by_stem(folder: Path, suffixes: Collection[str]) -> dict[str, str]:
 class Names:
     """A list of file names in one block of memory.
 
-    A Python list of 100,000 strings is copied page by page into every worker process, because reading a string changes
-    its reference count; this block stays shared.
+    Forked workers share this block. A Python list of 100,000 strings would be copied page by page into every worker,
+    because reading a string changes its reference count.
     """
 
     def __init__(self, names: Iterable[str]) -> None:

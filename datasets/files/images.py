@@ -1,6 +1,6 @@
 """Read images and label maps, or say in one line why a file is unusable.
 
-JPEGs are decoded by OpenCV, as in the published recipes; decoders differ by a grey level here and there. Pillow reads
+OpenCV decodes JPEGs, as in the published recipes (pixels of two decoders can differ by one grey level). Pillow reads
 headers and all other formats.
 """
 
@@ -23,23 +23,23 @@ from errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
-MAX_PIXELS = 178_956_970  # beyond this Pillow, too, takes a file for a decompression bomb
-MAX_BYTES = 2**31  # of a file: uncompressed, so many pixels need less
-PIXELS_PER_BYTE = 8 * 1032  # that a PNG or JPEG can hold at most: 1 bit each, and deflate packs 1032 : 1
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")  # not all of Pillow's: for some it starts other programs
+MAX_PIXELS = 178_956_970  # Pillow's own limit: a larger image counts as a decompression bomb
+MAX_BYTES = 2**31  # largest file; MAX_PIXELS uncompressed pixels need less
+PIXELS_PER_BYTE = 8 * 1032  # upper bound for PNG and JPEG: 1 bit per pixel, and deflate compresses 1032 : 1 at best
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")  # for some other formats Pillow starts external programs
 ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
-MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # in a JPEG: not those that occur within a scan
+MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # JPEG markers, except those that occur inside a scan
 FRAMES, SCAN, END_OF_IMAGE = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA}), 0xDA, 0xD9
 REPLACE = "replace or remove the file"
 
 
 def read_image(path: Path) -> np.ndarray:
-    """The picture as displayed (EXIF orientation applied, unless it is damaged): RGB uint8 [H, W, 3].
+    """The image as displayed (EXIF orientation applied, unless the EXIF data are damaged): RGB uint8 [H, W, 3].
 
-    Grey is repeated, transparency dropped, palettes and CMYK converted, 16 bits cut to the upper 8; of several frames
-    the first one counts. What the content is decides, not the name.
-    Raises UserError if the file is missing, incomplete, damaged, too large, or none of FORMATS. Damage that leaves a
-    valid file is found in PNGs, which have checksums, and not in the others.
+    Grey is repeated, transparency dropped, palettes and CMYK are converted, 16 bits reduced to the upper 8. If there
+    are several frames, the first is read. The format is detected from the content, not from the file name.
+    Raises UserError if the file is missing, incomplete, damaged, too large, or not in one of FORMATS. Damage that
+    leaves a valid file is detected in PNGs only, since they have checksums.
     """
     data = read_bytes(path)
     header = read_header(path, data)
@@ -48,8 +48,8 @@ def read_image(path: Path) -> np.ndarray:
             raise UserError(path, "the image is truncated", REPLACE)
         pixels = _decode_jpeg(path, data)
         if header.mode in ("L", "RGB"):
-            return pixels  # Pillow converts CMYK better, but keeps silent about damage
-    with damage_reported(path):
+            return pixels  # CMYK is decoded again: Pillow converts it better, but does not report damage
+    with reporting_damage(path):
         picture = ImageOps.exif_transpose(header)
     return _as_rgb(path, picture)
 
@@ -57,31 +57,31 @@ def read_image(path: Path) -> np.ndarray:
 def read_label_map(path: Path) -> np.ndarray:
     """The values of a single-channel or palette PNG, as stored: [H, W], uint8 or uint16.
 
-    Raises UserError if the file is missing, incomplete, not a PNG, too large, or has colours instead of indices.
+    Raises UserError if the file is missing, incomplete, not a PNG, too large, or contains colours instead of indices.
     """
     data, header = _read_png_header(path)
     if header.mode not in ("1", "L", "P", "I", "I;16"):
         what = f"has pixels of kind {header.mode} where one class index per pixel is expected"
         raise UserError(path, what, "store class indices in a single-channel (or palette) PNG of 8 or 16 bits")
-    with damage_reported(path):
+    with reporting_damage(path):
         values = np.asarray(header)
-    bits = data[24]  # of the PNG header
+    bits = data[24]  # bit depth in the PNG header
     if header.mode == "L" and bits < 8:
-        values = values // (255 // (2**bits - 1))  # Pillow has spread them over 0..255
+        values = values // (255 // (2**bits - 1))  # Pillow has scaled them to 0..255
     return values.astype(np.uint16 if bits == 16 else np.uint8)
 
 
 def read_rgb_png(path: Path, meaning: str) -> np.ndarray:
-    """The pixels of an RGB PNG of 8 bits, as stored: uint8 [H, W, 3]. meaning: of the colours, for the error.
+    """The pixels of an 8-bit RGB PNG, as stored: uint8 [H, W, 3]. meaning: what the colours encode, for the error.
 
-    Raises UserError if the file is missing, incomplete, too large, not a PNG, or one of another kind.
+    Raises UserError if the file is missing, incomplete, too large, not a PNG, or a PNG of another kind.
     """
     data, header = _read_png_header(path)
-    bits, colors = data[24:26]  # of the PNG header
-    if (bits, colors) != (8, 2):
-        kind = header.mode if colors != 2 else f"RGB with {bits} bits each"
+    bits, color_type = data[24:26]  # of the PNG header; 2 is RGB
+    if (bits, color_type) != (8, 2):
+        kind = header.mode if color_type != 2 else f"RGB with {bits} bits each"
         raise UserError(path, f"has pixels of kind {kind} where {meaning} is expected", "store it in an 8-bit RGB PNG")
-    with damage_reported(path):
+    with reporting_damage(path):
         return np.asarray(header)
 
 
@@ -94,7 +94,7 @@ def _read_png_header(path: Path) -> tuple[bytes, Image.Image]:
 
 
 def write_png(path: Path, values: np.ndarray) -> None:
-    """Write [H, W] of 8 or 16 bits, making its folder. Raises UserError if that is impossible."""
+    """Write values [H, W] of 8 or 16 bits, and make the folder if needed. Raises UserError if that is impossible."""
     _, png = cv2.imencode(".png", values)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,11 +104,11 @@ def write_png(path: Path, values: np.ndarray) -> None:
 
 
 def read_bytes(path: Path) -> bytes:
-    """What the file holds. Raises UserError if it is missing, unreadable, empty, too large, or no file but a pipe."""
+    """The content of the file. UserError if it is missing, unreadable, empty, too large, or not regular (a pipe)."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # reading it might never end
-            raise UserError(path, "is no regular file", REPLACE)
+            raise UserError(path, "is not a regular file", REPLACE)
         if status.st_size > MAX_BYTES:
             raise UserError(path, f"has {status.st_size} bytes, more than {MAX_BYTES}", REPLACE)
         data = path.read_bytes()
@@ -122,14 +122,14 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_header(path: Path, data: bytes) -> Image.Image:
-    """The image in `data`, of which no pixel is decoded yet. Raises UserError if it is none, damaged, or too large."""
+    """The image in `data`, with no pixel decoded yet. Raises UserError if it is not an image, damaged, or too large."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             header = Image.open(BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError:
         raise UserError(path, f"has more than {MAX_PIXELS} pixels", "shrink it or cut it into tiles") from None
-    except Exception:  # Pillow's format plugins raise many kinds, all of which mean this
+    except Exception:  # Pillow's format plugins raise many types of exceptions for this
         raise UserError(path, f"is not a readable image ({', '.join(FORMATS)})", REPLACE) from None
     if header.format in ("JPEG", "MPO", "PNG") and header.width * header.height > PIXELS_PER_BYTE * len(data):
         what = f"is damaged or truncated ({len(data)} bytes cannot hold {header.width} x {header.height} pixels)"
@@ -140,9 +140,9 @@ def read_header(path: Path, data: bytes) -> Image.Image:
 
 
 def _problem_with_png(data: bytes) -> str | None:
-    """What is wrong with the chunks of a PNG, None if nothing.
+    """What is wrong with the chunks of a PNG; None if nothing.
 
-    Pillow does not check the checksums of pixels, and leaves those black that are missing.
+    Pillow does not verify the checksums of pixel data, and leaves missing pixels black.
     """
     view, position, kind = memoryview(data), 8, b""
     stream, pixel_bytes = zlib.decompressobj(), 0
@@ -169,7 +169,7 @@ def _problem_with_png(data: bytes) -> str | None:
 
 
 def _pixel_bytes(data: bytes) -> int:
-    """How many bytes the pixels of a PNG take, uncompressed, by its header."""
+    """The size in bytes of a PNG's uncompressed pixels, computed from its header."""
     width, height, bits, color, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
     bits_per_pixel = bits * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
     total = 0
@@ -180,12 +180,12 @@ def _pixel_bytes(data: bytes) -> int:
 
 
 def _is_complete_jpeg(data: bytes) -> bool:
-    """Whether its scans bring every coefficient of every component to the last bit, and an end-of-image marker follows.
+    """Whether the scans contain all bits of all coefficients of every component, and an end-of-image marker follows.
 
-    Decoders fill what is missing with grey, or leave it blurred, instead of failing. A thumbnail in the metadata has
-    markers of its own, so the search goes from segment to segment.
+    Decoders fill missing parts with grey, or leave them blurred, instead of failing. A thumbnail in the metadata has
+    its own markers, so the search goes from segment to segment.
     """
-    missing: dict[int, set[int]] = {}  # coefficients by component
+    missing: dict[int, set[int]] = {}  # DCT coefficients, by component
     position = 2
     while marker := MARKER.search(data, position):
         kind, start = marker[0][1], marker.end()
@@ -197,7 +197,7 @@ def _is_complete_jpeg(data: bytes) -> bool:
             missing = {component: set(range(64)) for component in segment[6 : 6 + 3 * segment[5] : 3]}
         elif kind == SCAN and segment:
             components, rest = segment[1 : 1 + 2 * segment[0] : 2], segment[1 + 2 * segment[0] :]
-            if len(rest) == 3 and rest[2] & 15 == 0:  # else a later scan must add the lower bits
+            if len(rest) == 3 and rest[2] & 15 == 0:  # otherwise a later scan must add the lower bits
                 for component in components:
                     missing.get(component, set()).difference_update(range(rest[0], rest[1] + 1))
     return False
@@ -205,42 +205,43 @@ def _is_complete_jpeg(data: bytes) -> bool:
 
 def _decode_jpeg(path: Path, data: bytes) -> np.ndarray:
     try:
-        with _stderr_taken() as said:
+        with _captured_stderr() as messages:
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error:
         image = None
     if image is None:
         raise UserError(path, "is damaged and cannot be decoded", REPLACE)
-    if said:  # the decoder found damage, and made up the pixels from there on
-        raise UserError(path, f"is damaged ({said[0].strip()})", "replace the file, or save it anew if it looks right")
+    if messages:  # the decoder has found damage, and the pixels after it are made up
+        what = f"is damaged ({messages[0].strip()})"
+        raise UserError(path, what, "replace the file, or save it again if it looks right")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 @contextmanager
-def _stderr_taken() -> Iterator[list[str]]:
-    """Whatever is written to stderr within, by C code too, goes to the list instead: JPEG decoders tell damage there.
+def _captured_stderr() -> Iterator[list[str]]:
+    """Capture what is written to stderr, by C code too, in the list. JPEG decoders report damage there.
 
-    It concerns all threads of the process, so keep it short.
+    This affects all threads of the process, so keep the block short.
     """
-    said: list[str] = []
+    messages: list[str] = []
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
-    os.set_blocking(writer, False)  # what does not fit is lost
-    before = os.dup(2)
+    os.set_blocking(writer, False)  # output beyond the size of the pipe is lost
+    original = os.dup(2)
     os.dup2(writer, 2)
     try:
-        yield said
+        yield messages
     finally:
-        os.dup2(before, 2)
+        os.dup2(original, 2)
         with suppress(BlockingIOError):  # nothing has been written
-            said.append(os.read(reader, 2**16).decode(errors="replace"))
-        for descriptor in (reader, writer, before):
+            messages.append(os.read(reader, 2**16).decode(errors="replace"))
+        for descriptor in (reader, writer, original):
             os.close(descriptor)
 
 
 @contextmanager
-def damage_reported(path: Path) -> Iterator[None]:
-    """Whatever goes wrong while pixels are decoded is a UserError that names the file. What is odd goes unsaid."""
+def reporting_damage(path: Path) -> Iterator[None]:
+    """Turn every error while pixels are decoded into a UserError that names the file. Warnings are ignored."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -256,5 +257,5 @@ def _as_rgb(path: Path, picture: Image.Image) -> np.ndarray:
         grey = (np.asarray(picture) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if picture.mode == "P":
-        picture = picture.convert("RGBA")  # straight to RGB, Pillow warns about transparent palette entries
+        picture = picture.convert("RGBA")  # Pillow warns about transparent palette entries when converting to RGB
     return np.array(picture.convert("RGB"))

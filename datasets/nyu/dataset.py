@@ -1,6 +1,6 @@
 """NYU Depth V2 (Silberman et al., ECCV 2012) as DepthFormer uses it, and any RGB images with 16-bit depth maps.
 
-Official form: two lists of image and depth files (see `nyu_lists.py`), 24,231 pairs to train on and 654 to score. Own
+Official data: two lists of image and depth files (see `lists.py`), 24,231 pairs for training, 654 for evaluation. Own
 data: such lists, or a folder of images and a folder of depth maps with the same stems.
 """
 
@@ -18,7 +18,7 @@ from datasets.files.folders import Names, list_by_stem
 from datasets.files.images import IMAGE_SUFFIXES, read_image
 from datasets.files.paths import problem_with
 from datasets.nyu.depth_maps import read_depth
-from datasets.nyu.lists import SOURCE, describe_list, image_id, read_list, refuse_missing
+from datasets.nyu.lists import SOURCE, check_files_exist, describe_list, image_id, read_list
 from datasets.nyu.predictions import DepthFiles
 from datasets.transforms import TestTransforms, TrainTransforms
 from errors import UserError
@@ -30,12 +30,12 @@ BTS_NAMES = {"train": "nyudepthv2_train_files_with_gt.txt", "val": "nyudepthv2_t
 
 
 class NYUConfig(Schema):
-    """root: the folder with the lists and with the folders that they name; other paths are relative to it, or absolute.
+    """root: the folder with the lists and the folders in them; the other paths are relative to it, or absolute.
 
-    train_list, val_list: None: the official nyu_train.txt and nyu_test.txt, unless the split has folders.
-    train_images and train_depths, val_images and val_depths: instead of a list, a folder of images and one of depth
-    maps, paired by stem. depth_scale: units of the depth files per metre; 1000: millimetres.
-    min_depth, max_depth: metres; what is measured nearer or farther counts as not measured, in training and scoring.
+    train_list, val_list: lists of pairs; None: the official nyu_train.txt, nyu_test.txt, unless the split has folders.
+    train_images and train_depths, val_images and val_depths: instead of a list, a folder of images and a folder of
+    depth maps, paired by stem. depth_scale: units of the depth files per metre; 1000: millimetres.
+    min_depth, max_depth: metres; pixels nearer or farther count as not measured, in training and evaluation.
     """
 
     name: Literal["nyu"] = "nyu"
@@ -60,35 +60,35 @@ class NYUConfig(Schema):
                 missing = f"{split}_images" if images is None else f"{split}_depths"
                 raise ValueError(f"{missing} is missing; name both folders of the split, or a {split}_list")
             if file is not None and images is not None:
-                raise ValueError(f"{split}_list and {split}_images are both set; take one of them back with null")
+                raise ValueError(f"{split}_list and {split}_images are both set; set one of them to null")
         if self.min_depth >= self.max_depth:
             raise ValueError(f"min_depth {self.min_depth:g} is not below max_depth {self.max_depth:g}; change one")
         return self
 
     def _paths(self, split: str) -> tuple[str | None, str | None, str | None]:
-        """List, folder of images and folder of depth maps, as set."""
+        """The list, the folder of images and the folder of depth maps of a split, as set."""
         if split == "train":
             return self.train_list, self.train_images, self.train_depths
         return self.val_list, self.val_images, self.val_depths
 
     @property
     def info(self) -> DatasetInfo:
-        """Task and largest depth; needs no data on disk."""
+        """The task and the largest depth; needs no data on disk."""
         return DatasetInfo(task="depth", name=self.name, max_depth=self.max_depth)
 
     def build(self, split: Split, annotations_only: bool = False) -> "NYU":
-        """One split. Raises UserError if its files are not all there.
+        """The dataset of one split. Raises UserError if any of its files is missing.
 
-        annotations_only: for scoring, where no image needs to be on disk; `target` works, `load` does not.
+        annotations_only: for scoring without images on disk; then `target` works, `load` does not.
         """
         return NYU(self, split, annotations_only)
 
     def prediction_files(self, folder: Path) -> DepthFiles:
-        """Depth PNGs in `folder`; needs no data on disk. Raises UserError if they cannot hold max_depth."""
+        """Depth PNGs in `folder`; needs no data on disk. Raises UserError if max_depth is too large for them."""
         return DepthFiles(folder, self.max_depth)
 
     def describe(self, split: Split) -> str:
-        """Which pairs the split consists of, for results: a published list, an own one, or own folders."""
+        """A description of the split for results: a published list, an own list, or own folders."""
         file, images, depths = self._paths(split)
         if images is not None:
             return f"own folders {images} and {depths}"
@@ -96,11 +96,11 @@ class NYUConfig(Schema):
 
 
 class NYU(DenseDataset):
-    """Images and depth maps in the order of their list, or sorted by stem where they come from folders.
+    """Images and depth maps in the order of their list, or sorted by stem if they come from folders.
 
-    An image's id is its path under the root without suffix, `/` written as `_`; in folders of one's own its stem.
-    Construction reads the list or the folders; it raises UserError where something is malformed or missing.
-    protocol: which pairs both splits consist of, as found on this machine.
+    An image's id is its path under the root without suffix, `/` written as `_`; with own folders it is the stem.
+    The constructor reads the list or the folders; it raises UserError if something is malformed or missing.
+    protocol: which pairs the two splits consist of, as found on disk.
     """
 
     def __init__(self, config: NYUConfig, split: Split, annotations_only: bool = False) -> None:
@@ -110,10 +110,10 @@ class NYU(DenseDataset):
         file, images, depths = config._paths(split)
         if images is not None and depths is not None:
             self._images, self._depths = root / Path(images).expanduser(), root / Path(depths).expanduser()
-            pairs = _paired(self._images, self._depths, split, annotations_only)
+            pairs = _pair_files(self._images, self._depths, split, annotations_only)
         else:
             self._images = self._depths = root
-            pairs, self.skipped = _listed(root, file, split, annotations_only)
+            pairs, self.skipped = _read_pairs(root, file, split, annotations_only)
         self._image_names = Names(image for image, _ in pairs)
         self._depth_names = Names(depth for _, depth in pairs)
         self.protocol = {"train_data": config.describe("train"), "val_data": config.describe("val")}
@@ -122,7 +122,7 @@ class NYU(DenseDataset):
         return len(self._image_names)
 
     def load(self, index: int) -> Sample:
-        """Image and depth. Raises UserError if one is unusable or their sizes differ."""
+        """The image and its depth. Raises UserError if one of them is unusable or their sizes differ."""
         path = self._images / self._image_names[index]
         image, depth = read_image(path), self._depth(index)
         if depth.shape != image.shape[:2]:
@@ -132,7 +132,7 @@ class NYU(DenseDataset):
         return Sample(self._image_id(index), image.shape[:2], image, depth=depth)
 
     def target(self, index: int) -> Target:
-        """The depth at original size; opens no image."""
+        """The depth at original size; reads no image."""
         depth = self._depth(index)
         height, width = depth.shape
         return Target(self._image_id(index), (height, width), depth=torch.from_numpy(depth))
@@ -150,33 +150,35 @@ class NYU(DenseDataset):
         return depth
 
 
-def _listed(root: Path, file: str | None, split: Split, depths_only: bool) -> tuple[list[tuple[str, str]], list[str]]:
-    """Images and depth maps of a list, and a line about each that it has no depth for."""
+def _read_pairs(
+    root: Path, file: str | None, split: Split, depths_only: bool
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """The images and depth maps of a list, and one line of text for each image without depth."""
     path = root / Path(file or LISTS[split]).expanduser()
     do = f"name a list in data.{split}_list"
     if file is None:
-        do = f"put {BTS_NAMES[split]} of {SOURCE} there under this name, or {do}; docs/depth.md tells more"
+        do = f"put {BTS_NAMES[split]} of {SOURCE} there under this name, or {do}; see docs/depth.md"
     pairs, skipped = read_list(path, do)
-    refuse_missing(path, root, pairs, with_images=not depths_only)
+    check_files_exist(path, root, pairs, with_images=not depths_only)
     return [(pair.image, pair.depth) for pair in pairs], skipped
 
 
-def _paired(images: Path, depths: Path, split: Split, depths_only: bool) -> list[tuple[str, str]]:
-    """Files of two folders with equal stems. depths_only: the images are named after their depth maps."""
-    depth_names = _files(depths, {".png"}, f"data.{split}_depths")
+def _pair_files(images: Path, depths: Path, split: Split, depths_only: bool) -> list[tuple[str, str]]:
+    """Pairs of files with equal stems. depths_only: do not look for images, but name them like their depth maps."""
+    depth_names = _list_files(depths, {".png"}, f"data.{split}_depths")
     if depths_only:
         return [(name, name) for _, name in sorted(depth_names.items())]
-    image_names = _files(images, IMAGE_SUFFIXES, f"data.{split}_images")
-    alone = [images / image_names[stem] for stem in sorted(image_names.keys() - depth_names.keys())]
-    alone += [depths / depth_names[stem] for stem in sorted(depth_names.keys() - image_names.keys())]
-    if alone:
-        more = f" (the same holds for {len(alone) - 1} more files)" if len(alone) > 1 else ""
-        what = f"no file with this stem in {depths if alone[0].parent == images else images}{more}"
-        raise UserError(alone[0], what, "add its counterpart or remove it")
+    image_names = _list_files(images, IMAGE_SUFFIXES, f"data.{split}_images")
+    unpaired = [images / image_names[stem] for stem in sorted(image_names.keys() - depth_names.keys())]
+    unpaired += [depths / depth_names[stem] for stem in sorted(depth_names.keys() - image_names.keys())]
+    if unpaired:
+        more = f" (the same holds for {len(unpaired) - 1} more files)" if len(unpaired) > 1 else ""
+        what = f"no file with this stem in {depths if unpaired[0].parent == images else images}{more}"
+        raise UserError(unpaired[0], what, "add its counterpart or remove it")
     return [(image_names[stem], depth_names[stem]) for stem in sorted(image_names)]
 
 
-def _files(folder: Path, suffixes: set[str] | frozenset[str], key: str) -> dict[str, str]:
+def _list_files(folder: Path, suffixes: set[str] | frozenset[str], key: str) -> dict[str, str]:
     if problem := problem_with(folder, "folder"):
         raise UserError(folder, problem, f"correct {key} or data.root")
     names = list_by_stem(folder, suffixes)
@@ -187,9 +189,9 @@ def _files(folder: Path, suffixes: set[str] | frozenset[str], key: str) -> dict[
 
 def _existing_root(root: Path, split: Split) -> Path:
     inner = root / "nyu"
-    # Unlike those of Path, these raise no error where a folder may not be entered.
+    # Unlike Path's methods, these do not raise an error if a folder may not be entered.
     if os.path.isfile(inner / LISTS[split]) and not os.path.exists(root / LISTS[split]):
         raise UserError(root, "is one folder too high", f"set data.root={inner}")
     if problem := problem_with(root, "folder"):
-        raise UserError(root, problem, "set data.root to the folder with the lists; docs/depth.md tells more")
+        raise UserError(root, problem, "set data.root to the folder with the lists; see docs/depth.md")
     return root

@@ -1,15 +1,15 @@
-"""Read 16-bit depth maps, or say in one line why a file is unusable or cannot hold the distances that it claims."""
+"""Read 16-bit depth maps, or say in one line why a file is unusable or why its distances cannot be right."""
 
 from pathlib import Path
 
 import numpy as np
 
-from datasets.files.images import damage_reported, read_bytes, read_header
+from datasets.files.images import read_bytes, read_header, reporting_damage
 from errors import UserError
 
 UNMEASURED = 0
-SATURATED = 2**16 - 1  # some sensors mark what they cannot measure by it
-FEW = 0.01  # share of measured pixels below which nothing is concluded from them
+SATURATED = 2**16 - 1  # some sensors store it where they cannot measure
+FEW = 0.01  # with a smaller share of measured pixels, a map is not judged
 
 
 def read_depth_values(path: Path) -> np.ndarray:
@@ -28,28 +28,28 @@ def read_depth_values(path: Path) -> np.ndarray:
     if bits != 16:
         what = f"has {bits} bits per pixel, at most {2**bits} different distances"
         raise UserError(path, what, "take the 16-bit original: an 8-bit copy has lost the depth")
-    with damage_reported(path):
+    with reporting_damage(path):
         return np.asarray(header).astype(np.uint16)
 
 
 def read_depth(path: Path, scale: float, max_depth: float) -> np.ndarray:
     """Distances [H, W] float32 in metres, 0 where nothing was measured. scale: file units per metre.
 
-    max_depth: metres, about the farthest that the data reach. Raises UserError as `read_depth_values`, and if the
-    values cannot be right: 8-bit depth in 16 bits, swapped bytes, or another scale.
+    max_depth: approximately the largest distance in the data, in metres. Raises UserError like `read_depth_values`, and
+    if the values cannot be right: 8-bit depth in 16 bits, swapped bytes, or another scale.
     """
     values = read_depth_values(path)
-    if problem := implausible(values, scale, max_depth):
+    if problem := problem_with_values(values, scale, max_depth):
         raise UserError(path, *problem)
     return values.astype(np.float32) / np.float32(scale)
 
 
-def implausible(values: np.ndarray, scale: float, max_depth: float) -> tuple[str, str] | None:
-    """What is wrong with the uint16 depths as a whole, and what to do; None if they may be right.
+def problem_with_values(values: np.ndarray, scale: float, max_depth: float) -> tuple[str, str] | None:
+    """What is wrong with the uint16 depths as a whole, and what to do about it; None if they may be right.
 
-    Wrong are: more than 32 different values that are all multiples of 256 or of 257 (8 bits stretched to 16); a quarter
-    beyond max_depth, of which nothing is left with swapped bytes; over half beyond 1.5 max_depth; none as far as 0.02
-    max_depth; none above 255 nor as far as 0.1 max_depth.
+    Any of these is wrong: more than 32 different values that are all multiples of 256 or of 257 (8 bits stretched to
+    16); over a quarter of the values beyond max_depth, but less than 1 % of them after swapping the bytes; over half
+    beyond 1.5 max_depth; all below 0.02 max_depth; all at most 255 and below 0.1 max_depth.
     """
     counts = np.bincount(values.ravel(), minlength=2**16)
     counts[[UNMEASURED, SATURATED]] = 0
@@ -57,8 +57,8 @@ def implausible(values: np.ndarray, scale: float, max_depth: float) -> tuple[str
     if measured <= FEW * values.size:
         return None
 
-    def share_beyond(of: np.ndarray, metres: float) -> float:
-        return float(of[int(min(metres * scale, SATURATED)) + 1 :].sum() / measured)
+    def share_beyond(histogram: np.ndarray, metres: float) -> float:
+        return float(histogram[int(min(metres * scale, SATURATED)) + 1 :].sum() / measured)
 
     present = np.flatnonzero(counts)
     if len(present) > 32 and not (present % 257).any():
@@ -67,18 +67,18 @@ def implausible(values: np.ndarray, scale: float, max_depth: float) -> tuple[str
         return _stretched(256)
     swapped = counts.reshape(256, 256).T.ravel()
     if share_beyond(counts, max_depth) > 0.25 and share_beyond(swapped, max_depth) < 0.01:
-        what = f"has its bytes swapped, it seems: read the other way round, its values stay below {max_depth:g} m"
+        what = f"seems to have its bytes swapped: in the other byte order its values stay below {max_depth:g} m"
         return what, "write PNGs from native 16-bit integers (NYU's raw PGM files have them swapped)"
     units = f"data.depth_scale (now {scale:g} units per metre)"
     if share_beyond(counts, 1.5 * max_depth) > 0.5:
         what = f"is mostly farther than {1.5 * max_depth:g} m, where data.max_depth is {max_depth:g}"
         return what, f"set {units} or data.max_depth"
-    top = int(present[-1])
-    if top < 256 and top / scale < max_depth / 10:
-        what = f"has no value above {top}, which is {top / scale:.3g} m, as in a copy of 8-bit depth"
+    largest = int(present[-1])
+    if largest < 256 and largest / scale < max_depth / 10:
+        what = f"has no value above {largest}, which is {largest / scale:.3g} m, as in a copy of 8-bit depth"
         return what, f"take the 16-bit original, or set {units}"
-    if top / scale < max_depth / 50:
-        return f"is nowhere farther than {top / scale:.3g} m (value {top})", f"set {units} or data.max_depth"
+    if largest / scale < max_depth / 50:
+        return f"has no depth beyond {largest / scale:.3g} m (value {largest})", f"set {units} or data.max_depth"
     return None
 
 

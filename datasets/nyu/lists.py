@@ -1,7 +1,7 @@
-"""Split lists of NYU Depth V2: a line `image depth focal-length` per pair, and which published list a file is.
+"""Split lists of NYU Depth V2: read and write them, and recognise the published ones.
 
-The lists are those of BTS (Lee et al., 2019), which DepthFormer uses. Paths are relative to the data's root, whether
-they start with a slash, as in the training list, or not.
+A list has a line `image depth focal-length` for each pair. The published lists are those of BTS (Lee et al., 2019),
+which DepthFormer uses. Paths are relative to the data's root, even if they start with a slash, as in the training list.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from datasets.files.paths import problem_with
 from errors import UserError, one_line
 
 SOURCE = "https://github.com/cleinc/bts (train_test_inputs)"
-PUBLISHED = {  # SHA-256 of the published files; of the test pairs also that of their sorted lines without focal lengths
+PUBLISHED = {  # by SHA-256 of the file; the last one is the hash of the test list's sorted lines without focal lengths
     "66e2beb718a58c5c946c169f6e70cc6ae166ddd19f5618266fff52ff7443e0e9": "published training list, 24,231 pairs",
     "e92c191d5835a22589b843c11b80cd7235d5bd0d4136e42a6debcea4511bf906": "published test list, 654 pairs",
     "c6510d1a83aa28bddb01d4d2db454a8418f89ee1c89fdff234c7f41358e827d1": "published test list, 654 pairs",
@@ -24,7 +24,7 @@ PUBLISHED = {  # SHA-256 of the published files; of the test pairs also that of 
 
 
 class Pair(NamedTuple):
-    """An image and its depth map, relative to the root, and the number of its line, from 1."""
+    """The paths of an image and its depth map, relative to the root, and the number of their line, from 1."""
 
     line: int
     image: str
@@ -32,10 +32,10 @@ class Pair(NamedTuple):
 
 
 def read_list(file: Path, do: str) -> tuple[list[Pair], list[str]]:
-    """The pairs of a list, and a line about each that has no depth (`None`). Blank lines are left out.
+    """The pairs of a list, and one line of text for each image that has no depth (`None`). Blank lines are skipped.
 
-    do: what to do if there is no such file. Raises UserError, naming the line, if one is malformed, leads out of the
-    root, or names an image for the second time; and if there is no pair.
+    do: what the error tells the user to do if the file is missing. Raises UserError, naming the line, if a line is
+    malformed, leads out of the root, or has an image that an earlier line has; and if there is no pair.
     """
     pairs: list[Pair] = []
     skipped: list[str] = []
@@ -53,11 +53,11 @@ def read_list(file: Path, do: str) -> tuple[list[Pair], list[str]]:
         image, depth = (_inside(path, f"{file} line {number}") for path in fields[:2])
         if (name := image_id(image)) in seen:
             what = f"image {image} has the same name, {name}, as that of line {seen[name]}"
-            raise UserError(f"{file} line {number}", what, "name every image once")
+            raise UserError(f"{file} line {number}", what, "list every image once")
         seen[name] = number
         pairs.append(Pair(number, image, depth))
     if not pairs:
-        raise UserError(file, "names no pair of image and depth", "write a line `image depth focal-length` for each")
+        raise UserError(file, "lists no pair of image and depth", "write a line `image depth focal-length` for each")
     return pairs, skipped
 
 
@@ -66,9 +66,9 @@ def image_id(image: str) -> str:
     return os.path.splitext(image)[0].replace("/", "_")
 
 
-def refuse_missing(file: Path, root: Path, pairs: Sequence[Pair], with_images: bool) -> None:
-    """Raise UserError, naming the line, unless all files of the pairs exist. with_images: not the depth maps alone."""
-    present: dict[str, frozenset[str]] = {}  # by folder: to list one is cheaper than to ask for each of its files
+def check_files_exist(file: Path, root: Path, pairs: Sequence[Pair], with_images: bool) -> None:
+    """Raise UserError, naming the line, unless all depth maps exist, and all images if `with_images`."""
+    present: dict[str, frozenset[str]] = {}  # by folder: listing one is cheaper than checking file by file
     missing: list[tuple[int, str]] = []
     for pair in pairs:
         for path in (pair.image, pair.depth) if with_images else (pair.depth,):
@@ -79,13 +79,13 @@ def refuse_missing(file: Path, root: Path, pairs: Sequence[Pair], with_images: b
                 missing.append((pair.line, path))
     if missing:
         line, path = missing[0]
-        more = f", like {len(missing) - 1} more of its files" if len(missing) > 1 else ""
-        what = f"{root / path} is not there{more}"
+        more = f" (and {len(missing) - 1} more files of the list)" if len(missing) > 1 else ""
+        what = f"{root / path} is missing{more}"
         raise UserError(f"{file} line {line}", what, "add the file, or correct the list or data.root")
 
 
 def describe_list(file: Path) -> str:
-    """Which list a file is, for results: a published one, or its number of pairs and its SHA-256."""
+    """A description of the list for results: which published list it is, or its number of pairs and its SHA-256."""
     if problem_with(file, "file"):
         return f"{file.name}, which is not on this machine"
     data = file.read_bytes()
@@ -98,8 +98,8 @@ def describe_list(file: Path) -> str:
     return f"own list {file.name}, {len(pairs)} pairs, sha256 {hashlib.sha256(data).hexdigest()}"
 
 
-def list_text(pairs: Iterable[tuple[str, str]], focal: float) -> str:
-    """The content of a list of images and depth maps, like the published ones without a newline at its end."""
+def format_list(pairs: Iterable[tuple[str, str]], focal: float) -> str:
+    """The text of a list of images and depth maps. Like the published ones, it does not end with a newline."""
     return "\n".join(f"{image} {depth} {focal:.4f}" for image, depth in pairs)
 
 
@@ -122,10 +122,10 @@ def _is_number(text: str) -> bool:
 
 
 def _inside(path: str, where: str) -> str:
-    """The path without leading slashes. Raises UserError if it is none, or leads out of the root."""
+    """The path without leading slashes. Raises UserError if it is not a path, or leads out of the root."""
     inside = posixpath.normpath(path.lstrip("/"))
     if "\0" in inside:
-        raise UserError(where, f"{path!r} is no path", "write a text file in UTF-8")
+        raise UserError(where, f"{path!r} is not a path", "write a text file in UTF-8")
     if inside == ".." or inside.startswith("../") or inside == ".":
         raise UserError(where, f"{path} leads out of data.root", "write paths of files below it")
     return inside

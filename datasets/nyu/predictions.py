@@ -12,16 +12,15 @@ from datasets.nyu.depth_maps import SATURATED, read_depth_values
 from errors import UserError
 from structures import Prediction, Target
 
-PER_METRE = 1000  # whatever data.depth_scale is
+PER_METRE = 1000  # units of prediction files, independent of data.depth_scale
 FARTHEST = SATURATED / PER_METRE
 
 
 class DepthFiles(PredictionFiles):
     """NAME.png per image: 16 bits, single channel, at the image's size, round(1000 * metres), every pixel predicted.
 
-    So scoring files differs from scoring predictions by up to half a millimetre per pixel. What is nearer than a
-    millimetre is written as 1, what is farther than 65.535 m as 65535. Raises UserError if max_depth, metres, of the
-    data is beyond that.
+    So the depths in files differ from the predicted ones by up to half a millimetre. Depths below 1 mm are written as
+    1, depths beyond 65.535 m as 65535. Raises UserError if max_depth, the limit of the data in metres, is beyond that.
     """
 
     def __init__(self, folder: Path, max_depth: float) -> None:
@@ -31,7 +30,7 @@ class DepthFiles(PredictionFiles):
         self._folder = folder
 
     def write(self, prediction: Prediction, target: Target) -> None:
-        """Store `prediction.depth`. Raises UserError if it is not finite or the folder does not take the file."""
+        """Store `prediction.depth`. Raises UserError if it is not finite or the file cannot be written."""
         assert prediction.depth is not None
         path = self._path(target)
         metres = prediction.depth.cpu().double().numpy()
@@ -41,7 +40,7 @@ class DepthFiles(PredictionFiles):
         write_png(path, np.rint(metres * PER_METRE).clip(1, SATURATED).astype(np.uint16))
 
     def finish(self) -> None:
-        """Nothing is left to do."""
+        """Nothing to do: there is one file per image."""
 
     def read(self, target: Target) -> Prediction:
         """The stored depths [H, W] float32 in metres.
@@ -58,7 +57,7 @@ class DepthFiles(PredictionFiles):
             raise UserError(path, what, "resize predictions to the original size")
         if values.min() == 0:
             row, column = np.argwhere(values == 0)[0]
-            what = f"value 0 at row {row}, column {column} is no distance"
+            what = f"value 0 at row {row}, column {column} is not a distance"
             raise UserError(path, what, "predict every pixel, in millimetres from 1 to 65535")
         return Prediction(depth=torch.from_numpy(values.astype(np.float32) / np.float32(PER_METRE)))
 

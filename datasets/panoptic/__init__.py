@@ -1,1 +1,1 @@
-"""COCO panoptic: a segment for every pixel; annotations, ids as colours, prediction files."""
+"""COCO 2017, panoptic: annotation files, segment ids in PNGs, prediction files."""

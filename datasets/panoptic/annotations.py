@@ -1,4 +1,4 @@
-"""Read a COCO panoptic file (Kirillov et al., CVPR 2019): check every entry, keep them all in a few arrays."""
+"""Read a COCO panoptic file (Kirillov et al., CVPR 2019): check every entry, and store all of them in a few arrays."""
 
 import reprlib
 from array import array
@@ -17,12 +17,12 @@ from datasets.coco.json_file import (
     Faults,
     Files,
     Listing,
+    advice_to_set_classes,
     check_classes,
     file_name_of,
     no_garbage_collection,
     offsets_of,
     read_images,
-    set_classes,
 )
 from datasets.coco.values import box_of, is_id
 from datasets.files.folders import Names
@@ -34,7 +34,7 @@ FORM = "panoptic_train2017.json"
 
 
 class Category(Schema):
-    """name: of the class. isthing: whether its objects are told apart; otherwise it is stuff."""
+    """One class. isthing: whether it is a thing, with separate objects; otherwise it is stuff."""
 
     name: Annotated[str, Field(min_length=1)]
     isthing: bool
@@ -45,10 +45,10 @@ class Category(Schema):
 
 @dataclass(frozen=True)
 class Segments(Listing):
-    """One file: its images, each with a PNG, and N segments by image and, within one, in the order of the file.
+    """The content of one file: its images, and N segments, sorted by image and then in the order of the file.
 
-    files: M names of PNGs, relative to their folder. ids: [N] int32, unique within an image. labels: [N] int16, 0..K-1.
-    boxes: [N, 4] float32, xywh in pixels as they stand in the file. crowd: [N] bool.
+    files: M names of PNGs, one per image, relative to their folder. ids: [N] int32, unique within an image. labels: [N]
+    int16, 0..K-1. boxes: [N, 4] float32, xywh in pixels as in the file. crowd: [N] bool.
     """
 
     files: Names
@@ -62,39 +62,40 @@ class Segments(Listing):
 def read_segments(
     path: Path, classes: Mapping[int, Category], *, images: Path | None, pngs: Path, faults: Faults
 ) -> Segments:
-    """The file's segments, without the images that go to `faults` because an entry of theirs is unusable or missing.
+    """Read the segments of a file. Images with an unusable or missing entry are reported to `faults` and left out.
 
-    classes: by category id; labels are the ranks of the ids. images: the folder where every image must exist, None to
-    check no image. pngs: the folder where every PNG must exist; none is opened.
-    Raises UserError naming the file, and the image unless the whole file is concerned.
+    classes: by category id; labels number the ids in ascending order. images: the folder where every image must exist;
+    None: do not check. pngs: the folder where every PNG must exist; the PNGs are not read.
+    Raises UserError naming the file, and also the image unless the whole file is unusable.
     """
     file = AnnotationFile(path, FORM)
     categories = _categories(file)
-    plain = {number: category.model_dump() for number, category in categories.items()}
-    check_classes(path, categories, classes, set_classes(plain))
-    found, lost = read_images(file.list_of("images"), images, faults)
-    labels = {number: label for label, number in enumerate(sorted(classes)) if number in categories}
-    reader = _SegmentReader(labels, {number for number in categories if categories[number].isthing}, Files(pngs))
+    plain = {category_id: category.model_dump() for category_id, category in categories.items()}
+    check_classes(path, categories, classes, advice_to_set_classes(plain))
+    found, unusable = read_images(file.list_of("images"), images, faults)
+    labels = {category: label for label, category in enumerate(sorted(classes)) if category in categories}
+    things = {category_id for category_id, category in categories.items() if category.isthing}
+    reader = _SegmentReader(labels, things, Files(pngs))
     for number, record in enumerate(file.list_of("annotations")):
         image_id = record.get("image_id") if isinstance(record, dict) else None
         if not is_id(image_id):
             faults.add(f"annotations[{number}]", "has no integer image_id")
-        elif image_id in lost:
+        elif image_id in unusable:
             continue
         else:
             try:
                 if image_id not in found:
                     raise ValueError("there is no such image")
                 reader.add(image_id, record)
-            except ValueError as problem:
-                faults.add(f"annotation of image {image_id}", str(problem))
-                lost.add(image_id)
-    for image_id in sorted(found.keys() - reader.images.keys() - lost):
+            except ValueError as error:
+                faults.add(f"annotation of image {image_id}", str(error))
+                unusable.add(image_id)
+    for image_id in sorted(found.keys() - reader.images.keys() - unusable):
         faults.add(f"image {image_id}", "has no annotation")
-    usable = {number: found[number] for number in sorted(reader.images.keys() - lost)}
+    usable = {image_id: found[image_id] for image_id in sorted(reader.images.keys() - unusable)}
     if not usable:
         raise UserError(path, "lists no usable image", "name another file")
-    return reader.of(usable)
+    return reader.segments_of(usable)
 
 
 @no_garbage_collection()
@@ -115,9 +116,10 @@ def _categories(file: AnnotationFile) -> dict[int, Category]:
 
 
 class _SegmentReader:
-    """Checks the annotations of images one by one and gathers their segments in arrays.
+    """Checks the annotations of images one by one and collects their segments in arrays.
 
-    images: by id, where its segments are, and the name of its PNG.
+    labels: by category id. things: the category ids of things. files: the names of all PNGs.
+    images: by image id, the first row of its segments, the row after its last, and the name of its PNG.
     """
 
     def __init__(self, labels: dict[int, int], things: set[int], files: Files) -> None:
@@ -127,29 +129,30 @@ class _SegmentReader:
         self._boxes = array("f")
 
     def add(self, image_id: int, record: dict[str, Any]) -> None:
-        """Take the annotation of one image. Raises ValueError saying why it is unusable."""
+        """Add the annotation of one image. Raises ValueError if it is unusable."""
         if image_id in self.images:
             raise ValueError("appears twice")
         name = file_name_of(record, self._files, "PNGs")
         segments = labelled_segments(record, self._labels)
-        values = [(key, label, self._crowd(key, segment), _box(key, segment)) for key, label, segment in segments]
+        # Check all segments before the first is stored.
+        rows = [(i, label, self._crowd(i, segment), _box(i, segment)) for i, label, segment in segments]
         start = len(self._integers) // 3
-        for key, label, crowd, box in values:
-            self._integers.extend((key, label, crowd))
+        for segment_id, label, crowd, box in rows:
+            self._integers.extend((segment_id, label, crowd))
             self._boxes.extend(box)
-        self.images[image_id] = start, start + len(values), name
+        self.images[image_id] = start, start + len(rows), name
 
-    def _crowd(self, key: int, segment: dict[str, Any]) -> int:
+    def _crowd(self, segment_id: int, segment: dict[str, Any]) -> int:
         crowd = segment.get("iscrowd", 0)
         if crowd not in (0, 1):
-            raise ValueError(f"of segment {key} iscrowd is {reprlib.repr(crowd)}, neither 0 nor 1")
+            raise ValueError(f"segment {segment_id}: iscrowd is {reprlib.repr(crowd)}, neither 0 nor 1")
         if crowd and segment["category_id"] not in self._things:
-            raise ValueError(f"of segment {key} iscrowd is 1, but category {segment['category_id']} is stuff")
+            raise ValueError(f"segment {segment_id}: iscrowd is 1, but category {segment['category_id']} is stuff")
         return int(crowd)
 
-    def of(self, images: dict[int, tuple[Size, str]]) -> Segments:
-        """The segments of these images, which have been added."""
-        starts, ends, files = zip(*(self.images[number] for number in images), strict=True)
+    def segments_of(self, images: dict[int, tuple[Size, str]]) -> Segments:
+        """The segments of these images, all of which must have been added."""
+        starts, ends, files = zip(*(self.images[image_id] for image_id in images), strict=True)
         lengths = np.subtract(ends, starts)
         offsets = offsets_of(lengths)
         rows = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
@@ -168,29 +171,30 @@ class _SegmentReader:
 
 
 def labelled_segments(record: dict[str, Any], labels: Mapping[int, int]) -> list[tuple[int, int, dict[str, Any]]]:
-    """Id, label and entry of each of the `segments_info` of a record, which may be annotation or result.
+    """Id, label and entry of each segment in the `segments_info` of a record, an annotation or a result.
 
-    labels: of every category id. Raises ValueError saying why the record is unusable.
+    labels: by category id. Raises ValueError if the record is unusable.
     """
     segments = record.get("segments_info")
     if not isinstance(segments, list):
         raise ValueError("has no list segments_info")
     found: dict[int, tuple[int, int, dict[str, Any]]] = {}
     for number, segment in enumerate(segments):
-        key = segment.get("id") if isinstance(segment, dict) else None
-        if type(key) is not int or not 0 < key < END:
+        segment_id = segment.get("id") if isinstance(segment, dict) else None
+        if type(segment_id) is not int or not 0 < segment_id < END:
             raise ValueError(f"segments_info[{number}] has no id from 1 to {END - 1}")
-        if key in found:
-            raise ValueError(f"segment {key} appears twice")
+        if segment_id in found:
+            raise ValueError(f"segment {segment_id} appears twice")
         category = segment.get("category_id")
         if type(category) is not int or category not in labels:
-            raise ValueError(f"of segment {key} category_id {reprlib.repr(category)} is none of the categories")
-        found[key] = key, labels[category], segment
+            what = f"category_id {reprlib.repr(category)} is not one of the categories"
+            raise ValueError(f"segment {segment_id}: {what}")
+        found[segment_id] = segment_id, labels[category], segment
     return list(found.values())
 
 
-def _box(key: int, segment: dict[str, Any]) -> list[float]:
+def _box(segment_id: int, segment: dict[str, Any]) -> list[float]:
     try:
         return box_of(segment)
-    except ValueError as problem:
-        raise ValueError(f"of segment {key} {problem}") from None
+    except ValueError as error:
+        raise ValueError(f"segment {segment_id}: {error}") from None

@@ -1,4 +1,4 @@
-"""Panoptic predictions on disk: a JSON file and PNGs, as COCO's own tools and its evaluation server take them."""
+"""Panoptic predictions on disk: a JSON file and PNGs, as COCO's tools and its evaluation server read them."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from datasets.files.paths import problem_with
 from datasets.panoptic.annotations import labelled_segments
 from datasets.panoptic.ids import encode_ids, read_segment_ids, unique_ids
 from errors import UserError
-from structures import Panoptic, Prediction, Target, image_order
+from structures import Panoptic, Prediction, Target, image_sort_key
 
 COMPLETE = "write COCO's panoptic results, with the category ids of the data"
 
@@ -21,8 +21,9 @@ COMPLETE = "write COCO's panoptic results, with the category ids of the data"
 class PanopticFiles(PredictionFiles):
     """{"annotations": [{"image_id", "file_name", "segments_info": [{"id", "category_id", "area"}]}]}, and the PNGs.
 
-    path: a .json file, or the folder of predictions.json. The PNGs lie in the folder beside it that has its name
-    without .json, and are named by the image's id, with 12 digits if it is a number. category_ids: of each label.
+    path: a .json file, or the folder of predictions.json. The PNGs are in the folder beside it that has its name
+    without .json; their names are the image ids, with 12 digits if they are numbers. category_ids: the category id of
+    each label.
     """
 
     def __init__(self, path: Path, category_ids: tuple[int, ...]) -> None:
@@ -30,8 +31,8 @@ class PanopticFiles(PredictionFiles):
         self._category_ids = category_ids
         self._labels = {category_id: label for label, category_id in enumerate(category_ids)}
         self._started = False
-        self._results: dict[ImageId, tuple[str, dict[int, int]]] | None = None  # name of the PNG, label of every id
-        self._asked: set[ImageId] = set()
+        self._results: dict[ImageId, tuple[str, dict[int, int]]] | None = None  # PNG name, labels by segment id
+        self._requested: set[ImageId] = set()
 
     @property
     def _pngs(self) -> Path:
@@ -40,9 +41,9 @@ class PanopticFiles(PredictionFiles):
     # --- writing -----------------------------------------------------------------------------------------------------
 
     def write(self, prediction: Prediction, target: Target) -> None:
-        """Store `prediction.panoptic`. Raises UserError if the folder does not take it, or if two images have one id.
+        """Store `prediction.panoptic`. Raises UserError if a file cannot be written or two images have the same id.
 
-        The first call removes an earlier JSON file, so that it never stands beside PNGs that are newer.
+        The first call removes an earlier JSON file, so that there is never an old one beside newer PNGs.
         """
         assert prediction.panoptic is not None
         image_id = image_id_of(target.image_id)
@@ -65,13 +66,13 @@ class PanopticFiles(PredictionFiles):
         self._file.add(image_id, [json.dumps(record)])
 
     def finish(self) -> None:
-        """Put the records of all processes into one file. Raises UserError, in all of them, if it cannot be written."""
+        """Merge the records of all processes into one file. If that is impossible, all of them raise UserError."""
         self._started, self._results = False, None
         self._file.finish()
 
     def _segments(self, labels: dict[int, int], ids: np.ndarray) -> list[dict[str, int]]:
-        values, places = unique_ids(ids)
-        areas = np.bincount(places.ravel())
+        values, indices = unique_ids(ids)
+        areas = np.bincount(indices.ravel())
         return [
             {"id": number, "category_id": self._category_ids[labels[number]], "area": area}
             for number, area in zip(values.tolist(), areas.tolist(), strict=True)
@@ -81,16 +82,16 @@ class PanopticFiles(PredictionFiles):
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def read(self, target: Target) -> Prediction:
-        """An image's segments. The first call reads the whole JSON file; areas, boxes and the like do not matter.
+        """An image's segments. The first call reads the whole JSON file; its areas and boxes are ignored.
 
-        Raises UserError if the file is missing or any record malformed, or if this image's record or PNG is missing, or
-        the PNG has another size or other ids than it should.
+        Raises UserError if the file is missing or any record malformed, if this image's record or PNG is missing, or if
+        the PNG has the wrong size or wrong ids.
         """
         results, image_id = self._load(), image_id_of(target.image_id)
-        self._asked.add(image_id)
+        self._requested.add(image_id)
         if image_id not in results:
-            what = f"has no segments of image {image_id}"
-            raise UserError(self._file.path, what, "predict that image, too; one without segments has an empty list")
+            what = f"has no record of image {image_id}"
+            raise UserError(self._file.path, what, "predict that image too; one without segments has an empty list")
         name, labels = results[image_id]
         path = self._pngs / name
         if problem := problem_with(path, "file"):
@@ -101,7 +102,7 @@ class PanopticFiles(PredictionFiles):
 
     def unread(self) -> list[str]:
         """Ids of images in the file that no `read` has asked for."""
-        return [str(image_id) for image_id in sorted(self._load().keys() - self._asked, key=image_order)]
+        return [str(image_id) for image_id in sorted(self._load().keys() - self._requested, key=image_sort_key)]
 
     def _load(self) -> dict[ImageId, tuple[str, dict[int, int]]]:
         if self._results is None:
@@ -111,15 +112,15 @@ class PanopticFiles(PredictionFiles):
                 raise UserError(self._file.path, "has no list of annotations", COMPLETE)
             self._results = {}
             for number, record in enumerate(records):
-                given = record.get("image_id") if isinstance(record, dict) else None
-                if isinstance(given, bool) or not isinstance(given, int | str):
+                raw_id = record.get("image_id") if isinstance(record, dict) else None
+                if isinstance(raw_id, bool) or not isinstance(raw_id, int | str):
                     raise UserError(f"{self._file.path}: annotations[{number}]", "has no image_id", COMPLETE)
-                image_id = image_id_of(given)
+                image_id = image_id_of(raw_id)
                 try:
                     if image_id in self._results:
                         raise ValueError("appears twice")
                     name, segments = file_name_of(record, None, "PNGs"), labelled_segments(record, self._labels)
                 except ValueError as error:
                     raise UserError(f"{self._file.path}: image {image_id}", str(error), COMPLETE) from None
-                self._results[image_id] = name, {key: label for key, label, _ in segments}
+                self._results[image_id] = name, {segment_id: label for segment_id, label, _ in segments}
         return self._results

@@ -1,7 +1,7 @@
-"""A pinhole camera: rays through the samples of every pixel, and where points land in the image.
+"""A pinhole camera: rays through the samples of every pixel, and the projection of points into the image.
 
-Camera axes are right, down, forward. Rays have a forward component of 1, so a ray's parameter is depth along the
-optical axis in metres. The middle of the pixel in row i and column j lies at (j + 0.5, i + 0.5).
+Camera axes are right, down, forward. Rays have a forward component of 1, so a ray's parameter is the depth along the
+optical axis in metres. The centre of the pixel in row i and column j is at (j + 0.5, i + 0.5).
 """
 
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from datasets.scenes.primitives import Array, Vector, transform
 
-# Offsets (right, down) of a pixel's samples from its middle: the middle itself, then a triangle around it.
+# Offsets (right, down) of a pixel's samples from its centre: the centre itself, then a triangle around it.
 SAMPLES = np.array([(0, 0), (-0.4, -0.1), (0.1, 0.4), (0.3, -0.3)])
 
-CLOSE = 0.05  # a corner nearer than this, in metres, has no useful place in the image
+CLOSE = 0.05  # metres; points nearer than this have no useful projection
 
 
 @dataclass(frozen=True)
 class Camera:
-    """Where the camera stands and looks. `axes` [3, 3]: right, down, forward as rows; `fov`: across, in radians."""
+    """Position and orientation of the camera. axes: [3, 3], rows right, down, forward. fov: horizontal, in radians."""
 
     position: Array
     axes: Array
@@ -30,9 +30,9 @@ class Camera:
         return width / 2 / float(np.tan(self.fov / 2))
 
     def rays(self, size: tuple[int, int]) -> Vector:
-        """World directions x, y, z, each [S, H, W]: one ray per sample of every pixel.
+        """World directions x, y, z, each [S, H, W] float32: one ray per sample of every pixel.
 
-        Single precision: it is good for a tenth of a millimetre of depth, at half the memory traffic.
+        Single precision gives a tenth of a millimetre of depth, with half the memory traffic of double precision.
         """
         height, width = size
         rows, columns = np.arange(height) + 0.5 - height / 2, np.arange(width) + 0.5 - width / 2
@@ -42,21 +42,24 @@ class Camera:
         return transform(self.axes.T, [part.astype(np.float32) for part in (right, down, forward)])
 
     def windows(self, hulls: Array, size: tuple[int, int]) -> NDArray[np.intp]:
-        """Where in the image each hull of points [P, M, 3] can lie: rows from, to, columns from, to [P, 4]."""
+        """The window of the image that contains each set of points [P, M, 3]; empty for points behind the camera.
+
+        [P, 4]: first row, end row, first column, end column.
+        """
         height, width = size
         right, down, forward = np.moveaxis((hulls - self.position) @ self.axes.T, -1, 0)
-        far = np.maximum(forward, CLOSE)
-        columns = right / far * self.focal(width) + width / 2
-        rows = down / far * self.focal(width) + height / 2
-        # A pixel more on every side covers the samples off the middle.
+        depth = np.maximum(forward, CLOSE)
+        columns = right / depth * self.focal(width) + width / 2
+        rows = down / depth * self.focal(width) + height / 2
+        # One more pixel on every side covers the samples away from the pixel's centre.
         edges = np.stack([rows.min(1) - 1, rows.max(1) + 2, columns.min(1) - 1, columns.max(1) + 2], axis=1)
         edges[forward.min(1) < CLOSE] = (0, height, 0, width)
         edges[forward.max(1) < CLOSE] = 0
         return np.clip(edges, 0, (height, height, width, width)).astype(np.intp)
 
 
-def look(position: Array, yaw: float, pitch: float, roll: float, fov: float) -> Camera:
-    """A camera that looks along +y, turned to the left by yaw, upwards by pitch and clockwise by roll, in radians."""
+def make_camera(position: Array, yaw: float, pitch: float, roll: float, fov: float) -> Camera:
+    """A camera that looks along +y, then rotated left by yaw, up by pitch and clockwise by roll. Angles in radians."""
     forward = np.array([-np.sin(yaw) * np.cos(pitch), np.cos(yaw) * np.cos(pitch), np.sin(pitch)])
     level = np.array([np.cos(yaw), np.sin(yaw), 0.0])
     below = np.cross(forward, level)

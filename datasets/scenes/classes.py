@@ -1,14 +1,14 @@
-"""The class list of the embedded scenes: names in semantic order, and the category ids that they have in COCO files.
+"""The class list of the embedded scenes: names in the order of semantic labels, and their category ids in COCO files.
 
-A class that COCO knows keeps its official id, a class that COCO lacks takes one from the gaps of the official list. So
-ids have gaps, lie above 91 for stuff, and come in another order than the semantic labels, as in the official files.
+Classes that COCO has keep their official id; the others take one from the gaps of the official list. So, as in the
+official files, ids have gaps, are above 91 for stuff, and have another order than the semantic labels.
 """
 
 from typing import NamedTuple
 
 
 class SceneClass(NamedTuple):
-    """One class: its COCO category id, name, and supercategory."""
+    """One class: its name, COCO category id and supercategory."""
 
     name: str
     category_id: int
@@ -16,7 +16,7 @@ class SceneClass(NamedTuple):
 
     @property
     def is_thing(self) -> bool:
-        """COCO keeps ids up to 91 for countable things."""
+        """Whether it is a thing: COCO's ids of things are at most 91."""
         return self.category_id <= 91
 
 
@@ -42,5 +42,5 @@ THING_CLASSES: tuple[str, ...] = tuple(entry.name for entry in CLASSES if entry.
 
 
 def label_of(name: str) -> int:
-    """The label of a class in a rendering, 1..K; 0 is kept for what has no class."""
+    """The label of a class in a rendering, 1..K; 0 means no class."""
     return SCENE_CLASSES.index(name) + 1

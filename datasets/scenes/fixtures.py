@@ -1,6 +1,6 @@
-"""What belongs to the room itself: its shell, and the windows, doors, paintings and curtains on its walls.
+"""The fixed parts of a room: floor, ceiling and walls, and the windows, doors, paintings and curtains on the walls.
 
-Fixtures stand around an origin at the foot of their wall: x along the wall, z up, the room lies towards -y; metres.
+The origin of a fixture is at the foot of its wall: x along the wall, z up, -y towards the room; in metres.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from datasets.scenes.furniture import Parts, Rng
 from datasets.scenes.materials import Material, hsv, random_color, random_material
 from datasets.scenes.primitives import Primitive, axes_along, box
 
-THICK = 0.2  # of walls, floor and ceiling
+THICK = 0.2  # thickness of walls, floor and ceiling
 
 
 def shell(rng: Rng, width: float, depth: float, height: float) -> Parts:
@@ -39,7 +39,7 @@ def shell(rng: Rng, width: float, depth: float, height: float) -> Parts:
 
 
 def window(rng: Rng) -> Parts:
-    """A bright pane with frame and thin bars, more often than not with curtains at its sides."""
+    """A bright pane with frame and thin bars, usually with curtains at its sides."""
     width, height, low = rng.uniform(0.8, 1.2), rng.uniform(0.8, 1.2), rng.uniform(0.75, 0.95)
     frame = Material(random_color(rng, 0.3, 1.0))
     sky = Material(
@@ -56,7 +56,7 @@ def window(rng: Rng) -> Parts:
 
 
 def curtains(rng: Rng, width: float, top: float) -> Parts:
-    """Two lengths of folded cloth on a rod, in front of the sides of a window."""
+    """Two folded cloths on a rod, in front of the sides of a window."""
     cloth = random_material(rng, ["folds", "folds", "stripes"], (0.07, 0.14))
     wide, long = rng.uniform(0.26, 0.45), rng.uniform(1.1, top)
     upper = top + 0.1
@@ -82,7 +82,7 @@ def door(rng: Rng) -> Parts:
 
 
 def painting(rng: Rng) -> Parts:
-    """A framed canvas, sometimes askew."""
+    """A framed canvas, slightly tilted."""
     width, height, middle = rng.uniform(0.45, 1.1), rng.uniform(0.4, 0.85), rng.uniform(1.3, 1.7)
     canvas = random_material(rng, ["mottle", "dots", "checker", "stripes", "gradient"], (0.08, 0.3))
     frame = Material(random_color(rng, 0.1, 0.9))
@@ -94,7 +94,7 @@ def painting(rng: Rng) -> Parts:
 
 
 def rug(rng: Rng) -> Parts:
-    """A flat cloth with a border, around its own middle on the floor."""
+    """A flat cloth with a border; its origin is its centre, on the floor."""
     size = rng.uniform(1.1, 2.0), rng.uniform(0.9, 1.4)
     cloth = random_material(rng, ["stripes", "checker", "dots", "grid", "mottle"], (0.08, 0.25))
     border = Material(random_color(rng))

@@ -1,4 +1,4 @@
-"""The three official layouts: what one scene adds to each, and the files that describe a whole split.
+"""The three official layouts: write the files of one scene, and the files that describe a whole split.
 
     ADEChallengeData2016/  images/, annotations/, objectInfo150.txt
     coco/                  train2017/, val2017/, annotations/, stuffthingmaps/
@@ -27,7 +27,7 @@ INFO = {"description": "Rendered rooms of DenseUp, in the layout of COCO 2017", 
 
 @dataclass(frozen=True)
 class Picture:
-    """A rendered scene with its place in the data set. `split` is train or val, `index` counts from 0 in the split."""
+    """A rendered scene and its place in the data set. split: train or val. index: in the split, from 0."""
 
     split: str
     index: int
@@ -37,7 +37,7 @@ class Picture:
 
     @property
     def image_id(self) -> int:
-        """COCO's image id: odd in training, even in validation, so that no id occurs twice."""
+        """COCO's image id: odd in training, even in validation, so ids are unique."""
         return 2 * self.index + (1 if self.split == "train" else 2)
 
     @property
@@ -48,7 +48,7 @@ class Picture:
 
 
 def write_ade(root: Path, picture: Picture, jpeg: bytes) -> list[int]:
-    """Write image and label map, 0 for void and 1..K for the classes; return the pixels of each value, 0..K."""
+    """Write image and label map, 0 for void and 1..K for the classes; return the pixel counts of the values 0..K."""
     folder, stem = ADE_FOLDERS[picture.split], f"ADE_{picture.split}_{picture.index + 1:08d}"
     label = picture.rendering.label
     _write(root / "images" / folder / f"{stem}.jpg", jpeg)
@@ -57,7 +57,7 @@ def write_ade(root: Path, picture: Picture, jpeg: bytes) -> list[int]:
 
 
 def write_class_list(root: Path, counts: dict[str, list[list[int]]]) -> None:
-    """Write objectInfo150.txt from the counts of `write_ade`: share of all pixels, images of both splits, name."""
+    """Write objectInfo150.txt from the counts of `write_ade`: for each class its share of pixels, images and name."""
     tables = {split: np.array(rows).reshape(-1, len(CLASSES) + 1) for split, rows in counts.items()}
     pixels = sum(table.sum(axis=0) for table in tables.values())
     lines = ["Idx\tRatio\tTrain\tVal\tName"]
@@ -68,7 +68,7 @@ def write_class_list(root: Path, counts: dict[str, list[list[int]]]) -> None:
 
 
 def write_coco(root: Path, picture: Picture, jpeg: bytes) -> dict[str, Any]:
-    """Write image, panoptic map and stuff-thing map; return the picture's entries of the two JSON files."""
+    """Write image, panoptic map and stuff-thing map; return the image's entries for the two JSON files."""
     folder, name = f"{picture.split}2017", f"{picture.image_id:012d}"
     height, width = picture.size
     ids, pixels = np.zeros(picture.size, np.int64), np.full(picture.size, NO_LABEL, np.uint8)
@@ -131,9 +131,10 @@ def write_coco_index(root: Path, split: str, entries: Sequence[dict[str, Any]]) 
 
 
 def write_nyu(root: Path, picture: Picture, jpeg: bytes, rng: np.random.Generator) -> str:
-    """Write image and measured depth in millimetres; return the picture's line of the split file.
+    """Write image and measured depth in millimetres; return the image's line for the split file.
 
-    Training folders are rooms and their lines start with "/"; test folders are kinds of rooms and theirs do not.
+    As in the official files, a training folder is one room and paths start with "/"; a test folder is a kind of room
+    and paths have no slash at the start.
     """
     training = picture.split == "train"
     folder = f"{picture.kind}_{picture.index // 20 + 1:04d}a" if training else picture.kind
@@ -145,17 +146,17 @@ def write_nyu(root: Path, picture: Picture, jpeg: bytes, rng: np.random.Generato
 
 
 def write_nyu_list(root: Path, split: str, lines: Iterable[str]) -> None:
-    """Write a split file, like the official ones without a newline at its end."""
+    """Write a split file. Like the official ones, it does not end with a newline."""
     _write(root / {"train": "nyu_train.txt", "val": "nyu_test.txt"}[split], "\n".join(lines).encode())
 
 
 def png(array: np.ndarray) -> bytes:
-    """Encode [H, W] of 8 or 16 bits, or RGB [H, W, 3]."""
+    """Encode [H, W] of 8 or 16 bits, or RGB [H, W, 3], as PNG."""
     return _encode(".png", array, [])
 
 
 def jpeg(array: np.ndarray) -> bytes:
-    """Encode RGB [H, W, 3] at quality 95, with colour at full resolution: small pictures have thin coloured bars."""
+    """Encode RGB [H, W, 3] as JPEG, quality 95, with colour at full resolution: images have thin coloured bars."""
     full = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     return _encode(".jpg", array, [cv2.IMWRITE_JPEG_QUALITY, 95, *full])
 

@@ -1,6 +1,6 @@
-"""The objects of a room, each as primitives around its own origin: on the floor, x to the right, z up, metres.
+"""The objects of a room, each made of primitives around its own origin on the floor: x to the right, z up, in metres.
 
-Legs, posts, stems and slats are a few centimetres thick, that is one to three pixels in a picture 160 pixels wide.
+Legs, posts, stems and slats are a few centimetres thick: one to three pixels in an image that is 160 pixels wide.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ SURFACES = ("plain", "plain", "planks", "stripes", "mottle", "checker")
 
 
 def place(parts: Parts, position: Array, yaw: float, label: int = 0, instance: int = 0) -> Parts:
-    """The parts in the world: turned by yaw about z, moved to a position [3], with label and instance."""
+    """The parts in the world: rotated by yaw about z, moved to `position` [3], with label and instance."""
     turn = np.array([[np.cos(yaw), np.sin(yaw), 0.0], [-np.sin(yaw), np.cos(yaw), 0.0], [0.0, 0.0, 1.0]])
     return [
         replace(p, centre=position + p.centre @ turn, axes=p.axes @ turn, label=label, instance=instance) for p in parts
@@ -131,7 +131,7 @@ def plant(rng: Rng) -> Parts:
 
 
 def railing(rng: Rng) -> Parts:
-    """A handrail, level or rising like a stair's, over thin upright bars or over level ones."""
+    """A handrail, horizontal or sloping like that of a stair, above thin vertical or horizontal bars."""
     metal = random_material(rng, ["plain"], gloss=0.2)
     half, thin = rng.uniform(0.5, 0.9), rng.uniform(0.011, 0.016)
     low, rise = rng.uniform(0.65, 0.95), rng.choice([0.0, 0.0, 0.35, -0.35])
@@ -149,7 +149,7 @@ def railing(rng: Rng) -> Parts:
 
 
 def clutter(rng: Rng) -> Parts:
-    """A small thing that belongs to no class: a carton, a cone, a bowl, an egg."""
+    """A small object without a class: a carton, a cone, a bowl or an egg."""
     size = rng.uniform(0.06, 0.13)
     material = random_material(rng, SURFACES, (0.03, 0.06))
     kind = rng.integers(4)
@@ -163,7 +163,7 @@ def clutter(rng: Rng) -> Parts:
 
 
 def pile_of_balls(rng: Rng) -> Parts:
-    """Many small balls that lie together: a crowd, in which single balls are not told apart."""
+    """A heap of many small balls: a crowd, in which single balls are not separate objects."""
     parts: Parts = []
     for number in range(int(rng.integers(9, 17))):
         radius, angle = rng.uniform(0.06, 0.1), 2.4 * number

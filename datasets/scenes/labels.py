@@ -1,4 +1,4 @@
-"""From a rendering to the label forms of the official files: segments, masks as text, measured depth."""
+"""Convert a rendering to the labels of the official files: segments, COCO masks, measured depth."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from datasets.scenes.render import Rendering
 
 Mask = NDArray[np.bool_]
 
-# Panoptic ids of one image are multiples of this: ids that use all three bytes show a reader that swaps them.
+# Panoptic ids of an image are multiples of this. They use all three bytes, so a reader that swaps bytes is detected.
 ID_STEP = 70_001
 BASELINE = 0.075  # metres from the projector to the camera of a structured-light sensor
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One region of one image: all of a stuff class, an object, or a crowd. bbox: x, y, w, h in pixels."""
+    """One segment of one image: the whole of a stuff class, an object, or a crowd. bbox: x, y, w, h in pixels."""
 
     id: int
     kind: SceneClass
@@ -33,8 +33,8 @@ class Segment:
 
 
 def segments(rendering: Rendering, crowds: Collection[int]) -> list[Segment]:
-    """The segments of a rendering, stuff first, ids in the order of the list; void belongs to none."""
-    # Objects follow the classes in one numbering, so that each value of `key` is one segment.
+    """The segments of a rendering, stuff first, with ascending ids; void pixels are in no segment."""
+    # Values of `key` up to the number of classes are stuff, higher ones objects; each value is one segment.
     key = np.where(rendering.instance > 0, len(CLASSES) + rendering.instance.astype(np.int64), rendering.label)
     found = []
     for number, value in enumerate(np.unique(key[rendering.label > 0]), start=1):
@@ -53,9 +53,9 @@ def tight_box(mask: Mask) -> tuple[int, int, int, int]:
 
 
 def coco_segmentation(mask: Mask, crowd: bool) -> Any:
-    """A mask [H, W] as in COCO: polygons, where they give exactly this mask, otherwise run lengths.
+    """A mask [H, W] in COCO's form: polygons if they give exactly this mask, otherwise compressed run lengths as text.
 
-    Crowds have uncompressed run lengths, as officially; single objects compressed ones, as text.
+    Crowds always have uncompressed run lengths, as in the official files.
     """
     height, width = mask.shape
     if crowd:
@@ -69,7 +69,7 @@ def coco_segmentation(mask: Mask, crowd: bool) -> Any:
 
 
 def run_lengths(mask: Mask) -> list[int]:
-    """Lengths of the runs of a mask [H, W] down the columns, starting with the zeros."""
+    """Run lengths of a mask [H, W] in column-major order, starting with a run of zeros."""
     flat = mask.ravel(order="F")
     edges = np.flatnonzero(np.diff(flat)) + 1
     runs = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
@@ -77,8 +77,8 @@ def run_lengths(mask: Mask) -> list[int]:
 
 
 def polygons(mask: Mask) -> list[list[float]]:
-    """Outer outlines of a mask [H, W] along the pixels' borders: x1, y1, x2, y2, ... in pixels, holes left out."""
-    # OpenCV walks over the middles of border pixels. In an image three times as large these lie next to the corners.
+    """Outer outlines of a mask [H, W] along pixel edges, without holes: x1, y1, x2, y2, ... in pixels."""
+    # OpenCV's contours pass through the centres of border pixels. At three times the size these are next to corners.
     large = np.repeat(np.repeat(mask.astype(np.uint8), 3, axis=0), 3, axis=1)
     contours, _ = cv2.findContours(large, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     outlines = []
@@ -89,9 +89,9 @@ def polygons(mask: Mask) -> list[list[float]]:
 
 
 def measured_depth(rendering: Rendering, rng: np.random.Generator) -> NDArray[np.uint16]:
-    """Depth [H, W] in whole millimetres as a structured-light sensor gives it: 0 where it cannot measure.
+    """Depth [H, W] in whole millimetres as measured by a structured-light sensor: 0 where it cannot measure.
 
-    That is beside nearer objects, where its projector does not reach; in patches on shiny, oblique and far surfaces.
+    It cannot measure beside nearer objects, which block its projector, and in patches on shiny, oblique, far surfaces.
     """
     depth = rendering.depth
     height, width = depth.shape
@@ -106,7 +106,7 @@ def measured_depth(rendering: Rendering, rng: np.random.Generator) -> NDArray[np
 
 
 def _unlit(depth: Array, focal: float) -> Mask:
-    """Pixels [H, W] that the projector beside the camera does not reach, as something to their right hides them."""
+    """Whether the light of the projector, beside the camera, is blocked by something on the right: [H, W] bool."""
     shift = np.zeros_like(depth)  # disparity in pixels
     np.divide(focal * BASELINE, depth, out=shift, where=depth > 0)
     hidden = np.zeros(depth.shape, dtype=bool)

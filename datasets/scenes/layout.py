@@ -1,17 +1,17 @@
-"""Random rooms: which objects, where they stand, and from where the camera looks."""
+"""Random rooms: which objects are in them and where, and the position of the camera."""
 
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from datasets.scenes.camera import Camera, look
+from datasets.scenes.camera import Camera, make_camera
 from datasets.scenes.classes import label_of
 from datasets.scenes.fixtures import FIXTURES, rug, shell
 from datasets.scenes.furniture import FURNITURE, Parts, Rng, clutter, pendant, pile_of_balls, place
 from datasets.scenes.primitives import Array
 from datasets.scenes.render import Light, Scene
 
-# How many of each thing a kind of room gets, from and to, both included. Large things come first: they need the space.
+# The least and the largest number of each thing in each kind of room. Large things are placed first: they need space.
 THINGS = ("table", "cabinet", "railing", "chair", "lamp", "plant", "ball")
 ROOMS: dict[str, tuple[tuple[int, int], ...]] = {
     "dining_room": ((1, 2), (0, 2), (0, 1), (2, 4), (0, 1), (1, 2), (0, 1)),
@@ -20,7 +20,7 @@ ROOMS: dict[str, tuple[tuple[int, int], ...]] = {
     "study": ((1, 1), (1, 3), (0, 1), (1, 3), (1, 2), (0, 2), (0, 2)),
 }
 SLOT = 1.5  # metres of wall that a window with curtains, or a door, takes
-WALL_GAP = 0.28  # metres from a wall to the middle of a cabinet
+WALL_GAP = 0.28  # metres from a wall to the centre of a cabinet
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Room:
         self.parts += place(parts, position, yaw, label_of(name), self.instances)
 
     def free_spot(self, radius: float) -> Array | None:
-        """A free place on the floor within the camera's view, or None after some tries."""
+        """A free place on the floor in the camera's view, [3]; None if 20 random places are not free."""
         for _ in range(20):
             angle = self.yaw + self.rng.uniform(-0.45, 0.45) * self.camera.fov
             distance = self.rng.uniform(1.5, 4.6)
@@ -57,7 +57,7 @@ class Room:
         return None
 
     def claim(self, x: float, y: float, radius: float) -> bool:
-        """Take a circle of the floor, if it is free. Circles may overlap a little: most objects do not fill theirs."""
+        """Reserve a circle on the floor if it is free. Circles may overlap a little; most objects do not fill them."""
         free = all(np.hypot(x - a, y - b) > 0.85 * (radius + r) for a, b, r in self.taken)
         if free:
             self.taken.append((x, y, radius))
@@ -65,7 +65,7 @@ class Room:
 
 
 def make_scene(rng: Rng, empty: bool = False) -> Scene:
-    """A random room. An empty one has no things, only surfaces and clutter."""
+    """A random room. An empty room has no things, only surfaces and clutter."""
     room = _bare_room(rng)
     _hang_fixtures(room)
     kind = str(rng.choice(list(ROOMS)))
@@ -77,23 +77,23 @@ def make_scene(rng: Rng, empty: bool = False) -> Scene:
                 _add_thing(room, name)
         _add_extras(room)
     _scatter_clutter(room)
-    place_of_lamp = (rng.uniform(-0.4, 0.4) * room.width, rng.uniform(0.2, 0.8) * room.depth, room.height - 0.15)
+    lamp_position = (rng.uniform(-0.4, 0.4) * room.width, rng.uniform(0.2, 0.8) * room.depth, room.height - 0.15)
     tint = (rng.uniform(0.9, 1.08), rng.uniform(0.95, 1.02), rng.uniform(0.85, 1.1))
-    light = Light(np.array(place_of_lamp), rng.uniform(0.6, 1.1), rng.uniform(0.32, 0.5), tint)
+    light = Light(np.array(lamp_position), rng.uniform(0.6, 1.1), rng.uniform(0.32, 0.5), tint)
     return Scene(room.parts, room.camera, light, room.crowds, kind)
 
 
 def _bare_room(rng: Rng) -> Room:
     width, depth, height = rng.uniform(3.6, 5.5), rng.uniform(4.2, 6.2), rng.uniform(2.3, 2.9)
     position = np.array([rng.uniform(-0.3, 0.3) * width, rng.uniform(0.25, 0.7), rng.uniform(1.1, 1.75)])
-    # The camera turns towards the middle of the room, more so from the sides.
+    # The camera turns towards the centre of the room, and more so the farther it is from the middle line.
     yaw = 0.15 * position[0] + rng.normal(0, 0.22)
-    camera = look(position, yaw, rng.uniform(-0.33, 0.03), rng.normal(0, 0.04), rng.uniform(1.0, 1.25))
+    camera = make_camera(position, yaw, rng.uniform(-0.33, 0.03), rng.normal(0, 0.04), rng.uniform(1.0, 1.25))
     return Room(rng, width, depth, height, camera, yaw, shell(rng, width, depth, height))
 
 
 def _hang_fixtures(room: Room) -> None:
-    """Fill the wall ahead and the two at the sides with windows, doors and paintings."""
+    """Put windows, doors and paintings on the wall ahead and the two side walls."""
     walls = (
         (room.width, (0.0, room.depth), 0.0),
         (room.depth, (-room.width / 2, room.depth / 2), np.pi / 2),
@@ -139,7 +139,7 @@ def _add_thing(room: Room, name: str) -> None:
 
 
 def _against_wall(room: Room, spot: Array) -> tuple[Array, float]:
-    """Push a place to the nearest of the walls ahead and at the sides; the front looks into the room."""
+    """Move a place to the nearest of the wall ahead and the side walls. Return it and the yaw that faces the room."""
     gaps = {0.0: room.depth - spot[1], np.pi / 2: spot[0] + room.width / 2, -np.pi / 2: room.width / 2 - spot[0]}
     yaw = min(gaps, key=lambda side: gaps[side])
     if yaw == 0:
@@ -148,7 +148,7 @@ def _against_wall(room: Room, spot: Array) -> tuple[Array, float]:
 
 
 def _add_extras(room: Room) -> None:
-    """Something on each table, lamps from the ceiling, and now and then a crowd of balls."""
+    """Sometimes put an object on a table, hang a lamp from the ceiling, and add a crowd of balls."""
     for top in room.tops:
         name = str(room.rng.choice(["plant", "ball", "none"], p=[0.3, 0.15, 0.55]))
         if name != "none":
@@ -162,7 +162,7 @@ def _add_extras(room: Room) -> None:
 
 
 def _scatter_clutter(room: Room) -> None:
-    """Small things without a class, on the floor and on tables."""
+    """Put small objects without a class on the floor and on tables."""
     for _ in range(int(room.rng.integers(2, 5))):
         spot = room.free_spot(0.12)
         if spot is not None:

@@ -1,4 +1,4 @@
-"""Materials: two colours and a pattern that mixes them over the surface, in metres."""
+"""Materials: two colours, and a pattern in metres that mixes them over the surface."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ Color = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Material:
-    """How a surface looks. Colours are RGB in 0..1, `period` is the size of the pattern in metres."""
+    """How a surface looks. Colours are RGB in 0..1. period: the size of the pattern in metres."""
 
     color: Color
     other: Color = (0.0, 0.0, 0.0)
     pattern: str = "plain"
     period: float = 0.2
     gloss: float = 0.0  # strength of the highlight; shiny surfaces also lose depth measurements
-    glow: float = 0.0  # lower bound of the brightness: lamps and the sky behind a window
+    glow: float = 0.0  # lower bound of the brightness, for lamps and the sky in windows
 
     def albedo(self, u: Array, v: Array) -> Array:
         """Colours [3, N] at surface coordinates u, v [N] in metres."""
@@ -40,7 +40,7 @@ def _stripes(u: Array, v: Array) -> Array:
 
 
 def _folds(u: Array, v: Array) -> Array:
-    """Cloth that hangs: soft stripes that drift sideways on the way down."""
+    """Hanging cloth: soft stripes that shift sideways on the way down."""
     return 0.5 + 0.5 * np.sin(2 * np.pi * (u + 0.1 * np.sin(v)))
 
 
@@ -75,7 +75,7 @@ def _gradient(u: Array, v: Array) -> Array:
 
 
 def _hash(row: Array, column: Array) -> Array:
-    """A number in 0..1 for each cell that looks random and is always the same."""
+    """A pseudo-random number in 0..1 for each cell, always the same."""
     return np.sin(row * 12.9898 + column * 78.233) * 43758.5453 % 1
 
 
@@ -94,12 +94,12 @@ PATTERNS: dict[str, Callable[[Array, Array], Array]] = {
 
 
 def random_color(rng: np.random.Generator, low: float = 0.15, high: float = 0.95) -> Color:
-    """Any hue; saturation and brightness such that shading stays visible."""
+    """A colour of any hue, with saturation and brightness that keep shading visible."""
     return hsv(rng.uniform(), rng.uniform(0.05, 0.75), rng.uniform(low, high))
 
 
 def hsv(hue: float, saturation: float, value: float) -> Color:
-    """RGB of a hue in turns, saturation and brightness in 0..1."""
+    """RGB in 0..1 from hue (in turns), saturation and brightness (0..1)."""
     red, green, blue = (
         value * (1 - saturation * min(1.0, max(0.0, 2 - abs((hue * 6 + shift) % 6 - 3)))) for shift in (0.0, 4.0, 2.0)
     )

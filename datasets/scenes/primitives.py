@@ -1,8 +1,8 @@
 """Analytic shapes: where a ray meets a box, an ellipsoid or a frustum.
 
 Every primitive is a unit shape under an affine map, `unit = to_unit @ (world - centre)`. A ray keeps its parameter t
-under an affine map, so the intersections below know the unit shapes only: the cube [-1, 1]^3, the sphere of radius 1,
-and the frustum around z from -1 to 1. World units are metres, z points up.
+under an affine map, so intersections are computed for the unit shapes only: the cube [-1, 1]^3, the sphere of radius 1,
+and the frustum around the z axis from z = -1 to 1. World units are metres, z points up.
 """
 
 import math
@@ -18,20 +18,20 @@ from datasets.scenes.materials import Material
 Array = NDArray[np.floating]
 Vector = Sequence[Array]  # x, y, z: three arrays of one shape
 
-NEAR = 1e-6  # a hit closer than this is the surface that the ray starts from
+NEAR = 1e-6  # a hit closer than this is on the surface that the ray starts from
 _SIGNS = np.array([(x, y, z) for x in (-1.0, 1.0) for y in (-1.0, 1.0) for z in (-1.0, 1.0)])
 
 
 @dataclass(frozen=True)
 class Primitive:
-    """A solid in the world. `axes` [3, 3] holds its local unit axes as rows, `half` [3] its half extents in metres."""
+    """A solid in the world. axes: [3, 3], its local unit axes as rows. half: [3], its half extents in metres."""
 
     shape: Literal["box", "ellipsoid", "frustum"]
     centre: Array
     axes: Array
     half: Array
     material: Material
-    taper: tuple[float, float] = (1.0, 1.0)  # frustum only: radius at the bottom and the top, as a share of `half`
+    taper: tuple[float, float] = (1.0, 1.0)  # frustum only: radius at the bottom and the top, as a fraction of `half`
     capped: bool = True  # frustum only: closed at both ends
     label: int = 0  # semantic label, 0: no class
     instance: int = 0  # number of the object in the scene, 0: none
@@ -48,13 +48,13 @@ class Primitive:
         return self.centre + (_SIGNS * self.half) @ self.axes
 
     def unit_point(self, points: Vector) -> Vector:
-        """World points as points of the unit shape."""
+        """World points in the coordinates of the unit shape."""
         return transform(self.to_unit, [x - c for x, c in zip(points, self.centre.tolist(), strict=True)])
 
     def intersect(self, origin: Array, directions: Vector) -> Array:
         """Ray parameter of the first hit, in units of the direction's length; inf where the ray misses.
 
-        Origin [3], directions three arrays of one shape.
+        origin: [3], for all rays. directions: x, y, z, three arrays of one shape.
         """
         start = (self.to_unit @ (origin - self.centre)).tolist()
         ray = transform(self.to_unit, directions)
@@ -65,7 +65,7 @@ class Primitive:
         return _hit_frustum(start, ray, self.taper, self.capped)
 
     def normal(self, points: Vector) -> Vector:
-        """Outward unit normals in the world at surface points, which are given in unit coordinates."""
+        """Outward unit normals in world coordinates, at surface points given in coordinates of the unit shape."""
         if self.shape == "box":
             face = np.argmax(np.abs(points), axis=0)
             local = [np.where(face == i, np.sign(points[i]), 0.0) for i in range(3)]
@@ -85,13 +85,13 @@ class Primitive:
 
 
 def transform(matrix: Array, vectors: Vector) -> Vector:
-    """Matrix [3, 3] times vectors. Spelt out: the result must not depend on how BLAS splits the work."""
+    """Matrix [3, 3] times vectors. Written out, because the result must not depend on how BLAS splits the work."""
     x, y, z = vectors
     return [a * x + b * y + c * z for a, b, c in matrix.tolist()]
 
 
 def dot(a: Vector | Sequence[float], b: Vector) -> Array:
-    """Inner product of vectors, element by element; one of them may be the same everywhere."""
+    """Dot products of vectors, element by element. `a` may be a single vector."""
     return np.asarray(a[0] * b[0] + a[1] * b[1] + a[2] * b[2])
 
 
@@ -135,19 +135,19 @@ def _hit_frustum(start: list[float], ray: Vector, taper: tuple[float, float], ca
 
 
 def box(centre: ArrayLike, size: ArrayLike, material: Material, axes: Array | None = None) -> Primitive:
-    """A box of full extents `size` (x, y, z) around its centre."""
+    """A box with side lengths `size` (x, y, z) around its centre."""
     return Primitive("box", _vector(centre), _frame(axes), _vector(size) / 2, material)
 
 
 def ellipsoid(centre: ArrayLike, radii: ArrayLike, material: Material, axes: Array | None = None) -> Primitive:
-    """An ellipsoid of radii along its axes."""
+    """An ellipsoid with these radii along its axes."""
     return Primitive("ellipsoid", _vector(centre), _frame(axes), _vector(radii), material)
 
 
 def frustum(
     start: ArrayLike, end: ArrayLike, radii: tuple[float, float], material: Material, capped: bool = True
 ) -> Primitive:
-    """A cone cut at both ends, from `start` to `end` with the radii there."""
+    """A truncated cone from `start` to `end`, with the radii at these ends."""
     start, end = _vector(start), _vector(end)
     length, widest = float(np.sqrt(((end - start) ** 2).sum())), max(radii)
     half = _vector((widest, widest, length / 2))
@@ -156,7 +156,7 @@ def frustum(
 
 
 def rod(start: ArrayLike, end: ArrayLike, radius: float, material: Material) -> Primitive:
-    """A round bar between two points, open at its ends, which nobody sees at this thickness."""
+    """A thin round bar between two points. Its ends are open, which is not visible at this thickness."""
     return frustum(start, end, (radius, radius), material, capped=False)
 
 
@@ -165,7 +165,7 @@ def axes_along(direction: ArrayLike, spin: float = 0.0) -> Array:
     x, y, z = _vector(direction).tolist()
     length, flat = math.hypot(x, y, z), math.hypot(x, y)
     x, y, z = x / length, y / length, z / length
-    # The level vector across the direction; straight up and down, any will do.
+    # A horizontal vector perpendicular to the direction; for a vertical direction any horizontal vector is.
     side = (y * length / flat, -x * length / flat, 0.0) if flat > 0 else (1.0, 0.0, 0.0)
     other = (y * side[2] - z * side[1], z * side[0] - x * side[2], x * side[1] - y * side[0])
     cos, sin = math.cos(spin), math.sin(spin)

@@ -1,7 +1,7 @@
 """The renderer: one pass of rays through a scene gives colours, labels, instances and metric depth.
 
-Each pixel has four rays (`camera.SAMPLES`). The one through its middle gives labels and depth, the mean of all four the
-colour. So labels are exact while edges in the image are antialiased.
+Each pixel has four rays (`camera.SAMPLES`). The ray through its centre gives label and depth; the mean of all four is
+the colour. So labels are exact, and edges in the image are antialiased.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from datasets.scenes.camera import Camera
 from datasets.scenes.primitives import Array, Primitive, Vector, dot
 
-SLIVER = 5e-4  # an object that shows less than this share of the image cannot be told: it loses its label
+SLIVER = 5e-4  # objects that cover less than this share of the image cannot be recognised; they lose their label
 
 
 @dataclass(frozen=True)
 class Light:
-    """A lamp at a point of the room. Strengths are factors on the surface colour."""
+    """A point light. strength, ambient: factors on the surface colour, of direct and of ambient light."""
 
     position: Array
     strength: float = 0.8
@@ -29,7 +29,7 @@ class Light:
 
 @dataclass(frozen=True)
 class Scene:
-    """What can be rendered. `crowds` names the instances that are groups, not single objects."""
+    """Everything that is rendered. crowds: the instances that are groups, not single objects."""
 
     primitives: Sequence[Primitive]
     camera: Camera
@@ -40,11 +40,12 @@ class Scene:
 
 @dataclass(frozen=True)
 class Rendering:
-    """One picture and its ground truth, all [H, W].
+    """One image and its ground truth, all [H, W].
 
-    rgb [H, W, 3] uint8. label uint8: 1..K, 0 where nothing has a class. instance uint16: number of the object, 0 for
-    stuff and void. depth: metres along the optical axis, 0 where no surface is. facing: cosine between ray and surface
-    normal, 1 where the camera looks at a surface head-on. gloss: 0..1, how shiny the surface is. focal: in pixels.
+    rgb: [H, W, 3] uint8. label: uint8, 1..K, 0 where there is no class. instance: uint16, number of the object, 0 for
+    stuff and void. depth: metres along the optical axis, 0 where there is no surface. facing: cosine of the angle
+    between ray and surface normal, 1 where the camera looks at a surface head-on. gloss: how shiny the surface is, in
+    0..1. focal: focal length in pixels.
     """
 
     rgb: NDArray[np.uint8]
@@ -58,7 +59,7 @@ class Rendering:
 
 @dataclass(frozen=True)
 class Surfaces:
-    """What the rays see, per hit [N]: `rays` indexes the flat rays, vectors are x, y, z."""
+    """The surface points that the rays hit, [N]. rays: index of each hit's ray, in flattened rays. Vectors: x, y, z."""
 
     rays: NDArray[np.intp]
     points: Vector
@@ -70,16 +71,16 @@ class Surfaces:
 
 
 def render(scene: Scene, size: tuple[int, int], rng: np.random.Generator) -> Rendering:
-    """Render at size (H, W); the generator feeds the sensor's noise and nothing else."""
+    """Render at size (H, W). rng: for blur and noise of the sensor only."""
     rays = scene.camera.rays(size)
     depth, index = trace(scene.primitives, scene.camera, rays)
-    surfaces = look_up(scene, rays, depth, index)
+    surfaces = find_surfaces(scene, rays, depth, index)
     image = np.zeros((3, depth.size), np.float32)
     image[:, surfaces.rays] = shade(scene, surfaces)
     facing, gloss = np.ones(depth.size, np.float32), np.zeros(depth.size, np.float32)
     facing[surfaces.rays], gloss[surfaces.rays] = surfaces.facing, surfaces.gloss
 
-    # A ray that hits nothing has index -1, which picks the entry after the last primitive: no label, no instance.
+    # A ray that hits nothing has index -1, which selects the additional last entry: no label, no instance.
     label = np.array([p.label for p in scene.primitives] + [0], dtype=np.uint8)[index[0]]
     instance = np.array([p.instance for p in scene.primitives] + [0], dtype=np.uint16)[index[0]]
     _drop_slivers(label, instance)
@@ -110,8 +111,8 @@ def trace(primitives: Sequence[Primitive], camera: Camera, rays: Vector) -> tupl
     return depth, index
 
 
-def look_up(scene: Scene, rays: Vector, depth: Array, index: NDArray[np.int32]) -> Surfaces:
-    """Points, normals and material of what the rays hit."""
+def find_surfaces(scene: Scene, rays: Vector, depth: Array, index: NDArray[np.int32]) -> Surfaces:
+    """Points, normals and materials of the surfaces that the rays hit."""
     hits = np.flatnonzero(index.ravel() >= 0)
     t = depth.ravel()[hits]
     directions = [ray.ravel()[hits] for ray in rays]
@@ -125,12 +126,12 @@ def look_up(scene: Scene, rays: Vector, depth: Array, index: NDArray[np.int32]) 
         albedo[:, where] = primitive.material.albedo(*surface_coordinates(primitive, local))
         gloss[where], glow[where] = primitive.material.gloss, primitive.material.glow
     cosine = dot(list(normals), directions) / np.sqrt(dot(directions, directions))
-    towards = list(normals * -np.sign(cosine))  # open shades and the room itself are seen from inside, too
-    return Surfaces(hits, points, towards, np.abs(cosine), albedo, gloss, glow)
+    towards_camera = list(normals * -np.sign(cosine))  # the room and open lamp shades are also seen from inside
+    return Surfaces(hits, points, towards_camera, np.abs(cosine), albedo, gloss, glow)
 
 
 def surface_coordinates(primitive: Primitive, local: Vector) -> tuple[Array, Array]:
-    """Coordinates (across, up) in metres for the pattern, from points of the unit shape."""
+    """Coordinates (across, up) in metres for the material's pattern, from points in coordinates of the unit shape."""
     half = primitive.half.tolist()
     x, y, z = (part * size for part, size in zip(local, half, strict=True))
     if primitive.shape != "box":
@@ -140,12 +141,12 @@ def surface_coordinates(primitive: Primitive, local: Vector) -> tuple[Array, Arr
 
 
 def shade(scene: Scene, surfaces: Surfaces) -> Array:
-    """Colours [3, N] in 0..1: ambient light, the lamp with its shadows, highlights."""
+    """Colours [3, N], linear, about 0..1: ambient light, direct light with shadows, highlights."""
     light = scene.light
     to_light = [a - x for a, x in zip(light.position.tolist(), surfaces.points, strict=True)]
     distance = np.sqrt(dot(to_light, to_light))
     facing_light = dot(surfaces.normals, to_light) / distance
-    lit = (facing_light > 0) & ~shadowed(scene, surfaces.points, facing_light > 0)
+    lit = (facing_light > 0) & ~find_shadows(scene, surfaces.points, facing_light > 0)
     direct = light.strength * np.maximum(facing_light, 0) * lit / (0.7 + 0.06 * distance**2)
     ambient = light.ambient * (1 + 0.25 * surfaces.normals[2] + 0.15 * surfaces.normals[0])
     brightness = np.maximum(ambient + direct, surfaces.glow)
@@ -153,11 +154,11 @@ def shade(scene: Scene, surfaces: Surfaces) -> Array:
     return surfaces.albedo * brightness * np.array(light.tint, np.float32)[:, None] + highlight
 
 
-def shadowed(scene: Scene, points: Vector, wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which of the points [N] another object hides from the lamp; asked only where `wanted`."""
-    dark = np.zeros(wanted.shape, dtype=bool)
-    asked = np.flatnonzero(wanted)
-    rays = [x[asked] - a for x, a in zip(points, scene.light.position.tolist(), strict=True)]
+def find_shadows(scene: Scene, points: Vector, candidates: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether a primitive hides each of the points [N] from the light; only tested where `candidates` is true."""
+    dark = np.zeros(candidates.shape, dtype=bool)
+    tested = np.flatnonzero(candidates)
+    rays = [x[tested] - a for x, a in zip(points, scene.light.position.tolist(), strict=True)]
     length = np.sqrt(dot(rays, rays))
     for primitive in scene.primitives:
         if not primitive.casts_shadow:
@@ -166,17 +167,17 @@ def shadowed(scene: Scene, points: Vector, wanted: NDArray[np.bool_]) -> NDArray
         distance, radius = float(np.sqrt(towards @ towards)), float(np.sqrt(primitive.half @ primitive.half))
         if distance <= radius:
             continue
-        # Only points inside the cone from the lamp around the bounding sphere, and beyond its near side, can be hidden.
+        # Hidden points are in the cone from the light around the bounding sphere, and beyond the sphere's near side.
         cosine = float(np.sqrt(1 - (radius / distance) ** 2)) - 1e-5
         near = (dot((towards / distance).tolist(), rays) > cosine * length) & (length > distance - radius)
         inside = np.flatnonzero(near)
         t = primitive.intersect(scene.light.position, [ray[inside] for ray in rays])
-        dark[asked[inside[t < 1 - 2e-3]]] = True
+        dark[tested[inside[t < 1 - 2e-3]]] = True
     return dark
 
 
 def _groups(numbers: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.intp]]]:
-    """Each value that occurs, with the places where it does."""
+    """Yield each value in `numbers` with the indices where it occurs."""
     order = np.argsort(numbers, kind="stable")
     values, starts = np.unique(numbers[order], return_index=True)
     for value, where in zip(values, np.split(order, starts[1:]), strict=True):
@@ -184,7 +185,7 @@ def _groups(numbers: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.intp]]
 
 
 def _drop_slivers(label: NDArray[np.uint8], instance: NDArray[np.uint16]) -> None:
-    """Take label and instance away, in place, from objects of which hardly anything shows."""
+    """Set label and instance of hardly visible objects to 0, in place."""
     counts = np.bincount(instance.ravel())
     tiny = counts < SLIVER * instance.size
     tiny[0] = False
@@ -194,7 +195,7 @@ def _drop_slivers(label: NDArray[np.uint8], instance: NDArray[np.uint16]) -> Non
 
 
 def _develop(image: Array, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Linear colours [3, H, W] to an 8-bit picture [H, W, 3] with the blur and noise of a small camera."""
+    """Convert linear colours [3, H, W] to an 8-bit image [H, W, 3] with the blur and noise of a small camera."""
     picture = np.ascontiguousarray(np.clip(image, 0, 1).transpose(1, 2, 0)) ** (1 / 1.3)
     blurred = cv2.GaussianBlur(picture, (3, 3), rng.uniform(0.3, 0.55))
     noisy = blurred + rng.normal(0, rng.uniform(0.008, 0.022), picture.shape)

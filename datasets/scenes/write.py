@@ -1,4 +1,4 @@
-"""Write a set of scenes: in parallel, the same to the byte whatever the number of workers, complete or not at all."""
+"""Write a set of scenes in parallel. The files do not depend on the number of workers, and are complete or absent."""
 
 import json
 import multiprocessing
@@ -22,16 +22,16 @@ from datasets.scenes.labels import segments
 from datasets.scenes.layout import make_scene
 from datasets.scenes.render import Rendering, Scene, render
 
-VERSION = 1  # raise it when the same settings give other files
+VERSION = 1  # increase it when the same settings give different files
 MANIFEST = "scenes.json"
 FOLDERS = {"ade": "ADEChallengeData2016", "coco": "coco", "nyu": "nyu"}
-EMPTY_EVERY = 20  # one in so many scenes has no things at all
-SMALLEST = 32  # pixels a side
+EMPTY_EVERY = 20  # one in this many scenes has no things
+SMALLEST = 32  # pixels, of each side
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the files depend on."""
+    """The settings that the files depend on."""
 
     train: int
     val: int
@@ -47,7 +47,7 @@ class Settings:
             raise ValueError(f"seed must not be negative, not {self.seed}")
 
     def manifest(self) -> dict[str, Any]:
-        """What the manifest says."""
+        """The content of the manifest file."""
         return {"version": VERSION, **asdict(self), "size": list(self.size), "classes": list(SCENE_CLASSES)}
 
 
@@ -61,10 +61,10 @@ def write_scenes(
 ) -> None:
     """Write `train` and `val` scenes of size (H, W) under `root` in the layouts of ADE20K, COCO and NYU Depth V2.
 
-    Does nothing where these very scenes are already there, and replaces scenes of other settings. A folder that holds
-    anything else is refused with a ValueError and left alone. `workers`: processes, by default one per core.
+    Does nothing if exactly these scenes are already there, and replaces scenes with other settings. Raises ValueError,
+    and changes nothing, if the folder contains anything else. workers: number of processes, by default one per core.
 
-    Workers are started afresh, so a script that calls this needs the usual `if __name__ == "__main__"`.
+    Workers are spawned, so a script that calls this needs the usual `if __name__ == "__main__"`.
     """
     settings = Settings(train, val, (int(size[0]), int(size[1])), seed)
     workers = workers if workers is not None else os.cpu_count() or 1
@@ -83,7 +83,7 @@ def write_scenes(
 
 
 def render_scene(settings: Settings, split: str, index: int) -> tuple[Scene, Rendering, np.random.Generator]:
-    """One scene of the set and its rendering; the generator is left for the depth sensor."""
+    """One scene, its rendering, and the random generator for its depth sensor."""
     key = [settings.seed, 0 if split == "train" else 1, index]
     layout, camera, sensor = np.random.default_rng(key).spawn(3)
     scene = make_scene(layout, empty=index % EMPTY_EVERY == 1)
@@ -92,8 +92,8 @@ def render_scene(settings: Settings, split: str, index: int) -> tuple[Scene, Ren
 
 def _write_all(root: Path, settings: Settings, workers: int) -> None:
     jobs = [("train", i) for i in range(settings.train)] + [("val", i) for i in range(settings.val)]
-    with _mapper(workers) as mapped:
-        records = list(mapped(_write_one, repeat(root), repeat(settings), *zip(*jobs, strict=True)))
+    with _parallel_map(workers) as parallel_map:
+        records = list(parallel_map(_write_one, repeat(root), repeat(settings), *zip(*jobs, strict=True)))
     by_split = {split: [r for (s, _), r in zip(jobs, records, strict=True) if s == split] for split in ("train", "val")}
     for split, rows in by_split.items():
         formats.write_coco_index(root / FOLDERS["coco"], split, [row["coco"] for row in rows])
@@ -101,7 +101,7 @@ def _write_all(root: Path, settings: Settings, workers: int) -> None:
     counts = {split: [row["ade"] for row in rows] for split, rows in by_split.items()}
     formats.write_class_list(root / FOLDERS["ade"], counts)
     (root / MANIFEST).write_text(json.dumps(settings.manifest(), indent=2) + "\n")
-    root.chmod(0o755)  # mkdtemp makes folders that others cannot read
+    root.chmod(0o755)  # mkdtemp makes folders that other users cannot read
 
 
 def _write_one(root: Path, settings: Settings, split: str, index: int) -> dict[str, Any]:
@@ -116,19 +116,19 @@ def _write_one(root: Path, settings: Settings, split: str, index: int) -> dict[s
 
 
 @contextmanager
-def _mapper(workers: int) -> Iterator[Any]:
-    """A `map`: the built-in one, or one over worker processes."""
+def _parallel_map(workers: int) -> Iterator[Any]:
+    """A function like `map` that runs in worker processes; with one worker the built-in `map`."""
     if workers == 1:
         yield map
         return
-    # Spawned, not forked: a fork of a process in which PyTorch runs threads can hang.
+    # Spawned, not forked: a forked child can hang if PyTorch was running threads.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         yield lambda function, *arguments: pool.map(function, *arguments, chunksize=4)
 
 
 def _up_to_date(root: Path, settings: Settings) -> bool:
-    """Whether these scenes are in `root`; ValueError if something is there that we did not write."""
+    """Whether `root` contains these scenes. Raises ValueError if it contains anything other than scenes."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     try:
@@ -143,7 +143,7 @@ def _up_to_date(root: Path, settings: Settings) -> bool:
 
 def _move_into_place(partial: Path, root: Path, settings: Settings) -> None:
     if _up_to_date(root, settings):
-        return  # another process has written the same scenes in the meantime
+        return  # meanwhile another process has written the same scenes
     old = partial.with_name(f"{partial.name}-old")
     if root.exists():
         root.rename(old)

@@ -1,1 +1,1 @@
-"""Images with a class label for every pixel, as ADE20K has them; prediction files."""
+"""Semantic segmentation: ADE20K and data in the same form; prediction files."""

@@ -1,6 +1,6 @@
 """ADE20K, scene parsing version with 150 classes (Zhou et al., CVPR 2017), and any data in the same form.
 
-That form is a folder of images and a folder of label PNGs with the same stems; classes, folders and the meaning of
+Each split is a folder of images and a folder of label PNGs with the same stems; classes, folders and the meaning of
 label values are set in the YAML.
 """
 
@@ -24,7 +24,7 @@ from errors import UserError
 from structures import IGNORE, DatasetInfo, Target
 
 DOWNLOAD = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
-UNKNOWN = -2  # in the table from file values to labels: neither a class nor ignored
+UNKNOWN = -2  # in the table from file values to labels: a value that is neither a class nor ignored
 
 CLASSES = tuple(
     """wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth, door,
@@ -43,11 +43,11 @@ CLASSES = tuple(
 
 
 class ADE20KConfig(Schema):
-    """root: the folder ADEChallengeData2016, or one with the same inside.
+    """root: the folder ADEChallengeData2016, or one with the same structure.
 
     classes: names in label order; None: the official 150. The folders are relative to root.
-    first_label: the value of class 0 in the PNGs. ignore_labels: values of pixels to leave out. All other values are
-    errors. Official: 1 and [0]. As in Cityscapes and Pascal VOC: 0 and [255].
+    first_label: the value of class 0 in the PNGs. ignore_labels: values of pixels to ignore. All other values are
+    errors. ADE20K: 1 and [0]. Cityscapes (trainIds) and Pascal VOC: 0 and [255].
     """
 
     name: Literal["ade20k"] = "ade20k"
@@ -66,12 +66,12 @@ class ADE20KConfig(Schema):
     def _check_labels(self) -> Self:
         classes = self.info.classes
         if len(set(classes)) < len(classes):
-            double = next(name for name in classes if classes.count(name) > 1)
-            raise ValueError(f"class {double} appears twice in classes; give every class its own name")
+            duplicate = next(name for name in classes if classes.count(name) > 1)
+            raise ValueError(f"class {duplicate} appears twice in classes; give every class its own name")
         last = self.first_label + len(classes) - 1
-        both = [value for value in self.ignore_labels if self.first_label <= value <= last]
-        if both:
-            what = f"ignore_labels names {both[0]}, which is class {classes[both[0] - self.first_label]}"
+        conflicts = [value for value in self.ignore_labels if self.first_label <= value <= last]
+        if conflicts:
+            what = f"ignore_labels names {conflicts[0]}, which is class {classes[conflicts[0] - self.first_label]}"
             raise ValueError(f"{what}; classes take the values {self.first_label} to {last}, ignore others")
         if max(last, *self.ignore_labels, 0) >= 2**16:
             raise ValueError("first_label and ignore_labels go beyond 65535; PNGs hold 16 bits")
@@ -79,13 +79,13 @@ class ADE20KConfig(Schema):
 
     @property
     def info(self) -> DatasetInfo:
-        """Task and classes; needs no data on disk."""
+        """The task and the classes; needs no data on disk."""
         return DatasetInfo(task="semantic", name=self.name, classes=self.classes or CLASSES)
 
     def build(self, split: Literal["train", "val"], annotations_only: bool = False) -> "ADE20K":
-        """One split. Raises UserError if its files are not all there.
+        """The dataset of one split. Raises UserError if any of its files is missing.
 
-        annotations_only: for scoring, where no image needs to be on disk; `target` works, `load` does not.
+        annotations_only: for scoring without images on disk; then `target` works, `load` does not.
         """
         return ADE20K(self, split, annotations_only)
 
@@ -97,7 +97,7 @@ class ADE20KConfig(Schema):
 class ADE20K(DenseDataset):
     """Images and label maps in two folders, paired by stem and sorted by it; the stem is the image's id.
 
-    Construction lists the folders; it raises UserError where one is missing or a file lacks its counterpart.
+    The constructor lists the folders; it raises UserError if one is missing or a file lacks its counterpart.
     """
 
     def __init__(self, config: ADE20KConfig, split: Literal["train", "val"], annotations_only: bool = False) -> None:
@@ -108,11 +108,11 @@ class ADE20K(DenseDataset):
         else:
             images, annotations = config.val_images, config.val_annotations
         self._images, self._annotations = root / images, root / annotations
-        names = label_names = _listed(self._annotations, {".png"}, "annotation", f"data.{split}_annotations")
+        names = label_names = _list_files(self._annotations, {".png"}, "annotation", f"data.{split}_annotations")
         if not annotations_only:
-            names = _listed(self._images, IMAGE_SUFFIXES, "image", f"data.{split}_images")
-            _refuse_unpaired(self._images, names, self._annotations, label_names, "annotation")
-            _refuse_unpaired(self._annotations, label_names, self._images, names, "image")
+            names = _list_files(self._images, IMAGE_SUFFIXES, "image", f"data.{split}_images")
+            _check_paired(self._images, names, self._annotations, label_names, "annotation")
+            _check_paired(self._annotations, label_names, self._images, names, "image")
         self._names = Names(names[stem] for stem in sorted(names))
         self._first_label = config.first_label
         self._ignore_labels = config.ignore_labels
@@ -124,7 +124,7 @@ class ADE20K(DenseDataset):
         return len(self._names)
 
     def load(self, index: int) -> Sample:
-        """Image and label map. Raises UserError if one is unusable or their sizes differ."""
+        """The image and its label map. Raises UserError if one of them is unusable or their sizes differ."""
         path = self._images / self._names[index]
         image = read_image(path)
         annotation = self._annotation(index)
@@ -136,7 +136,7 @@ class ADE20K(DenseDataset):
         return Sample(path.stem, image.shape[:2], image, semantic=semantic)
 
     def target(self, index: int) -> Target:
-        """The label map at original size; opens no image."""
+        """The label map at original size; reads no image."""
         annotation = self._annotation(index)
         semantic = self._read_labels(annotation)
         height, width = semantic.shape
@@ -152,32 +152,32 @@ class ADE20K(DenseDataset):
             row, column = np.argwhere(labels == UNKNOWN)[0]
             last = self._first_label + self.info.num_classes - 1
             ignored = ", ".join(map(str, self._ignore_labels)) or "none"
-            what = f"value {values[row, column]} at row {row}, column {column} is no class"
+            what = f"value {values[row, column]} at row {row}, column {column} is not a class"
             what += f" (classes: {self._first_label} to {last}; ignored: {ignored})"
             raise UserError(path, what, "correct the file, or data.classes, data.first_label, data.ignore_labels")
         return labels
 
 
-def _refuse_unpaired(
+def _check_paired(
     folder: Path, names: dict[str, str], other_folder: Path, other_names: dict[str, str], other: str
 ) -> None:
-    alone = sorted(names.keys() - other_names.keys())
-    if alone:
-        more = f" (the same holds for {len(alone) - 1} more files)" if len(alone) > 1 else ""
+    unpaired = sorted(names.keys() - other_names.keys())
+    if unpaired:
+        more = f" (the same holds for {len(unpaired) - 1} more files)" if len(unpaired) > 1 else ""
         what = f"no {other} with this stem in {other_folder}{more}"
-        raise UserError(folder / names[alone[0]], what, f"add the {other} or remove this file")
+        raise UserError(folder / names[unpaired[0]], what, f"add the {other} or remove this file")
 
 
 def _existing_root(root: Path) -> Path:
     inner = root / "ADEChallengeData2016"
-    if os.path.isdir(inner):  # unlike that of Path, no error where a folder may not be entered
+    if os.path.isdir(inner):  # unlike Path.is_dir, raises no error if a folder may not be entered
         raise UserError(root, "is one folder too high", f"set data.root={inner}")
     if problem := problem_with(root, "folder"):
         raise UserError(root, problem, f"unpack {DOWNLOAD} and set data.root to its ADEChallengeData2016")
     return root
 
 
-def _listed(folder: Path, suffixes: Collection[str], kind: str, key: str) -> dict[str, str]:
+def _list_files(folder: Path, suffixes: Collection[str], kind: str, key: str) -> dict[str, str]:
     if problem := problem_with(folder, "folder"):
         what = f"{problem}, which the ADE20K layout needs"
         raise UserError(folder, what, f"check data.root, or set {key} to the folder's path below it")

@@ -13,23 +13,23 @@ from structures import Prediction, Target
 
 
 class SemanticFiles(PredictionFiles):
-    """NAME.png per image: class indices from 0 at the image's size, 8 bits, or 16 where there are over 256 classes."""
+    """NAME.png per image: class indices from 0 at the image's size; 8 bits, or 16 if there are over 256 classes."""
 
     def __init__(self, folder: Path, num_classes: int) -> None:
         self._folder = folder
         self._num_classes = num_classes
 
     def write(self, prediction: Prediction, target: Target) -> None:
-        """Store `prediction.semantic`. Raises UserError if the folder does not take the file."""
+        """Store `prediction.semantic`. Raises UserError if the file cannot be written."""
         assert prediction.semantic is not None
         labels = prediction.semantic.cpu().numpy()
         write_png(self._path(target), labels.astype(np.uint8 if self._num_classes <= 256 else np.uint16))
 
     def finish(self) -> None:
-        """Nothing is left to do."""
+        """Nothing to do: there is one file per image."""
 
     def read(self, target: Target) -> Prediction:
-        """The stored label map [H, W] int16. Raises UserError if missing, of another size, or with unknown classes."""
+        """The stored label map [H, W] int16. UserError if it is missing, has another size, or has unknown classes."""
         path = self._path(target)
         if problem := problem_with(path, "file"):
             raise UserError(path, problem, f"predict image {target.image_id}, or name the predictions' folder")
@@ -39,7 +39,7 @@ class SemanticFiles(PredictionFiles):
             what = f"is {w} x {h} pixels (width x height) but its image is {width} x {height}"
             raise UserError(path, what, "resize the scores to the original size before taking the best class")
         if labels.max() >= self._num_classes:
-            what = f"value {labels.max()} is no class (0 to {self._num_classes - 1})"
+            what = f"value {labels.max()} is not a class (0 to {self._num_classes - 1})"
             raise UserError(path, what, "write class indices that start from 0")
         return Prediction(semantic=torch.from_numpy(labels.astype(np.int16)))
 

@@ -1,9 +1,10 @@
 """Mix Transformer (MiT), the encoder of SegFormer, B0 to B5. Xie et al., "SegFormer: Simple and Efficient Design for
 Semantic Segmentation with Transformers", NeurIPS 2021.
 
-Inside, maps are [B, H, W, C]: linear layers and norms act on the last axis, and a convolution sees the same memory as a
-channels_last map, so no stage copies a tensor just to turn it. Differences from the original: attention is fused, and
-images under 29 pixels are refused by name (the first stage's 8x8 reduction does not fit into their map).
+Inside, maps are [B, H, W, C]: linear layers and norms act on the last axis, and to a convolution the same memory is a
+channels_last map. So no stage copies a tensor just to permute it. Differences from the original: attention is fused,
+and images with a side under 29 pixels raise a clear error (the 8x8 reduction of the first stage does not fit into their
+map).
 """
 
 from pathlib import Path
@@ -19,21 +20,21 @@ from models.base import Backbone, FeatureInfo
 from models.layers.residual_block import MLP_RATIO, ResidualBlock
 from models.weights import load_weights
 
-Four = tuple[int, int, int, int]
-MOST_BLOCKS = 1000  # of a stage; beyond it is a slip of the hand, which would fill the memory
+PerStage = tuple[int, int, int, int]
+MAX_BLOCKS = 1000  # per stage; more would be a typing error, which would fill the memory
 
-STRIDES: Four = (4, 8, 16, 32)
-HEADS: Four = (1, 2, 5, 8)
-REDUCTIONS: Four = (8, 4, 2, 1)  # side of the square of pixels that becomes one key and value
-MIN_SIDE = 29  # pixels; the smallest image whose maps hold one such square at every stage
-BLOCK_NORM_EPS = 1e-6  # norms of blocks and stage outputs; embeddings and reductions use PyTorch's 1e-5
+STRIDES: PerStage = (4, 8, 16, 32)
+HEADS: PerStage = (1, 2, 5, 8)
+REDUCTIONS: PerStage = (8, 4, 2, 1)  # side of the square of pixels that is reduced to one key and value
+MIN_SIDE = 29  # pixels; the smallest image whose maps contain at least one such square at every stage
+BLOCK_NORM_EPS = 1e-6  # of the norms in blocks and of stage outputs; patch and reduction norms use PyTorch's 1e-5
 
 
 class Shape(NamedTuple):
     """Channels and number of blocks of the four stages."""
 
-    channels: Four
-    depths: Four
+    channels: PerStage
+    depths: PerStage
 
 
 SHAPES = {
@@ -47,31 +48,31 @@ SHAPES = {
 
 
 class MiTConfig(Schema):
-    """A MiT. weights: converted ImageNet weights. channels, depths: other than the named size's, for small studies."""
+    """A MiT. weights: converted ImageNet weights. channels, depths: override those of the named size."""
 
     name: Literal["mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5"]
     weights: Path | None = None
     drop_path: Rate = 0.1
-    channels: Four | None = None
-    depths: Four | None = None
+    channels: PerStage | None = None
+    depths: PerStage | None = None
 
     @model_validator(mode="after")
     def _check_sizes(self) -> "MiTConfig":
         for channels, heads in zip(self.shape.channels, HEADS, strict=True):
             if channels < 1 or channels % heads:
                 raise ValueError(f"channels {channels} do not divide into {heads} heads; use multiples of 1, 2, 5, 8")
-        if not 1 <= min(self.shape.depths) <= max(self.shape.depths) <= MOST_BLOCKS:
-            raise ValueError(f"a stage has 1 to {MOST_BLOCKS} blocks; use such depths")
+        if not 1 <= min(self.shape.depths) <= max(self.shape.depths) <= MAX_BLOCKS:
+            raise ValueError(f"depths must be from 1 to {MAX_BLOCKS} blocks per stage")
         return self
 
     @property
     def shape(self) -> Shape:
-        """The sizes in effect."""
+        """Channels and depths in effect: those of the named size, unless overridden."""
         named = SHAPES[self.name]
         return Shape(self.channels or named.channels, self.depths or named.depths)
 
     def build(self, pretrained: bool = True) -> "MiT":
-        """The backbone; `pretrained`: with the weights that this record names."""
+        """Build the backbone. pretrained: load the weights that the config names."""
         backbone = MiT(*self.shape, drop_path=self.drop_path)
         if self.weights and pretrained:
             load_weights(backbone, self.weights, "model.backbone.weights")
@@ -79,9 +80,12 @@ class MiTConfig(Schema):
 
 
 class MiT(Backbone):
-    """Four stages at strides 4, 8, 16 and 32. Drop path rises linearly over all blocks from 0 to `drop_path`."""
+    """Four stages at strides 4, 8, 16 and 32. The drop-path rate rises linearly over all blocks, from 0 to `drop_path`.
 
-    def __init__(self, channels: Four, depths: Four, drop_path: float = 0.1) -> None:
+    Raises ValueError for images with a side under 29 pixels.
+    """
+
+    def __init__(self, channels: PerStage, depths: PerStage, drop_path: float = 0.1) -> None:
         super().__init__()
         self.feature_info = tuple(map(FeatureInfo, channels, STRIDES))
         blocks = sum(depths)
@@ -100,10 +104,10 @@ class MiT(Backbone):
         self.apply(_initialise)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images [B, 3, H, W] -> [B, C_i, H / s_i, W / s_i], rounded up, stored channels_last."""
+        """Images [B, 3, H, W] -> levels [B, C_i, H / s_i, W / s_i], sizes rounded up, stored channels_last."""
         if min(images.shape[-2:]) < MIN_SIDE:
             raise ValueError(f"images of {tuple(images.shape[-2:])} pixels; MiT needs at least {MIN_SIDE} a side")
-        # A map [B, H, W, C] seen as [B, C, H, W] is what PyTorch calls channels_last.
+        # A map [B, H, W, C] permuted to [B, C, H, W] is what PyTorch calls channels_last.
         features, x = [], images.to(memory_format=torch.channels_last)
         for stage in self.stages:
             x = stage(x)
@@ -112,7 +116,10 @@ class MiT(Backbone):
 
 
 class Stage(nn.Module):
-    """Overlapping patches, transformer blocks, norm. [B, C_in, H, W] -> [B, C, H / stride, W / stride], rounded up."""
+    """Overlapping patches, transformer blocks, norm. [B, C_in, H, W] -> [B, C, H / stride, W / stride], rounded up.
+
+    The stride is 4 for images (3 channels), else 2.
+    """
 
     def __init__(self, in_channels: int, channels: int, heads: int, reduction: int, drop_paths: list[float]) -> None:
         super().__init__()
@@ -131,14 +138,17 @@ class Stage(nn.Module):
 
 
 class Block(ResidualBlock):
-    """Attention over reduced keys, and an MLP with a convolution. [B, H, W, C] -> the same."""
+    """Attention over reduced keys and values, and an MLP with a convolution. [B, H, W, C] -> same shape."""
 
     def __init__(self, channels: int, heads: int, reduction: int, drop_path: float) -> None:
         super().__init__(channels, Attention(channels, heads, reduction), MLP(channels), BLOCK_NORM_EPS, drop_path)
 
 
 class Attention(nn.Module):
-    """Pixels attend to squares of `reduction` pixels a side, each made one key and value. [B, H, W, C] -> same."""
+    """Attention from pixels to squares of `reduction` x `reduction` pixels, each reduced to one key and value.
+
+    [B, H, W, C] -> same shape.
+    """
 
     def __init__(self, channels: int, heads: int, reduction: int) -> None:
         super().__init__()
@@ -150,7 +160,9 @@ class Attention(nn.Module):
         self.project = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, H, W, C]; rows and columns that fill no square are neither keys nor values, as in the original."""
+        """Map [B, H, W, C] -> same shape. As in the original, the last rows and columns are not attended to if they do
+        not fill a square.
+        """
         B, H, W, C = x.shape
         query = self.query(x).view(B, H * W, self.heads, -1).transpose(1, 2)
         source = x
@@ -162,7 +174,10 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers with a depthwise 3x3 convolution between, which tells a pixel where it is. [B, H, W, C]."""
+    """Two linear layers with a depthwise 3x3 convolution between them. [B, H, W, C] -> same shape.
+
+    The zero padding of the convolution provides position information.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -172,13 +187,13 @@ class MLP(nn.Module):
         self.contract = nn.Linear(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, H, W, C] -> the same."""
+        """Map [B, H, W, C] -> same shape."""
         x = self.depthwise(self.expand(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return self.contract(F.gelu(x))
 
 
 def _initialise(module: nn.Module) -> None:
-    """The original's start: linear layers normal with std 0.02, convolutions by their fan-out, biases 0."""
+    """Initialise as the original: linear layers normal with std 0.02, convolutions by fan-out, biases 0."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

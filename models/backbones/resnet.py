@@ -1,9 +1,8 @@
-"""ResNet-50 and ResNet-101 as encoders of detectors. He et al., CVPR 2016; the stride sits in the 3x3 convolutions, as
-in torchvision, whose modules hold the weights.
+"""ResNet-50 and ResNet-101 as encoders of detectors. He et al., CVPR 2016.
 
-Detectors fine-tune it with the normalisation's statistics fixed. A fixed normalisation is a factor and a shift for each
-channel, so it is folded into the weights of the convolution before it: same function, same gradients, and two passes
-over every activation less.
+We use the modules of torchvision, so the stride is in the 3x3 convolutions. Detectors fine-tune ResNet with fixed
+batch-norm statistics. Such a norm only scales and shifts each channel, so it is folded into the weights of the
+convolution before it. This gives the same function and gradients, and saves two passes over every activation.
 """
 
 from pathlib import Path
@@ -22,9 +21,9 @@ CHANNELS, STRIDES = (256, 512, 1024, 2048), (4, 8, 16, 32)
 
 
 class ResNetConfig(Schema):
-    """A ResNet. weights: converted ImageNet weights (torchvision's IMAGENET1K_V1), without which training is hopeless.
+    """A ResNet. weights: converted ImageNet weights (torchvision's IMAGENET1K_V1); without them training does not work.
 
-    frozen: so many of the parts (stem, layer1, layer2, layer3, layer4) keep their weights.
+    frozen: how many parts, counted from the first of (stem, layer1, layer2, layer3, layer4), keep their weights.
     """
 
     name: Literal["resnet50", "resnet101"]
@@ -32,7 +31,7 @@ class ResNetConfig(Schema):
     frozen: int = Field(2, ge=0, le=5)
 
     def build(self, pretrained: bool = True) -> "ResNet":
-        """The backbone; `pretrained`: with the weights that this record names."""
+        """Build the backbone. pretrained: load the weights that the config names."""
         backbone = ResNet(self.name, self.frozen)
         if self.weights and pretrained:
             load_weights(backbone, self.weights, "model.backbone.weights")
@@ -40,7 +39,7 @@ class ResNetConfig(Schema):
 
 
 class FixedBatchNorm2d(nn.Module):
-    """Batch normalisation whose statistics stay as they were loaded; weight and bias are learnt."""
+    """Batch normalisation with fixed statistics, as loaded. Weight and bias are learned."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -53,8 +52,8 @@ class FixedBatchNorm2d(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def after(self, conv: nn.Conv2d, x: Tensor) -> Tensor:
-        """The normalised convolution (which has no bias) of x."""
+    def conv_and_normalise(self, conv: nn.Conv2d, x: Tensor) -> Tensor:
+        """Apply `conv`, which must have no bias, and then this normalisation to x."""
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         weight, bias = conv.weight * scale[:, None, None, None], self.bias - self.running_mean * scale
         return F.conv2d(x, weight, bias, conv.stride, conv.padding)
@@ -65,7 +64,7 @@ class ResNet(Backbone):
 
     def __init__(self, name: str, frozen: int) -> None:
         super().__init__()
-        import torchvision  # here, since it takes as long as importing PyTorch: see models/rcnn/boxes.py
+        import torchvision  # imported here because it takes as long as importing PyTorch: see models/rcnn/boxes.py
 
         net = torchvision.models.get_model(name, weights=None, norm_layer=FixedBatchNorm2d)
         self.conv1, self.bn1 = net.conv1, net.bn1
@@ -77,7 +76,7 @@ class ResNet(Backbone):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """See the class."""
-        x = F.max_pool2d(self.bn1.after(self.conv1, images).relu_(), kernel_size=3, stride=2, padding=1)
+        x = F.max_pool2d(self.bn1.conv_and_normalise(self.conv1, images).relu_(), kernel_size=3, stride=2, padding=1)
         levels = []
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in layer.children():
@@ -87,12 +86,12 @@ class ResNet(Backbone):
 
 
 def _bottleneck(block: Any, x: Tensor) -> Tensor:
-    y = block.bn1.after(block.conv1, x).relu_()
-    y = block.bn2.after(block.conv2, y).relu_()
-    y = block.bn3.after(block.conv3, y)
+    y = block.bn1.conv_and_normalise(block.conv1, x).relu_()
+    y = block.bn2.conv_and_normalise(block.conv2, y).relu_()
+    y = block.bn3.conv_and_normalise(block.conv3, y)
     if block.downsample is not None:
         conv, norm = block.downsample
-        x = norm.after(conv, x)
+        x = norm.conv_and_normalise(conv, x)
     y += x
     result: Tensor = y.relu_()
     return result

@@ -1,9 +1,9 @@
 """Swin Transformer, T, S, B and L, as an encoder for dense prediction. Liu et al., "Swin Transformer: Hierarchical
 Vision Transformer using Shifted Windows", ICCV 2021.
 
-As in the original's detectors, and unlike in timm, a map that windows do not divide is padded before it is shifted,
-windows never shrink, and every level has a norm of its own. Images may have any size, but an exported graph holds for
-the size that it was made with. As in MiT, maps are [B, H, W, C] inside.
+As in the original's detectors, and unlike in timm, a map whose sides are not multiples of the window is padded before
+it is shifted, windows never shrink, and every level has its own output norm. Images may have any size, but an exported
+graph is valid only for the size that it was exported with. As in MiT, maps are [B, H, W, C] inside.
 """
 
 from pathlib import Path
@@ -19,20 +19,22 @@ from models.base import Backbone, FeatureInfo
 from models.layers.residual_block import MLP_RATIO, ResidualBlock
 from models.weights import load_weights
 
-Four = tuple[int, int, int, int]
+PerStage = tuple[int, int, int, int]
 Depth = Annotated[int, Field(gt=0, le=1000)]
 
-STRIDES: Four = (4, 8, 16, 32)
+STRIDES: PerStage = (4, 8, 16, 32)
 HEAD_CHANNELS = 32
-APART = -100.0  # added to the logits of pixels that meet in a shifted window without being neighbours; the original's
+# Added to the logits between pixels that share a shifted window but come from different regions of the map; as the
+# original.
+MASKED_LOGIT = -100.0
 EPS = 1e-5  # of all norms
 
 
 class Shape(NamedTuple):
-    """Channels of the first stage (each later one has twice as many), numbers of blocks, side of a window."""
+    """Channels of the first stage (each later stage has twice as many), blocks per stage, window side in pixels."""
 
     channels: int
-    depths: Four
+    depths: PerStage
     window: int
 
 
@@ -45,10 +47,10 @@ SHAPES = {
 
 
 class SwinConfig(Schema):
-    """A Swin. weights: converted ImageNet weights; the norms of the four levels are new in any case.
+    """A Swin. weights: converted ImageNet weights; the output norms of the four levels keep their initial values.
 
-    window: side of a window in pixels; by default 7 for T and S, 12 for B and L, as in their weights for 384 pixels.
-    channels (of the first stage), depths: other than the named size's, for small studies.
+    window: side of a window in pixels; by default 7 for T and S, and 12 for B and L, as in the weights for images of
+    384 pixels. channels (of the first stage), depths: override those of the named size.
     """
 
     name: Literal["swin_t", "swin_s", "swin_b", "swin_l"]
@@ -66,12 +68,12 @@ class SwinConfig(Schema):
 
     @property
     def shape(self) -> Shape:
-        """The sizes in effect."""
+        """Channels, depths and window in effect: those of the named size, unless overridden."""
         named = SHAPES[self.name]
         return Shape(self.channels or named.channels, self.depths or named.depths, self.window or named.window)
 
     def build(self, pretrained: bool = True) -> "Swin":
-        """The backbone; `pretrained`: with the weights that this record names."""
+        """Build the backbone. pretrained: load the weights that the config names."""
         backbone = Swin(*self.shape, drop_path=self.drop_path)
         if self.weights and pretrained:
             load_weights(backbone, self.weights, "model.backbone.weights")
@@ -79,9 +81,9 @@ class SwinConfig(Schema):
 
 
 class Swin(Backbone):
-    """Four stages at strides 4, 8, 16 and 32. Drop path rises linearly over all blocks from 0 to `drop_path`."""
+    """Four stages at strides 4, 8, 16, 32. The drop-path rate rises linearly over all blocks, from 0 to `drop_path`."""
 
-    def __init__(self, channels: int, depths: Four, window: int, drop_path: float = 0.3) -> None:
+    def __init__(self, channels: int, depths: PerStage, window: int, drop_path: float = 0.3) -> None:
         super().__init__()
         widths = [channels << stage for stage in range(4)]
         self.feature_info = tuple(map(FeatureInfo, widths, STRIDES))
@@ -97,9 +99,9 @@ class Swin(Backbone):
         self.apply(_initialise)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images [B, 3, H, W] -> [B, C_i, H / s_i, W / s_i], rounded up, stored channels_last."""
-        # A map [B, H, W, C] seen as [B, C, H, W] is what PyTorch calls channels_last.
-        x = _padded(images.permute(0, 2, 3, 1), STRIDES[0]).permute(0, 3, 1, 2)
+        """Images [B, 3, H, W] -> levels [B, C_i, H / s_i, W / s_i], sizes rounded up, stored channels_last."""
+        # A map [B, H, W, C] permuted to [B, C, H, W] is what PyTorch calls channels_last.
+        x = _pad(images.permute(0, 2, 3, 1), STRIDES[0]).permute(0, 3, 1, 2)
         x = self.patch(x.contiguous(memory_format=torch.channels_last))
         x = self.patch_norm(x.permute(0, 2, 3, 1))
         features = []
@@ -110,7 +112,7 @@ class Swin(Backbone):
 
 
 class PatchMerging(nn.Module):
-    """2 x 2 pixels become one, with twice the channels. [B, H, W, C] -> [B, H / 2, W / 2, 2C], rounded up."""
+    """Merge 2 x 2 pixels into one with twice the channels. [B, H, W, C] -> [B, H / 2, W / 2, 2C], rounded up."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -118,25 +120,29 @@ class PatchMerging(nn.Module):
         self.reduce = nn.Linear(4 * channels, 2 * channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class. The four pixels lie side by side column by column, as published weights expect them."""
-        x = _padded(x, 2)
+        """See the class. The four pixels are concatenated column by column, as the published weights expect."""
+        x = _pad(x, 2)
         B, H, W, C = x.shape
         squares = x.view(B, H // 2, 2, W // 2, 2, C).permute(0, 1, 3, 4, 2, 5).reshape(B, H // 2, W // 2, 4 * C)
         return self.reduce(self.norm(squares))
 
 
 class Block(ResidualBlock):
-    """Attention within windows, which in every second block lie half a window further, and an MLP. [B, H, W, C]."""
+    """Attention within windows, and an MLP. In every second block the windows are shifted by half a window.
+
+    [B, H, W, C] -> same shape.
+    """
 
     def __init__(self, channels: int, window: int, shifted: bool, drop_path: float) -> None:
         super().__init__(channels, WindowAttention(channels, window, shifted), MLP(channels), EPS, drop_path)
 
 
 class WindowAttention(nn.Module):
-    """Pixels attend to those of their window; logits get a learnt bias for where one lies from the other.
+    """Attention between the pixels of each window, with a learned bias for each relative position.
 
-    Map [B, H, W, C] -> the same. shifted: windows start half a window further; those at the lower and right border are
-    made of parts of the map that lie apart, and the parts do not see each other. Zeros beyond the map are seen.
+    Map [B, H, W, C] -> same shape. shifted: the windows are shifted by half a window, cyclically. So windows at the
+    lower and right border consist of regions that are not neighbours in the map; pixels of different regions do not
+    attend to each other. Padding pixels are attended to.
     """
 
     index: Tensor
@@ -150,20 +156,20 @@ class WindowAttention(nn.Module):
         self.project = nn.Linear(channels, channels)
         self.position_bias = nn.Parameter(torch.empty((2 * window - 1) ** 2, self.heads))
         rows, columns = (axis.flatten() for axis in torch.meshgrid([torch.arange(window)] * 2, indexing="ij"))
-        steps = [axis[:, None] - axis + window - 1 for axis in (rows, columns)]  # from key to query, 0 and more
+        steps = [axis[:, None] - axis + window - 1 for axis in (rows, columns)]  # from key to query, shifted to >= 0
         self.register_buffer("index", steps[0] * (2 * window - 1) + steps[1], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, H, W, C] -> the same."""
+        """Map [B, H, W, C] -> same shape."""
         B, H, W, C = x.shape
         side = self.window
-        x = _padded(x, side)
+        x = _pad(x, side)
         if self.shift:
             x = x.roll((-self.shift, -self.shift), (1, 2))
         rows, columns = x.shape[1] // side, x.shape[2] // side
         windows = x.view(B, rows, side, columns, side, C).transpose(2, 3).reshape(-1, side * side, C)
         query, key, value = self.qkv(windows).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        bias = self._bias(rows, columns).to(query.dtype)  # [1 or windows of an image, heads, side², side²]
+        bias = self._attention_bias(rows, columns).to(query.dtype)  # [1 or windows per image, heads, side², side²]
         if self.shift:
             bias = bias.repeat(B, 1, 1, 1)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias).transpose(1, 2)
@@ -172,25 +178,25 @@ class WindowAttention(nn.Module):
             x = x.roll((self.shift, self.shift), (1, 2))
         return self.project(x[:, :H, :W])
 
-    def _bias(self, rows: int, columns: int) -> Tensor:
-        """What is added to the logits, of all windows [1, heads, N, N] or, if they are shifted, of each."""
+    def _attention_bias(self, rows: int, columns: int) -> Tensor:
+        """The bias of the logits, [1, heads, N, N] for all windows or, if shifted, [windows, heads, N, N]."""
         bias = self.position_bias[self.index].permute(2, 0, 1)[None]
         if not self.shift:
             return bias
-        vertical, horizontal = (self._parts(count, bias.device) for count in (rows, columns))
-        parts = 3 * vertical[:, None, :, None] + horizontal[None, :, None, :]  # [rows, columns, side, side]
-        parts = parts.flatten(2).flatten(0, 1)
-        return bias + APART * (parts[:, None, :, None] != parts[:, None, None, :])
+        vertical, horizontal = (self._region_numbers(count, bias.device) for count in (rows, columns))
+        regions = 3 * vertical[:, None, :, None] + horizontal[None, :, None, :]  # [rows, columns, side, side]
+        regions = regions.flatten(2).flatten(0, 1)
+        return bias + MASKED_LOGIT * (regions[:, None, :, None] != regions[:, None, None, :])
 
-    def _parts(self, count: int, device: torch.device) -> Tensor:
-        """Along one axis of a shifted map, which of three parts the pixels [count, side] of its windows belong to."""
+    def _region_numbers(self, count: int, device: torch.device) -> Tensor:
+        """Along one axis of a shifted map: which of 3 regions each pixel of its windows, [count, side], is in."""
         length = count * self.window
         place = torch.arange(length, device=device)
         return ((place >= length - self.window).long() + (place >= length - self.shift)).view(count, self.window)
 
 
 class MLP(nn.Module):
-    """Two linear layers. [B, H, W, C] -> the same."""
+    """Two linear layers. [B, H, W, C] -> same shape."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -198,18 +204,18 @@ class MLP(nn.Module):
         self.contract = nn.Linear(MLP_RATIO * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, H, W, C] -> the same."""
+        """Map [B, H, W, C] -> same shape."""
         return self.contract(F.gelu(self.expand(x)))
 
 
-def _padded(x: Tensor, multiple: int) -> Tensor:
-    """Map [B, H, W, C] with zeros below and right, so that `multiple` divides its sides."""
+def _pad(x: Tensor, multiple: int) -> Tensor:
+    """Zero-pad a map [B, H, W, C] at the bottom and right, so that its sides are multiples of `multiple`."""
     right, bottom = -x.shape[2] % multiple, -x.shape[1] % multiple
     return F.pad(x, (0, 0, 0, right, 0, bottom)) if right or bottom else x
 
 
 def _initialise(module: nn.Module) -> None:
-    """The original's start: linear layers and position biases normal with std 0.02, other biases 0."""
+    """Initialise as the original: linear layers and position biases normal with std 0.02, other biases 0."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

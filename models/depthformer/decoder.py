@@ -14,19 +14,19 @@ from upsamplers import UpsamplerConfig
 
 Activation = Literal["relu", "sigmoid"]
 
-START = 0.25  # of the maximum: the depth that an untrained network predicts, near the mean of indoor scenes
+INITIAL_SHARE = 0.25  # of max_depth: the depth that an untrained network predicts, near the mean of indoor scenes
 SLOPE = 0.01  # of LeakyReLU
 
 
 class Decoder(nn.Module):
-    """Levels, fine to coarse -> depth in metres at the size of the finest.
+    """Levels -> depth in metres at the size of the finest level.
 
-    in_channels: of the levels. Each stage upsamples, guided by the next finer level, puts that level beside the result
-    and has its number of channels. activation: "relu": ReLU + min_depth, without an upper end; "sigmoid": times
-    max_depth.
+    in_channels: of the levels, fine to coarse. Each stage upsamples, guided by the next finer level, concatenates that
+    level, and outputs as many channels as that level has. activation: "relu": ReLU(x) + min_depth, without an upper
+    bound; "sigmoid": sigmoid(x) * max_depth.
 
-    The published network starts near zero, where ReLU may stay dead for good. Here the start is a quarter of max_depth
-    everywhere.
+    The published network initially predicts values near zero, where the ReLU may stay dead forever. Here the initial
+    prediction is a quarter of max_depth everywhere.
     """
 
     def __init__(
@@ -44,17 +44,17 @@ class Decoder(nn.Module):
         self.upsamplers = nn.ModuleList(upsampler.build(coarse, fine) for coarse, fine in steps)
         self.fusions = nn.ModuleList(_fusion(coarse + fine, fine) for coarse, fine in steps)
         self.output = nn.Conv2d(in_channels[0], 1, 3, padding=1)
-        start = START * max_depth if activation == "relu" else math.log(START / (1 - START))
+        start = INITIAL_SHARE * max_depth if activation == "relu" else math.log(INITIAL_SHARE / (1 - INITIAL_SHARE))
         nn.init.normal_(self.output.weight, std=0.01)
         nn.init.constant_(self.output.bias, start)  # type: ignore[arg-type]
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
-        """[B, C_i, H_i, W_i], fine to coarse -> depth [B, 1, H_0, W_0], metres, float32."""
+        """Levels [B, C_i, H_i, W_i], fine to coarse -> depth [B, 1, H_0, W_0], metres, float32."""
         *skips, coarsest = levels
         x = self.enter(coarsest)
         for upsampler, fusion, skip in zip(self.upsamplers, self.fusions, reversed(skips), strict=True):
             x = fusion(torch.cat([upsampler(x, guide=skip), skip], dim=1))
-        with torch.autocast(x.device.type, enabled=False):  # bfloat16 knows depths of 5 m only to 3 cm
+        with torch.autocast(x.device.type, enabled=False):  # at 5 m bfloat16 resolves only 3 cm
             output = self.output(x.float())
         if self.activation == "sigmoid":
             return output.sigmoid() * self.max_depth

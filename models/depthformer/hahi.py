@@ -2,8 +2,8 @@
 Exploiting Long-Range Correlation and Local Information for Accurate Monocular Depth Estimation", Machine Intelligence
 Research 2023.
 
-The transformer's levels attend to each other (aggregation), the convolutional branch to them (interaction). As in the
-authors' code, the attention layers have no norms and no feed-forward networks, and no batch norm is synchronised.
+The transformer's levels attend to each other (aggregation). The convolutional branch attends to them (interaction). As
+in the authors' code, attention layers have no norms and no feed-forward networks, and batch norms are not synchronised.
 """
 
 from collections import OrderedDict
@@ -20,10 +20,10 @@ HEADS = 8
 
 
 class HAHI(nn.Module):
-    """Levels with their channels -> levels of the same sizes and channels, each aware of all others.
+    """Levels -> levels of the same shapes, each combined by attention with all transformer levels.
 
-    in_channels: of the convolutional branch, then of the transformer's levels, fine to coarse. channels: in which they
-    attend, a multiple of 8. points: see `DeformableAttention`. dropout: of what attention adds.
+    in_channels: of the convolutional branch, then of the transformer's levels, fine to coarse. channels: of the
+    attention layers, a multiple of 8. points, dropout: see `DeformableAttention`.
     Raises ValueError if 8 does not divide the channels.
     """
 
@@ -32,13 +32,13 @@ class HAHI(nn.Module):
         if channels % HEADS:
             raise ValueError(f"channels {channels} do not divide into {HEADS} heads; use a multiple of {HEADS}")
         levels = len(in_channels) - 1
-        self.laterals = nn.ModuleList(unit(width, width, 1) for width in in_channels)
-        self.embeds = nn.ModuleList(unit(width, channels, 1) for width in in_channels)
+        self.laterals = nn.ModuleList(conv_norm_relu(width, width, 1) for width in in_channels)
+        self.embeds = nn.ModuleList(conv_norm_relu(width, channels, 1) for width in in_channels)
         self.level_vectors = nn.Parameter(torch.randn(levels, channels))
         self.reference = nn.Linear(channels, 2)
         self.aggregation = DeformableAttention(channels, HEADS, levels, points, dropout)
         self.interaction = DeformableAttention(channels, HEADS, levels, points, dropout)
-        self.fusions = nn.ModuleList(unit(width + channels, width, 3) for width in in_channels)
+        self.fusions = nn.ModuleList(conv_norm_relu(width + channels, width, 3) for width in in_channels)
         nn.init.xavier_uniform_(self.reference.weight)
         nn.init.zeros_(self.reference.bias)
         for module in self.modules():
@@ -61,24 +61,24 @@ class HAHI(nn.Module):
         tokens = self.aggregation(tokens, torch.cat(positions), tokens, centres, sizes)
 
         position = sine_position(fine, channels, device)
-        with torch.autocast(device.type, enabled=False):  # in 8 bits a point would miss its place by half a pixel
+        with torch.autocast(device.type, enabled=False):  # bfloat16 would shift points by half a pixel
             reference = self.reference(position).sigmoid()
         query = self.interaction(query, position, tokens, reference, sizes)
 
         attended = [query, *tokens.split([h * w for h, w in sizes], dim=1)]
         maps = [each.mT.unflatten(2, size) for each, size in zip(attended, [fine, *sizes], strict=True)]
-        # The order of concatenation is that of published weights.
+        # The order of concatenation is that of the published weights.
         pairs = [(maps[0], laterals[0]), *zip(laterals[1:], maps[1:], strict=True)]
         return [fusion(torch.cat(pair, dim=1)) for fusion, pair in zip(self.fusions, pairs, strict=True)]
 
 
-def unit(in_channels: int, channels: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """Convolution, batch norm, ReLU."""
+def conv_norm_relu(in_channels: int, channels: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """Convolution without bias, batch norm, ReLU."""
     conv = nn.Conv2d(in_channels, channels, kernel, stride, padding=kernel // 2, bias=False)
     return nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(channels), relu=nn.ReLU(inplace=True)))
 
 
 def pixel_centres(size: Size, device: torch.device) -> Tensor:
-    """(x, y) of the centres of a map's pixels, row by row, in 0..1 from edge to edge, [H * W, 2]."""
+    """The pixel centres of a map of `size` (H, W): [H * W, 2], (x, y) in 0..1 from edge to edge, row by row."""
     rows, columns = ((torch.arange(length, device=device) + 0.5) / length for length in size)
     return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=2).flatten(0, 1)

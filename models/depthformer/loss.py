@@ -6,16 +6,17 @@ from torch import Tensor
 from runtime.distributed import sum_over_processes
 
 _DEPTH_OFFSET = 0.001  # metres, keeps logarithms finite
-_SMALLEST_SQUARE = 1e-12  # a root's slope has no end at 0
+_SMALLEST_SQUARE = 1e-12  # lower limit under the square root, whose gradient is infinite at 0
 
 
 def scale_invariant_log_loss(depth: Tensor, labels: Tensor) -> Tensor:
-    """How unevenly predicted depths [B, 1, H, W] differ from labels [B, H, W] (metres, 0: not measured) -> scalar.
+    """The scale-invariant log loss of depth [B, 1, H, W] and labels [B, H, W] (metres; 0: not measured) -> scalar.
 
-    The root of var(g) + 0.15 mean(g)², g the difference of logarithms, over all measured pixels of the batch: a common
-    factor costs less than errors that vary (Eigen et al., NeurIPS 2014, in the form of Lee et al., "From Big to Small",
-    without its factor of 10). In float32 whatever autocast says; 0 if nothing was measured. The batch is that of all
-    processes together, so the loss does not depend on their number; the original takes each process's own.
+    It is sqrt(var(g) + 0.15 mean(g)²), where g is the difference of the logarithms at all measured pixels of the batch.
+    So a common scale error costs less than errors that vary over the image. (Eigen et al., NeurIPS 2014, in the form of
+    Lee et al., "From Big to Small", without its factor of 10.) Computed in float32 even under autocast. If nothing was
+    measured it is 1e-6, with zero gradient. The statistics are over the batches of all processes together, so the loss
+    does not depend on the number of processes; in the original each process uses its own batch.
     """
     measured = labels > 0
     count = sum_over_processes(measured.sum().float())

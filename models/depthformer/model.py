@@ -1,7 +1,7 @@
 """DepthFormer: metric depth from one image. Li et al., Machine Intelligence Research 2023, as in the authors' toolbox.
 
-A transformer at 1/4 to 1/32 of the image and a convolutional branch at 1/2, here as there only a stem; a neck in which
-they attend to each other; a decoder with four upsampling stages.
+It has a transformer backbone at 1/4 to 1/32 of the image; a convolutional branch at 1/2, which is only a stem, as in
+the toolbox; a neck with attention between them; and a decoder with four upsampling stages.
 """
 
 from pathlib import Path
@@ -17,20 +17,20 @@ from models.backbones.swin import SwinConfig
 from models.base import Backbone, DenseModel
 from models.components import BackboneConfig, UpsamplerConfig
 from models.depthformer.decoder import Activation, Decoder
-from models.depthformer.hahi import HAHI, unit
+from models.depthformer.hahi import HAHI, conv_norm_relu
 from models.depthformer.loss import scale_invariant_log_loss
 from models.weights import load_weights
 from structures import Batch, DatasetInfo, Prediction, Size
 
 
 class DepthFormerConfig(Schema):
-    """A DepthFormer. The largest depth is that of the data.
+    """A DepthFormer. The maximal depth (max_depth) is that of the data.
 
     stem_channels: of the convolutional branch. channels, points, dropout: of the neck (see models/depthformer/hahi.py).
-    activation: relu: ReLU + min_depth metres, as published; sigmoid: times the largest depth, the toolbox's other way.
-    flip_test: predict the mean of the image's and its mirror image's depth, as the published numbers do.
-    weights: a converted DepthFormer or a checkpoint of ours; weights_exclude: names, or beginnings of names, of what to
-    leave at its start.
+    activation: relu: ReLU(x) + min_depth, as published; sigmoid: sigmoid(x) * max_depth, the toolbox's alternative.
+    min_depth: in metres. flip_test: predict the mean over the image and its mirror image, as for the published numbers.
+    weights: a converted DepthFormer or a checkpoint of this repository. weights_exclude: names of tensors or submodules
+    that keep their initial values.
     """
 
     name: Literal["depthformer"] = "depthformer"
@@ -47,7 +47,7 @@ class DepthFormerConfig(Schema):
     weights_exclude: tuple[str, ...] = ()
 
     def build(self, info: DatasetInfo, pretrained: bool = True) -> DenseModel:
-        """The model for the depths of `info`; `pretrained`: with the weights that this record names."""
+        """Build the model for the depth range of `info`. pretrained: load the weights that the config names."""
         if info.max_depth is None:
             what = f"{info.name} is data for the task {info.task}"
             raise ValueError(f"depthformer needs depths, but {what}; use data.name=nyu")
@@ -59,7 +59,7 @@ class DepthFormerConfig(Schema):
         widths = [self.stem_channels, *(level.channels for level in backbone.feature_info)]
         neck = HAHI(widths, self.channels, self.points, self.dropout)
         decoder = Decoder(widths, self.upsampler, self.activation, self.min_depth, info.max_depth)
-        model = DepthFormer(backbone, unit(3, self.stem_channels, 7, stride=2), neck, decoder, self.flip_test)
+        model = DepthFormer(backbone, conv_norm_relu(3, self.stem_channels, 7, stride=2), neck, decoder, self.flip_test)
         if self.weights and pretrained:
             load_weights(model, self.weights, "model.weights", self.weights_exclude)
         return model
@@ -77,43 +77,43 @@ class DepthFormer(DenseModel):
         self.flip_test = flip_test
 
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
-        """Images [B, 3, H, W] -> {"depth": [B, 1, H, W]}, metres, with activation "relu" without an upper end."""
-        return {"depth": _resized(self._depth(images), images.shape[-2:])}
+        """Images [B, 3, H, W] -> {"depth": [B, 1, H, W]}, metres; with activation "relu" without an upper bound."""
+        return {"depth": _resize(self._half_size_depth(images), images.shape[-2:])}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """{"loss_silog"}: the scale-invariant log loss over all measured pixels of the batch's `depth`."""
+        """{"loss_silog"}: the scale-invariant log loss over all measured pixels of the targets' `depth`."""
         labels = torch.stack([target.depth for target in batch.targets])  # type: ignore[misc]
         return {"loss_silog": scale_invariant_log_loss(self.outputs(batch.images)["depth"], labels)}
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Prediction]:
-        """Depth [H, W] at original size, float32, within the model's range."""
-        depth = self._clamped(batch.images)
+        """Depth maps [H, W] at original size, metres, float32, clamped to min_depth..max_depth."""
+        depth = self._predict_depth(batch.images)
         if self.flip_test:
-            mirrored = self._clamped(_mirrored(batch.images, batch.sizes))
-            depth = (depth + _mirrored(mirrored, batch.sizes)) / 2
+            mirrored = self._predict_depth(_mirror(batch.images, batch.sizes))
+            depth = (depth + _mirror(mirrored, batch.sizes)) / 2
         return [
-            Prediction(depth=_resized(each[None, :, : size[0], : size[1]], target.size)[0, 0])
+            Prediction(depth=_resize(each[None, :, : size[0], : size[1]], target.size)[0, 0])
             for each, size, target in zip(depth, batch.sizes, batch.targets, strict=True)
         ]
 
-    def _depth(self, images: Tensor) -> Tensor:
+    def _half_size_depth(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] -> depth [B, 1, H / 2, W / 2], metres."""
         return self.decoder(self.neck([self.stem(images), *self.backbone(images)]))
 
-    def _clamped(self, images: Tensor) -> Tensor:
-        """Depth [B, 1, H, W] within the model's range."""
-        depth = self._depth(images).clamp(self.decoder.min_depth, self.decoder.max_depth)
-        return _resized(depth, images.shape[-2:])
+    def _predict_depth(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] -> depth [B, 1, H, W], metres, clamped to min_depth..max_depth."""
+        depth = self._half_size_depth(images).clamp(self.decoder.min_depth, self.decoder.max_depth)
+        return _resize(depth, images.shape[-2:])
 
 
-def _resized(depth: Tensor, size: Size | torch.Size) -> Tensor:
-    """Depth maps [B, 1, h, w] in another size, interpolated from corner to corner as in the original."""
+def _resize(depth: Tensor, size: Size | torch.Size) -> Tensor:
+    """Resize depth maps [B, 1, h, w] bilinearly with align_corners=True, as in the original."""
     return F.interpolate(depth, size=tuple(size), mode="bilinear", align_corners=True)
 
 
-def _mirrored(maps: Tensor, sizes: list[Size]) -> Tensor:
-    """Maps [B, C, H, W], the part of each inside the padding with left and right exchanged."""
+def _mirror(maps: Tensor, sizes: list[Size]) -> Tensor:
+    """Flip maps [B, C, H, W] horizontally, each only in its part without padding, of (height, width) `sizes`."""
     result = maps.clone()
     for each, (_, width) in zip(result, sizes, strict=True):
         each[..., :width] = each[..., :width].flip(-1)

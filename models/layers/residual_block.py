@@ -1,18 +1,18 @@
-"""The block that vision transformers are made of."""
+"""The residual block of vision transformers."""
 
 import torch
 from torch import Tensor, nn
 
-from models.layers.tiling import by_rows
+from models.layers.tiling import apply_by_rows
 
 MLP_RATIO = 4
 
 
 class ResidualBlock(nn.Module):
-    """Attention and MLP, each behind a norm and beside a shortcut. Map [B, H, W, C] -> the same.
+    """Attention, then an MLP, each with a norm before it and a residual connection. Map [B, H, W, C] -> same shape.
 
-    attention, mlp: modules from maps to maps. The mlp has MLP_RATIO times as many channels inside, and looks at pixels
-    at most one away. eps: of the norms. drop_path: see `add`.
+    attention, mlp: modules from maps to maps of the same shape. The mlp must have MLP_RATIO times as many hidden
+    channels and read pixels at most one away. eps: of the norms. drop_path: see `add_branch`.
     """
 
     def __init__(self, channels: int, attention: nn.Module, mlp: nn.Module, eps: float, drop_path: float) -> None:
@@ -24,14 +24,15 @@ class ResidualBlock(nn.Module):
         self.drop_path = drop_path
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, H, W, C] -> the same."""
-        x = self.add(x, self.attention(self.attention_norm(x)))
+        """Map [B, H, W, C] -> same shape."""
+        x = self.add_branch(x, self.attention(self.attention_norm(x)))
         if self.training:
-            return self.add(x, self.mlp(self.mlp_norm(x)))
-        return self.add(x, by_rows(lambda rows: self.mlp(self.mlp_norm(rows)), x, MLP_RATIO * x.shape[3], margin=1))
+            return self.add_branch(x, self.mlp(self.mlp_norm(x)))
+        mlp = apply_by_rows(lambda rows: self.mlp(self.mlp_norm(rows)), x, MLP_RATIO * x.shape[3], margin=1)
+        return self.add_branch(x, mlp)
 
-    def add(self, x: Tensor, branch: Tensor) -> Tensor:
-        """The sum; in training, for each image the branch is left out at the rate `drop_path`."""
+    def add_branch(self, x: Tensor, branch: Tensor) -> Tensor:
+        """Return x + branch. In training the branch of each image is dropped with probability `drop_path`."""
         if not self.training or self.drop_path == 0:
             return x + branch
         keep = 1 - self.drop_path

@@ -1,7 +1,7 @@
-"""Resizing of network outputs to the sizes of images or labels, and what is computed there, in bounded memory.
+"""Resize network outputs to the size of images or labels and compute losses or classes there, in bounded memory.
 
-Logits at full size would be by far the largest tensors of a segmentation network. So the loss, the best class and the
-votes of masks are computed a few rows or a few classes at a time.
+Logits at full size would be by far the largest tensors of a segmentation network. So the loss, the best class of each
+pixel and the class scores from masks are computed a few rows or a few classes at a time.
 """
 
 from typing import Any
@@ -12,18 +12,19 @@ from torch import Tensor
 
 from structures import IGNORE, Size
 
-_AT_ONCE = 1 << 22  # numbers held at full resolution
-# The same for the loss. On a CPU they should stay in its cache; an accelerator wants large kernels.
-_STRIP_ON_CPU, _STRIP_ON_ACCELERATOR = 1 << 20, 1 << 26
+_CHUNK_ELEMENTS = 1 << 22  # elements at full resolution that are held at a time
+# The same for the loss. On a CPU a strip should fit into the cache; an accelerator needs large kernels.
+_STRIP_ELEMENTS_ON_CPU, _STRIP_ELEMENTS_ON_ACCELERATOR = 1 << 20, 1 << 26
 
 
 def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of logits [B, K, h, w], resized bilinearly to labels [B, H, W] (class or IGNORE) -> scalar.
+    """Cross-entropy of logits [B, K, h, w], resized bilinearly to the size of labels [B, H, W] -> scalar.
 
-    The mean is over all pixels, ignored ones included, as in the original SegFormer. Computed in float32 whatever
-    autocast says, and strip by strip: neither the resized logits nor their gradient ever exist as a whole.
+    labels: class or IGNORE. The mean is over all pixels, ignored ones included, as in the original SegFormer. It is
+    computed in float32 even under autocast, and strip by strip: neither the resized logits nor their gradient ever
+    exist as a whole.
     """
-    if torch.compiler.is_compiling():  # a loop over strips, which a compiler would only unroll
+    if torch.compiler.is_compiling():  # the compiler would only unroll the loop over strips
         loss: Tensor = torch.compiler.disable(_pixel_cross_entropy)(logits, labels)
         return loss
     return _pixel_cross_entropy(logits, labels)
@@ -36,14 +37,14 @@ def _pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class _PixelCrossEntropy(torch.autograd.Function):
-    """Takes the gradient together with the value, while a strip of resized logits is at hand."""
+    """Computes the gradient in the forward pass, while each strip of resized logits is in memory."""
 
     @staticmethod
     def forward(context: Any, logits: Tensor, labels: Tensor) -> Tensor:
         logits = logits.contiguous(memory_format=torch.channels_last)
         gradient = torch.empty_like(logits)
         images = zip(logits.split(1), labels, gradient.split(1), strict=True)
-        total = torch.stack([_one_image(*image) for image in images]).sum()
+        total = torch.stack([_image_loss(*image) for image in images]).sum()
         context.save_for_backward(gradient.div_(labels.numel()))
         return total / labels.numel()
 
@@ -53,16 +54,18 @@ class _PixelCrossEntropy(torch.autograd.Function):
         return gradient * factor, None
 
 
-def _one_image(logits: Tensor, labels: Tensor, gradient: Tensor) -> Tensor:
-    """The loss summed over the labels [H, W] of one image; fills `gradient`, as large as the logits [1, K, h, w]."""
+def _image_loss(logits: Tensor, labels: Tensor, gradient: Tensor) -> Tensor:
+    """Sum the loss over labels [H, W] of one image with logits [1, K, h, w]; write its gradient into `gradient`."""
     (_, K, h, w), (H, W) = logits.shape, labels.shape
-    # Columns first, by PyTorch; then rows, strip by strip, as products with the few rows of weights that a strip has.
-    # Classes are the last axis, so that softmax and the products run over contiguous memory.
+    # PyTorch resizes the columns first. Then the rows are resized strip by strip, as a matrix product with the rows of
+    # interpolation weights of the strip. Classes are the last axis, so that softmax and products use contiguous memory.
     wide = F.interpolate(logits, size=(h, W), mode="bilinear").permute(0, 2, 3, 1).reshape(h, W * K)
     wide_gradient = torch.zeros_like(wide)
     weights, first, last = row_weights(H, h, logits)
     total = logits.new_zeros(())
-    strip = max(1, (_STRIP_ON_CPU if logits.device.type == "cpu" else _STRIP_ON_ACCELERATOR) // (W * K))
+    strip = max(
+        1, (_STRIP_ELEMENTS_ON_CPU if logits.device.type == "cpu" else _STRIP_ELEMENTS_ON_ACCELERATOR) // (W * K)
+    )
     for top in range(0, H, strip):
         bottom = min(top + strip, H)
         rows = slice(first[top], last[bottom - 1] + 1)
@@ -74,7 +77,7 @@ def _one_image(logits: Tensor, labels: Tensor, gradient: Tensor) -> Tensor:
         total -= (scores.gather(1, label) * counts).sum()
         scores.exp_().scatter_add_(1, label, scores.new_full((1, 1), -1.0).expand_as(label)).mul_(counts)
         wide_gradient[rows] += matrix.T @ scores.view(bottom - top, W * K)
-    if torch.are_deterministic_algorithms_enabled():  # on CUDA the operator below is not
+    if torch.are_deterministic_algorithms_enabled():  # on CUDA the operator below is not deterministic
         columns, _, _ = row_weights(W, w, logits)
         gradient.copy_((columns.T @ wide_gradient.view(h, W, K)).permute(2, 0, 1))
         return total
@@ -83,19 +86,20 @@ def _one_image(logits: Tensor, labels: Tensor, gradient: Tensor) -> Tensor:
     return total
 
 
-def resized_argmax(logits: Tensor, padded: Size, inside: Size, size: Size) -> Tensor:
-    """The class of every pixel [H, W] int16 of the original image, from logits [K, h, w]; of equals, the lowest.
+def resized_argmax(logits: Tensor, padded: Size, unpadded: Size, size: Size) -> Tensor:
+    """The class of every pixel, [H, W] int16 at the original `size`, from logits [K, h, w]. Ties: the lowest class.
 
-    Logits are resized bilinearly to the `padded` network input, cut to the part `inside` the padding, and resized to
-    the original `size`: a few classes at a time, keeping only the best so far.
+    Logits are resized bilinearly to the `padded` size of the network input, cropped to the `unpadded` size (without
+    padding), and resized to the original `size`. This is done for a few classes at a time, keeping only the best class
+    so far.
     """
     best = logits.new_full(size, -torch.inf, dtype=torch.float32)
     classes = torch.zeros(size, dtype=torch.int16, device=logits.device)
-    step = max(1, _AT_ONCE // max(padded[0] * padded[1], size[0] * size[1]))
+    step = max(1, _CHUNK_ELEMENTS // max(padded[0] * padded[1], size[0] * size[1]))
     for start in range(0, len(logits), step):
         chunk = F.interpolate(logits[None, start : start + step].float(), size=padded, mode="bilinear")
-        chunk = chunk[:, :, : inside[0], : inside[1]]
-        if inside != size:
+        chunk = chunk[:, :, : unpadded[0], : unpadded[1]]
+        if unpadded != size:
             chunk = F.interpolate(chunk, size=size, mode="bilinear")
         for label, score in enumerate(chunk[0], start):
             classes.masked_fill_(score > best, label)
@@ -103,36 +107,40 @@ def resized_argmax(logits: Tensor, padded: Size, inside: Size, size: Size) -> Te
     return classes
 
 
-def best_classes(classes: Tensor, masks: Tensor, padded: Size, inside: Size, size: Size) -> Tensor:
-    """The class of every pixel [H, W] int16 of the original image, from masks that vote; of equals, the lowest.
+def best_classes(classes: Tensor, masks: Tensor, padded: Size, unpadded: Size, size: Size) -> Tensor:
+    """The class of every pixel, [H, W] int16 at the original `size`, from masks. Ties: the lowest class.
 
-    classes: [Q, K] probabilities, masks: [Q, h, w] logits. Masks are resized bilinearly to the `padded` network input
-    and made probabilities; the sums of products, cut to the part `inside` the padding, are resized to the original
-    `size`: a few rows at a time.
+    classes: [Q, K] probabilities. masks: [Q, h, w] logits. Masks are resized bilinearly to the `padded` size of the
+    network input and turned into probabilities. The score of a class at a pixel is the sum over masks of the product of
+    both probabilities. Scores are cropped to the `unpadded` size (without padding) and resized to the original `size`.
+    This is done a few rows at a time.
     """
     result = torch.empty(size, dtype=torch.int16, device=masks.device)
-    enlarge, first, last = row_weights(padded[0], masks.shape[1], masks)
-    fit, first_inside, last_inside = row_weights(size[0], inside[0], masks)
-    rows = max(1, _AT_ONCE // (max(padded[1], size[1]) * sum(classes.shape)))
+    to_padded, first, last = row_weights(padded[0], masks.shape[1], masks)
+    to_original, first_unpadded, last_unpadded = row_weights(size[0], unpadded[0], masks)
+    rows = max(1, _CHUNK_ELEMENTS // (max(padded[1], size[1]) * sum(classes.shape)))
     for top in range(0, size[0], rows):
         bottom = min(top + rows, size[0])
         needed = slice(top, bottom)
-        if inside != size:
-            needed = slice(first_inside[top], last_inside[bottom - 1] + 1)
+        if unpadded != size:
+            needed = slice(first_unpadded[top], last_unpadded[bottom - 1] + 1)
         source = slice(first[needed.start], last[needed.stop - 1] + 1)
         narrow = masks[None, :, source].float()
         wide = F.interpolate(narrow, (narrow.shape[2], padded[1]), mode="bilinear")[0]
-        votes = torch.einsum("or,qrw->qow", enlarge[needed, source], wide).sigmoid()[:, :, : inside[1]]
-        scores = torch.einsum("qk,qow->kow", classes.float(), votes)
-        if inside != size:
+        probabilities = torch.einsum("or,qrw->qow", to_padded[needed, source], wide).sigmoid()[:, :, : unpadded[1]]
+        scores = torch.einsum("qk,qow->kow", classes.float(), probabilities)
+        if unpadded != size:
             scores = F.interpolate(scores[None], (scores.shape[1], size[1]), mode="bilinear")[0]
-            scores = torch.einsum("or,krw->kow", fit[top:bottom, needed], scores)
+            scores = torch.einsum("or,krw->kow", to_original[top:bottom, needed], scores)
         result[top:bottom] = scores.argmax(dim=0)
     return result
 
 
 def row_weights(out: int, rows: int, like: Tensor) -> tuple[Tensor, list[int], list[int]]:
-    """Weights [out, rows] of bilinear resizing (align_corners=False), and each output's first and last source row."""
+    """Bilinear resizing of `rows` rows to `out` rows (align_corners=False) as a matrix product.
+
+    Returns weights [out, rows] on the device of `like`, and for each output row its first and its last source row.
+    """
     position = ((torch.arange(out) + 0.5) * (rows / out) - 0.5).clamp(min=0)
     first = position.long().clamp(max=rows - 1)
     last = (first + 1).clamp(max=rows - 1)

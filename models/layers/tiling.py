@@ -1,27 +1,30 @@
-"""Work on large maps some rows at a time, so that what lies between two maps never exists as a whole."""
+"""Apply a function to a large map a few rows at a time, so that its intermediate results never exist as a whole."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-_LARGE, _AT_ONCE = 1 << 24, 1 << 21  # numbers between two maps; few images reach the first
+# Elements of the intermediate result: up to the first a map is not split (few images exceed it); in each tile.
+_UNTILED_ELEMENTS, _TILE_ELEMENTS = 1 << 24, 1 << 21
 
 
-def by_rows(
+def apply_by_rows(
     function: Callable[[Tensor], Tensor], x: Tensor, channels: int, margin: int = 0, total: Tensor | None = None
 ) -> Tensor:
-    """`function` of a map [B, H, W, C], some rows at a time where it is large and no gradient is asked for.
+    """Apply `function` to x [B, H, W, C] and return the result [B, H, W, D].
 
-    function: makes of every row one of [B, W, D], from rows at most `margin` away. channels: as many numbers as it
-    holds of each pixel meanwhile. total: a map [B, H, W, D] to which the result is added, in place.
+    Large maps are processed a few rows at a time, unless gradients are enabled.
+    function: [B, h, W, C] -> [B, h, W, D] for any number of rows h; each output row must depend only on input rows at
+    most `margin` away. channels: how many elements per pixel its intermediate result has. total: if given, a map
+    [B, H, W, D] to which the result is added in place, and which is returned.
     """
     height, width = x.shape[1:3]
-    # Compiling and exporting would fix the size; they plan memory by themselves.
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or height * width * channels <= _LARGE:
+    # Compiling would make the tile size a constant of the graph, and the compiler plans memory by itself.
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or height * width * channels <= _UNTILED_ELEMENTS:
         result = function(x)
         return result if total is None else total.add_(result)
-    rows = max(1, _AT_ONCE // (width * channels))
+    rows = max(1, _TILE_ELEMENTS // (width * channels))
     for top in range(0, height, rows):
         first = max(top - margin, 0)
         part = function(x[:, first : top + rows + margin])[:, top - first :][:, :rows]

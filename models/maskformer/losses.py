@@ -1,7 +1,8 @@
-"""What MaskFormer learns from: a mask for each class or thing of the image, matched with queries one to one.
+"""The targets, the matching and the losses of MaskFormer.
 
-Cheng et al., NeurIPS 2021, section 3; matching as in Carion et al., "DETR", ECCV 2020; focal loss: Lin et al., ICCV
-2017; dice loss: Milletari et al., 3DV 2016.
+An image has one true mask for each of its stuff classes and each of its things. True masks are matched with queries one
+to one. Cheng et al., NeurIPS 2021, section 3; matching as in Carion et al., "DETR", ECCV 2020; focal loss: Lin et al.,
+ICCV 2017; dice loss: Milletari et al., 3DV 2016.
 """
 
 from typing import NamedTuple
@@ -14,58 +15,64 @@ from torch import Tensor
 from runtime.distributed import mean_count
 from structures import IGNORE, Target
 
-CLASS_WEIGHT, MASK_WEIGHT, DICE_WEIGHT = 1.0, 20.0, 1.0  # of the costs of a match and of the losses
-NO_OBJECT_WEIGHT = 0.1  # of queries without a mask in the cross-entropy
+CLASS_WEIGHT, MASK_WEIGHT, DICE_WEIGHT = 1.0, 20.0, 1.0  # of the matching costs and of the losses
+NO_OBJECT_WEIGHT = 0.1  # in the cross-entropy, of queries that are matched with no mask
 ALPHA, GAMMA = 0.25, 2.0  # of the focal loss
 
 
 class Segments(NamedTuple):
-    """What is true of one image: labels [T] int64 and masks [T, H, W] bool."""
+    """The true segments of one image: labels [T] int64 and masks [T, H, W] bool."""
 
     labels: Tensor
     masks: Tensor
 
 
-class Queries(NamedTuple):
-    """What a layer says: class logits [B, Q, K + 1], the last for no object, and mask logits [B, Q, h, w]."""
+class QueryLogits(NamedTuple):
+    """The predictions of one layer for Q queries: class logits and mask logits.
 
-    classes: Tensor
-    masks: Tensor
+    class_logits: [B, Q, K + 1], the last class is "no object". mask_logits: [B, Q, h, w].
+    """
+
+    class_logits: Tensor
+    mask_logits: Tensor
 
 
-def segments_of(target: Target, things: Tensor) -> Segments:
-    """One mask for each label that occurs in the semantic map, or, if `things` [K] bool has it, for each such object.
+def extract_segments(target: Target, things: Tensor) -> Segments:
+    """The true segments of an image: one for each stuff label in the semantic map, and one for each thing.
 
-    Pixels to ignore, and crowds of things, belong to none.
+    things: [K] bool, for each label whether it is a thing. Ignored pixels and crowds are in no segment.
     """
     semantic, objects = target.semantic, target.instances
     assert semantic is not None
     labels = semantic.unique().long()
     labels = labels[labels != IGNORE]
     labels = labels[~things[labels]]
-    found = Segments(labels, semantic == labels[:, None, None])
+    stuff = Segments(labels, semantic == labels[:, None, None])
     if objects is None:
-        return found
+        return stuff
     assert objects.masks is not None
-    own = slice(None) if objects.crowd is None else ~objects.crowd
-    return Segments(torch.cat([objects.labels[own], found.labels]), torch.cat([objects.masks[own], found.masks]))
+    single = slice(None) if objects.crowd is None else ~objects.crowd
+    return Segments(torch.cat([objects.labels[single], stuff.labels]), torch.cat([objects.masks[single], stuff.masks]))
 
 
 @torch.no_grad()
 def match(classes: Tensor, masks: Tensor, truth: Segments) -> tuple[Tensor, Tensor]:
-    """Which query of one image is whose: indices of queries and of true masks, [min(Q, T)] int64 each.
+    """Match the queries of one image with its true segments one to one, at the lowest total cost.
 
-    classes [Q, K + 1] and masks [Q, h, w] are logits; true masks are resized to theirs by nearest pixel. The sum of all
-    costs is the least possible.
+    classes [Q, K + 1] and masks [Q, h, w] are logits. True masks are resized to h x w by nearest neighbour.
+    Returns the indices of matched queries and of their true segments, [min(Q, T)] int64 each.
     """
     costs = match_costs(classes.float(), masks.float(), truth)
-    # A network that has diverged is found out by its loss, which will not be finite either.
+    # Without nan_to_num NaN would raise here. If the network has diverged, its loss is not finite and shows it.
     rows, columns = linear_sum_assignment(costs.nan_to_num().cpu().numpy())
     return torch.from_numpy(rows).to(masks.device), torch.from_numpy(columns).to(masks.device)
 
 
 def match_costs(classes: Tensor, masks: Tensor, truth: Segments) -> Tensor:
-    """[Q, T], as products of matrices, so that no number exists for each query, true mask and pixel."""
+    """The cost of each pair of query and true segment, [Q, T].
+
+    Computed as matrix products, so that no tensor has a value per query, true mask and pixel.
+    """
     true = F.interpolate(truth.masks[None].float(), masks.shape[-2:], mode="nearest")[0].flatten(1)
     logits = masks.flatten(1)
     p = logits.sigmoid()
@@ -77,23 +84,24 @@ def match_costs(classes: Tensor, masks: Tensor, truth: Segments) -> Tensor:
     return MASK_WEIGHT * focal + DICE_WEIGHT * dice - CLASS_WEIGHT * probability
 
 
-def losses(queries: Queries, truth: list[Segments], padded: torch.Size) -> dict[str, Tensor]:
-    """{"loss_class", "loss_mask", "loss_dice"} of one layer, weighted, at the size of the true masks.
+def losses(queries: QueryLogits, truth: list[Segments], padded: torch.Size) -> dict[str, Tensor]:
+    """{"loss_class", "loss_mask", "loss_dice"} of one layer, weighted.
 
-    The first is a weighted mean over queries; the others are sums over matched masks by the mean number of true masks
-    over processes.
+    padded: size of the network input and of the true masks, at which mask and dice loss are computed. The class loss is
+    a weighted mean over queries. The other two are sums over matched masks, divided by the number of true masks (the
+    mean over processes).
     """
-    classes = queries.classes.float()
+    classes = queries.class_logits.float()
     no_object = classes.shape[2] - 1
     labels = classes.new_full(classes.shape[:2], no_object, dtype=torch.int64)
-    focal = dice = queries.masks.float().sum() * 0  # so that masks have a gradient without any true one, too
+    focal = dice = queries.mask_logits.float().sum() * 0  # so that masks have a gradient even without any true mask
     for image, segments in enumerate(truth):
         if not len(segments.labels):
             continue
-        own, others = match(queries.classes[image], queries.masks[image], segments)
-        labels[image, own] = segments.labels[others]
-        logits = F.interpolate(queries.masks[None, image, own].float(), padded, mode="bilinear")[0]
-        true = segments.masks[others].to(logits.dtype)
+        matched, indices = match(queries.class_logits[image], queries.mask_logits[image], segments)
+        labels[image, matched] = segments.labels[indices]
+        logits = F.interpolate(queries.mask_logits[None, image, matched].float(), padded, mode="bilinear")[0]
+        true = segments.masks[indices].to(logits.dtype)
         focal = focal + _focal(logits, true).flatten(1).mean(dim=1).sum()
         p = logits.sigmoid()
         overlap, total = (p * true).sum(dim=(1, 2)), p.sum(dim=(1, 2)) + true.sum(dim=(1, 2))
@@ -110,8 +118,8 @@ def losses(queries: Queries, truth: list[Segments], padded: torch.Size) -> dict[
 
 
 def _focal(logits: Tensor, true: Tensor) -> Tensor:
-    """The focal loss of every pixel."""
+    """The focal loss of each pixel. `true` is 0 or 1, in the shape of the logits."""
     p = logits.sigmoid()
-    wrong = p * (1 - true) + (1 - p) * true
+    error = p * (1 - true) + (1 - p) * true
     alpha = ALPHA * true + (1 - ALPHA) * (1 - true)
-    return alpha * wrong**GAMMA * F.binary_cross_entropy_with_logits(logits, true, reduction="none")
+    return alpha * error**GAMMA * F.binary_cross_entropy_with_logits(logits, true, reduction="none")

@@ -1,4 +1,4 @@
-"""MaskFormer: a set of masks with classes instead of a class for each pixel. Cheng et al., NeurIPS 2021."""
+"""MaskFormer: predicts a set of masks, each with a class, instead of a class per pixel. Cheng et al., NeurIPS 2021."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,7 +12,7 @@ from config import Rate, Schema
 from models.base import Backbone, DenseModel
 from models.components import BackboneConfig, UpsamplerConfig
 from models.layers.resize import best_classes
-from models.maskformer.losses import Queries, losses, segments_of
+from models.maskformer.losses import QueryLogits, extract_segments, losses
 from models.maskformer.partition import PartitionConfig, partition
 from models.maskformer.pixel_decoder import PixelDecoder
 from models.maskformer.transformer import TransformerDecoder, TransformerEncoder
@@ -21,14 +21,15 @@ from structures import Batch, DatasetInfo, Prediction
 
 
 class MaskFormerConfig(Schema):
-    """A MaskFormer for semantic maps or, on panoptic data, for partitions. Defaults: the published ones.
+    """A MaskFormer for semantic segmentation or, on panoptic data, for panoptic segmentation. Defaults: as published.
 
-    upsampler: of the three stages of the pixel decoder. channels: of it and of the queries. queries: masks that an
-    image can have. layers, heads, hidden, dropout: of the transformer decoder. encoder_layers: of a transformer
-    encoder, with the same heads, hidden and dropout, on the coarsest level; none for semantic maps, 6 in the panoptic
-    model. deep_supervision: every layer learns, not the last alone. partition: of panoptic data. weights: a converted
-    MaskFormer or a checkpoint of ours; weights_exclude: names, or beginnings of names, of what to leave at its start,
-    as classifier for another class list.
+    upsampler: of the three stages of the pixel decoder. channels: of the pixel decoder and of the queries. queries:
+    their number, so the maximal number of masks per image. layers, heads, hidden, dropout: of the transformer decoder.
+    encoder_layers: of a transformer encoder on the coarsest level, with the same heads, hidden and dropout; published:
+    0 for semantic and 6 for panoptic segmentation. deep_supervision: losses on all decoder layers, not only on the
+    last. partition: post-processing of panoptic predictions. weights: a converted MaskFormer or a checkpoint of this
+    repository. weights_exclude: names of tensors or submodules that keep their initial values, for example classifier
+    for another class list.
     """
 
     name: Literal["maskformer"] = "maskformer"
@@ -53,10 +54,10 @@ class MaskFormerConfig(Schema):
         return self
 
     def build(self, info: DatasetInfo, pretrained: bool = True) -> DenseModel:
-        """The model for the classes of `info`; `pretrained`: with the weights that this record names."""
+        """Build the model for the classes of `info`. pretrained: load the weights that the config names."""
         if info.task not in ("semantic", "panoptic"):
             what = f"{info.name} is data for the task {info.task}"
-            raise ValueError(f"maskformer learns from classes of pixels, but {what}; use ade20k or coco_panoptic")
+            raise ValueError(f"maskformer needs a class for every pixel, but {what}; use ade20k or coco_panoptic")
         backbone = self.backbone.build(pretrained and self.weights is None)
         widths = [level.channels for level in backbone.feature_info]
         encoder = None
@@ -83,9 +84,9 @@ class MaskFormerConfig(Schema):
 
 
 class MaskFormer(DenseModel):
-    """Segmentation by masks. Raw output: class_logits [B, Q, K + 1] and mask_logits [B, Q, H/4, W/4].
+    """Segmentation by masks. Raw outputs: class_logits [B, Q, K + 1] and mask_logits [B, Q, H/4, W/4].
 
-    Predictions are semantic maps of semantic data, and partitions of panoptic data, in which things come one by one.
+    It predicts semantic maps for semantic data, and panoptic segmentations for panoptic data.
     """
 
     things: Tensor
@@ -117,45 +118,49 @@ class MaskFormer(DenseModel):
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
         """Images [B, 3, H, W] -> {"class_logits": [B, Q, K + 1], "mask_logits": [B, Q, H/4, W/4]} of the last layer.
 
-        The last class is none.
+        The last class is "no object".
         """
-        classes, masks = self._layers(images)[-1]
+        classes, masks = self._predict_layers(images)[-1]
         return {"class_logits": classes, "mask_logits": masks}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """{"loss_class", "loss_mask", "loss_dice"}, each the sum over all layers that learn."""
-        truth = [segments_of(target, self.things) for target in batch.targets]
-        layers = self._layers(batch.images)[0 if self.deep_supervision else -1 :]
+        """{"loss_class", "loss_mask", "loss_dice"}, each summed over all supervised layers."""
+        truth = [extract_segments(target, self.things) for target in batch.targets]
+        layers = self._predict_layers(batch.images)[0 if self.deep_supervision else -1 :]
         by_layer = [losses(queries, truth, batch.images.shape[-2:]) for queries in layers]
         return {name: torch.stack([terms[name] for terms in by_layer]).sum() for name in by_layer[0]}
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Prediction]:
-        """At original size: each mask votes for its classes as far as it holds a pixel, or wins it altogether."""
+        """Predictions at original size.
+
+        Semantic: the score of a class at a pixel is the sum over masks of class probability times mask probability.
+        Panoptic: each pixel belongs to the mask with the highest such product; see `partition`.
+        """
         padded = batch.images.shape[-2], batch.images.shape[-1]
         predictions = []
-        for classes, masks, inside, target in zip(
-            *self._layers(batch.images)[-1], batch.sizes, batch.targets, strict=True
+        for classes, masks, unpadded, target in zip(
+            *self._predict_layers(batch.images)[-1], batch.sizes, batch.targets, strict=True
         ):
             if self.is_panoptic:
-                found = partition(classes, masks, padded, inside, target.size, self.things, self.partition)
+                found = partition(classes, masks, padded, unpadded, target.size, self.things, self.partition)
                 predictions.append(Prediction(panoptic=found))
             else:
                 scores = classes.float().softmax(dim=1)[:, :-1]
-                predictions.append(Prediction(semantic=best_classes(scores, masks, padded, inside, target.size)))
+                predictions.append(Prediction(semantic=best_classes(scores, masks, padded, unpadded, target.size)))
         return predictions
 
-    def _layers(self, images: Tensor) -> list[Queries]:
-        """What each layer of the transformer decoder says, first to last."""
+    def _predict_layers(self, images: Tensor) -> list[QueryLogits]:
+        """The predictions of each layer of the transformer decoder, first to last."""
         levels = self.backbone(images)
         if self.encoder is not None:
             levels = [*levels[:-1], self.encoder(levels[-1])]
         features = self.pixel_decoder(levels)
-        return [self._queries(x, features) for x in self.transformer(levels[-1])]
+        return [self._predict_queries(x, features) for x in self.transformer(levels[-1])]
 
-    def _queries(self, x: Tensor, features: Tensor) -> Queries:
-        """Features of the queries [B, Q, C] and of the pixels [B, C, h, w] -> their classes and masks."""
+    def _predict_queries(self, x: Tensor, features: Tensor) -> QueryLogits:
+        """Query features x [B, Q, C] and pixel features [B, C, h, w] -> class and mask logits."""
         embedding = x
         for index, layer in enumerate(self.mask_embedding):
             embedding = layer(F.relu(embedding) if index else embedding)
-        return Queries(self.classifier(x), torch.einsum("bqc,bchw->bqhw", embedding, features))
+        return QueryLogits(self.classifier(x), torch.einsum("bqc,bchw->bqhw", embedding, features))

@@ -1,4 +1,7 @@
-"""Masks with classes into one partition of the image. Cheng et al., NeurIPS 2021, section 3.4, and their release."""
+"""Combine masks with classes into a panoptic segmentation, so that each pixel has one segment at most.
+
+Cheng et al., NeurIPS 2021, section 3.4, and their released code.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -9,10 +12,10 @@ from structures import Panoptic, Size
 
 
 class PartitionConfig(Schema):
-    """Which masks become segments. Defaults: those of the release.
+    """Which masks become segments. Defaults: those of the released code.
 
-    min_score: the probability of its class that a mask must exceed. min_visible: the share of what a mask holds, by
-    itself, that must remain to it beside the others.
+    min_score: a mask is kept if the probability of its class is higher. min_visible: a mask is dropped if the pixels
+    that it wins are less than this share of its own area (probability >= 0.5).
     """
 
     min_score: Fraction = 0.8
@@ -20,39 +23,42 @@ class PartitionConfig(Schema):
 
 
 def partition(
-    classes: Tensor, masks: Tensor, padded: Size, inside: Size, size: Size, things: Tensor, config: PartitionConfig
+    classes: Tensor, masks: Tensor, padded: Size, unpadded: Size, size: Size, things: Tensor, config: PartitionConfig
 ) -> Panoptic:
-    """The segments of one image of the original `size`, ids from 1.
+    """The panoptic segmentation of one image at its original `size`. Segment ids count from 1.
 
-    classes [Q, K + 1] and masks [Q, h, w] are logits, the last class is none; things [K] bool. Masks are resized
-    bilinearly to the `padded` network input, cut to the part `inside` the padding, and resized to `size`, one at a
-    time. Every pixel goes to the mask with the highest product of probabilities, of class and of pixel; it becomes void
-    if too little of that mask is visible. Visible masks of one class of stuff are one segment.
+    classes [Q, K + 1] and masks [Q, h, w] are logits; the last class is "no object". things: [K] bool. Masks are
+    resized bilinearly to the `padded` size of the network input, cropped to the `unpadded` size (without padding), and
+    resized to `size`, one at a time. Each pixel belongs to the mask with the highest product of class probability and
+    mask probability. It becomes void if that mask is dropped because too little of it is visible (min_visible). All
+    masks of the same stuff class form one segment.
     """
     scores, labels = classes.float().softmax(dim=1).max(dim=1)
     kept = ((labels < len(things)) & (scores > config.min_score)).nonzero()[:, 0].tolist()
     best = scores.new_zeros(size)
-    owner = torch.zeros(size, dtype=torch.int32, device=masks.device)  # 1 + place in `kept`
-    held = []
-    for place, query in enumerate(kept, 1):
-        mask = F.interpolate(masks[None, None, query].float(), padded, mode="bilinear")[:, :, : inside[0], : inside[1]]
-        if inside != size:
+    owner = torch.zeros(size, dtype=torch.int32, device=masks.device)  # 1 + index in `kept`; 0: none
+    areas = []
+    for number, query in enumerate(kept, 1):
+        mask = F.interpolate(masks[None, None, query].float(), padded, mode="bilinear")[
+            :, :, : unpadded[0], : unpadded[1]
+        ]
+        if unpadded != size:
             mask = F.interpolate(mask, size, mode="bilinear")
-        held.append(int((mask >= 0).sum()))
+        areas.append(int((mask >= 0).sum()))
         product = scores[query] * mask[0, 0].sigmoid()
-        owner.masked_fill_(product > best, place)
+        owner.masked_fill_(product > best, number)
         torch.maximum(best, product, out=best)
-    owned = owner.flatten().bincount(minlength=len(kept) + 1).tolist()[1:]
-    segments = torch.zeros(len(kept) + 1, dtype=torch.int32)  # id of every owner
-    names: dict[int, int] = {}
-    of_stuff: dict[int, int] = {}
-    for place, query in enumerate(kept):
-        if not owned[place] or not held[place] or owned[place] < config.min_visible * held[place]:
+    visible_areas = owner.flatten().bincount(minlength=len(kept) + 1).tolist()[1:]
+    ids = torch.zeros(len(kept) + 1, dtype=torch.int32)  # segment id of each owner
+    segment_labels: dict[int, int] = {}
+    stuff_ids: dict[int, int] = {}
+    for number, (query, area, visible) in enumerate(zip(kept, areas, visible_areas, strict=True), 1):
+        if not visible or not area or visible < config.min_visible * area:
             continue
         label = int(labels[query])
-        number = of_stuff.get(label, len(names) + 1)
+        segment = stuff_ids.get(label, len(segment_labels) + 1)
         if not things[label]:
-            of_stuff[label] = number
-        names[number] = label
-        segments[place + 1] = number
-    return Panoptic(segments.to(owner.device)[owner.long()], names)
+            stuff_ids[label] = segment
+        segment_labels[segment] = label
+        ids[number] = segment
+    return Panoptic(ids.to(owner.device)[owner.long()], segment_labels)

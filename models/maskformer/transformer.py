@@ -1,4 +1,4 @@
-"""The transformer of MaskFormer, which is DETR's. Carion et al., ECCV 2020; Cheng et al., NeurIPS 2021."""
+"""The transformer of MaskFormer, the same as in DETR. Carion et al., ECCV 2020; Cheng et al., NeurIPS 2021."""
 
 import torch
 import torch.nn.functional as F
@@ -8,9 +8,9 @@ from models.layers.position import sine_position
 
 
 class TransformerEncoder(nn.Module):
-    """Pixels of one level of the backbone look at each other -> as many features of every pixel.
+    """Self-attention layers over the pixels of one level of the backbone.
 
-    in_channels: of the level. channels: of the result. hidden: between the two linear layers.
+    in_channels: of the level. channels: of the result. hidden: channels between the two linear layers.
     """
 
     def __init__(self, in_channels: int, channels: int, layers: int, heads: int, hidden: int, dropout: float) -> None:
@@ -24,17 +24,18 @@ class TransformerEncoder(nn.Module):
         projected = self.enter(level)
         x = projected.flatten(2).mT
         size = level.shape[2], level.shape[3]
-        position = sine_position(size, x.shape[2], x.device, whole_turn=True)
+        position = sine_position(size, x.shape[2], x.device, normalised=True)
         for layer in self.layers:
             x = layer(x, position)
         return x.mT.reshape(projected.shape)
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and two linear layers, each added and normalised."""
+    """Self-attention and two linear layers, each with a residual connection and a norm after it."""
 
     def __init__(self, channels: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
+        # The self-attention. Its attribute name is in the keys of stored weights, so it must not change.
         self.among = nn.MultiheadAttention(channels, heads, dropout, batch_first=True)
         self.expand = nn.Linear(channels, hidden)
         self.contract = nn.Linear(hidden, channels)
@@ -42,20 +43,20 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, position: Tensor) -> Tensor:
-        """Pixels x [B, N, C] and their positions [N, C], which only tell where to look -> [B, N, C]."""
-        own = x + position
-        x = self.norms[0](x + self.dropout(self.among(own, own, x, need_weights=False)[0]))
+        """Pixel features x [B, N, C] -> [B, N, C]. position [N, C] is added to queries and keys, not to values."""
+        self_attention, with_position = self.among, x + position
+        x = self.norms[0](x + self.dropout(self_attention(with_position, with_position, x, need_weights=False)[0]))
         hidden = self.dropout(F.relu(self.expand(x)))
         result: Tensor = self.norms[1](x + self.dropout(self.contract(hidden)))
         return result
 
 
 class TransformerDecoder(nn.Module):
-    """Queries look at each other and at one level of the backbone -> features of every query, after every layer.
+    """Queries attend to each other and to one level of the backbone. Returns the query features after each layer.
 
-    in_channels: of the level; as many as `channels`, those of the queries, enter as they are. hidden: between the two
-    linear layers. Layers have their norms behind the sums, and one more norm, shared by all layers, stands before each
-    result.
+    in_channels: of the level. channels: of the queries; if they differ from in_channels, the level is projected first.
+    hidden: channels between the two linear layers. Layers are post-norm. One more norm, shared by all layers, is
+    applied to each result.
     """
 
     def __init__(
@@ -69,11 +70,11 @@ class TransformerDecoder(nn.Module):
         _initialise(self.layers)
 
     def forward(self, level: Tensor) -> list[Tensor]:
-        """Level [B, C_in, H, W] -> of every layer, first to last, [B, Q, C]."""
+        """Level [B, C_in, H, W] -> query features [B, Q, C] after each layer, first to last."""
         memory = self.enter(level).flatten(2).mT
         size = level.shape[2], level.shape[3]
-        keys = memory + sine_position(size, memory.shape[2], memory.device, whole_turn=True)
-        position = self.queries.weight.repeat(len(memory), 1, 1)  # a view confuses PyTorch's counter of FLOPs
+        keys = memory + sine_position(size, memory.shape[2], memory.device, normalised=True)
+        position = self.queries.weight.repeat(len(memory), 1, 1)  # `expand` would confuse PyTorch's FLOP counter
         x = torch.zeros_like(position)
         results = []
         for layer in self.layers:
@@ -83,10 +84,11 @@ class TransformerDecoder(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention, cross-attention and two linear layers, each added and normalised."""
+    """Self-attention, cross-attention and two linear layers, each with a residual connection and a norm after it."""
 
     def __init__(self, channels: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
+        # Self-attention and cross-attention. Their attribute names are in the keys of stored weights: keep them.
         self.among = nn.MultiheadAttention(channels, heads, dropout, batch_first=True)
         self.across = nn.MultiheadAttention(channels, heads, dropout, batch_first=True)
         self.expand = nn.Linear(channels, hidden)
@@ -95,17 +97,21 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, position: Tensor, keys: Tensor, memory: Tensor) -> Tensor:
-        """Queries x [B, Q, C] and their positions [B, Q, C]; memory [B, N, C], and the same with positions as keys."""
-        own = x + position
-        x = self.norms[0](x + self.dropout(self.among(own, own, x, need_weights=False)[0]))
-        x = self.norms[1](x + self.dropout(self.across(x + position, keys, memory, need_weights=False)[0]))
+        """Query features x [B, Q, C] -> [B, Q, C].
+
+        position: [B, Q, C], learned, added to the queries and keys that come from x. memory: [B, N, C], pixel features,
+        the values of the cross-attention. keys: [B, N, C], memory plus position encoding.
+        """
+        self_attention, cross_attention, with_position = self.among, self.across, x + position
+        x = self.norms[0](x + self.dropout(self_attention(with_position, with_position, x, need_weights=False)[0]))
+        x = self.norms[1](x + self.dropout(cross_attention(x + position, keys, memory, need_weights=False)[0]))
         hidden = self.dropout(F.relu(self.expand(x)))
         result: Tensor = self.norms[2](x + self.dropout(self.contract(hidden)))
         return result
 
 
 def _projection(in_channels: int, channels: int) -> nn.Conv2d:
-    """To as many channels as a transformer has."""
+    """A 1 x 1 convolution to the channels of a transformer."""
     conv = nn.Conv2d(in_channels, channels, 1)
     nn.init.kaiming_uniform_(conv.weight, a=1)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
@@ -113,7 +119,7 @@ def _projection(in_channels: int, channels: int) -> nn.Conv2d:
 
 
 def _initialise(layers: nn.ModuleList) -> None:
-    """As DETR."""
+    """Initialise as DETR: Xavier-uniform weights, biases unchanged."""
     for parameter in layers.parameters():
         if parameter.dim() > 1:
             nn.init.xavier_uniform_(parameter)

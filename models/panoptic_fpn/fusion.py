@@ -1,4 +1,7 @@
-"""Instances and a semantic map into one partition of the image. Kirillov et al., CVPR 2019, section 4; mmdetection."""
+"""Fuse instances and a semantic map into one panoptic segmentation.
+
+Kirillov et al., CVPR 2019, section 4, in the form of mmdetection.
+"""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,17 +11,17 @@ from pydantic import NonNegativeInt
 from torch import Tensor
 
 from config import Fraction, Schema
-from models.rcnn.mask_head import Pasted
+from models.rcnn.mask_head import PastedMask
 from structures import Panoptic
 
 VOID = 0
 
 
 class FusionConfig(Schema):
-    """max_overlap: an instance of which better ones cover more than this share is left out.
+    """Options of the fusion. The instances depend on min_score, nms_iou, class_agnostic_nms and detections of box_head.
 
-    min_stuff_area: pixels of a stuff class in the image, below which they become void.
-    Which instances there are is up to box_head.min_score, nms_iou, class_agnostic_nms and detections.
+    max_overlap: an instance is dropped if better ones cover more than this share of it.
+    min_stuff_area: in pixels; a stuff class with a smaller area in the image becomes void.
     """
 
     max_overlap: Fraction = 0.5
@@ -26,12 +29,12 @@ class FusionConfig(Schema):
 
 
 def fuse(
-    instances: Iterable[tuple[int, Pasted]], semantic: Tensor, stuff: Sequence[int], config: FusionConfig
+    instances: Iterable[tuple[int, PastedMask]], semantic: Tensor, stuff: Sequence[int], config: FusionConfig
 ) -> Panoptic:
-    """The partition of an image into segments, ids from 1, instances first.
+    """The panoptic segmentation of an image. Segment ids count from 1, instances first.
 
-    instances: label and mask of each, by falling score. semantic: [H, W], classes of the semantic head: the
-    stuff, whose labels are given, and one more, which becomes void where there is no instance.
+    instances: label and mask of each, by decreasing score. semantic: [H, W], class indices of the semantic head: index
+    i is the stuff class with label stuff[i]; the last index, for things, becomes void where there is no instance.
     """
     ids = np.zeros(tuple(semantic.shape), np.int32)
     labels: dict[int, int] = {}

@@ -1,6 +1,6 @@
 """Panoptic FPN: Mask R-CNN and a semantic head on one pyramid. Kirillov et al., CVPR 2019.
 
-The defaults are mmdetection's 1x recipe. All upsampling that DySample's Table 8 varies sits in the pyramid.
+The defaults are mmdetection's 1x recipe. DySample's Table 8 varies only the upsamplers in the pyramid.
 """
 
 from dataclasses import replace
@@ -17,7 +17,7 @@ from models.layers.resize import resized_argmax
 from models.panoptic_fpn.fusion import FusionConfig, fuse
 from models.panoptic_fpn.semantic_head import SemanticHead
 from models.rcnn.box_head import BoxHead, BoxHeadConfig
-from models.rcnn.mask_head import MaskHead, pasted
+from models.rcnn.mask_head import MaskHead, paste_masks
 from models.rcnn.model import RCNN, MaskRCNNConfig
 from models.rcnn.rpn import RPN
 from structures import Batch, DatasetInfo, Prediction, Target
@@ -25,10 +25,10 @@ from upsamplers import BilinearConfig
 
 
 class PanopticFPNConfig(MaskRCNNConfig):
-    """A Panoptic FPN: the options of a Mask R-CNN, and those of its semantic head and of the fusion.
+    """A Panoptic FPN: the options of a Mask R-CNN, and those of the semantic head and of the fusion.
 
-    semantic_channels: of the head; a multiple of 32. semantic_upsampler: of its six stages. semantic_weight: of its
-    loss; those of the instances count in full.
+    semantic_channels: of the semantic head; a multiple of 32. semantic_upsampler: of its six upsampling stages.
+    semantic_weight: of its loss; the losses of Mask R-CNN have weight 1.
     """
 
     name: Literal["panoptic_fpn"] = "panoptic_fpn"  # type: ignore[assignment]
@@ -39,7 +39,7 @@ class PanopticFPNConfig(MaskRCNNConfig):
     fusion: FusionConfig = FusionConfig()
 
     def build(self, info: DatasetInfo, pretrained: bool = True) -> DenseModel:
-        """The model for the classes of `info`; `pretrained`: with the weights that this record names."""
+        """Build the model for the classes of `info`. pretrained: load the weights that the config names."""
         if info.task != "panoptic":
             what = f"panoptic_fpn needs a segment for every pixel, but {info.name} is data for the task {info.task}"
             raise ValueError(f"{what}; use data.name=coco_panoptic")
@@ -47,17 +47,17 @@ class PanopticFPNConfig(MaskRCNNConfig):
             raise ValueError(f"panoptic_fpn finds things and stuff, but none of the classes of {info.name} is a thing")
         stuff = len(info.things) - sum(info.things)
         head = SemanticHead(self.channels, self.semantic_channels, stuff + 1, self.semantic_upsampler)
-        parts = self.parts(sum(info.things), pretrained)
-        mask_head = self.mask_head(sum(info.things))
+        parts = self.build_parts(sum(info.things), pretrained)
+        mask_head = self.build_mask_head(sum(info.things))
         model = PanopticFPN(*parts, mask_head, head, self.semantic_weight, info.things, self.fusion)
-        return self.loaded(model, pretrained)
+        return self.load_pretrained(model, pretrained)
 
 
 class PanopticFPN(RCNN):
-    """A Mask R-CNN for the things, whose labels it numbers among themselves, and a semantic head for the rest.
+    """A Mask R-CNN for the things and a semantic head for the stuff.
 
-    things: which labels of the data are things. The semantic head's classes are the stuff labels in their order and,
-    last, one for all things.
+    things: for each label of the data, whether it is a thing. The classes of the Mask R-CNN are the thing labels in
+    their order. The classes of the semantic head are the stuff labels in their order and, last, one for all things.
     """
 
     mask_head: MaskHead
@@ -80,7 +80,7 @@ class PanopticFPN(RCNN):
         self.fusion = fusion
         self.thing_labels = [label for label, is_thing in enumerate(things) if is_thing]
         self.stuff_labels = [label for label, is_thing in enumerate(things) if not is_thing]
-        # Of each label the number among the things, and the class in the semantic head.
+        # For each label of the data: its class in the Mask R-CNN (things only), and its class in the semantic head.
         numbers, classes = torch.full((2, len(things)), len(self.stuff_labels))
         numbers[self.thing_labels] = torch.arange(len(self.thing_labels))
         classes[self.stuff_labels] = torch.arange(len(self.stuff_labels))
@@ -91,35 +91,35 @@ class PanopticFPN(RCNN):
     semantic_classes: Tensor
 
     def outputs(self, images: Tensor) -> dict[str, Any]:
-        """Those of a detector, and semantic: logits [B, S + 1, H/4, W/4] of S stuff classes and, last, the things."""
-        found = super().outputs(images)
-        return {**found, "semantic": self.semantic_head(found["features"])}
+        """The outputs of a detector, and "semantic": logits [B, S + 1, H/4, W/4] of S stuff classes, things last."""
+        outputs = super().outputs(images)
+        return {**outputs, "semantic": self.semantic_head(outputs["features"])}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The losses of a Mask R-CNN, and "loss_semantic"; targets need `instances` and `semantic`."""
+        """The losses of a Mask R-CNN, and "loss_semantic". Targets must have `instances` and `semantic`."""
         pyramid = self.neck(self.backbone(batch.images))
         semantic = self.semantic_head.loss(pyramid, batch.targets, self.semantic_classes)
-        things = replace(batch, targets=[self._things(target) for target in batch.targets])
+        things = replace(batch, targets=[self._relabel_things(target) for target in batch.targets])
         return {**self.instance_losses(pyramid, things), "loss_semantic": self.semantic_weight * semantic}
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Prediction]:
-        """The partition of each image, at its original size."""
+        """The panoptic segmentation of each image, at its original size."""
         pyramid = self.neck(self.backbone(batch.images))
         logits = self.semantic_head(pyramid)
         padded = batch.images.shape[-2], batch.images.shape[-1]
         predictions = []
-        for (found, masks), scores, inside, target in zip(
+        for (found, masks), scores, unpadded, target in zip(
             self.detect(pyramid, batch), logits, batch.sizes, batch.targets, strict=True
         ):
             assert masks is not None
             labels = [self.thing_labels[number] for number in found.labels.tolist()]
-            instances = zip(labels, pasted(masks, found.boxes, target.size), strict=True)
-            semantic = resized_argmax(scores, padded, inside, target.size)
+            instances = zip(labels, paste_masks(masks, found.boxes, target.size), strict=True)
+            semantic = resized_argmax(scores, padded, unpadded, target.size)
             predictions.append(Prediction(panoptic=fuse(instances, semantic, self.stuff_labels, self.fusion)))
         return predictions
 
-    def _things(self, target: Target) -> Target:
-        """The target with its objects' labels numbered among the things."""
+    def _relabel_things(self, target: Target) -> Target:
+        """The target with the labels of its objects replaced by their classes in the Mask R-CNN."""
         assert target.instances is not None
         return replace(target, instances=replace(target.instances, labels=self.thing_numbers[target.instances.labels]))

@@ -11,15 +11,16 @@ from structures import IGNORE, Target
 from upsamplers import UpsamplerConfig
 
 LEVELS = 4  # P2..P5
-GROUPS = 32  # of the normalisation
+GROUPS = 32  # of the group norms
 
 
 class SemanticHead(nn.Module):
-    """Bring P2..P5 to the size of P2, level i by i times a unit and x2 upsampling, add them up and classify.
+    """Upsample P2..P5 to the size of P2, add them up and classify.
 
-    A unit is a 3 x 3 convolution, group normalisation and ReLU. channels: of the units; a multiple of 32.
-    num_classes: the stuff classes and, last, one for all things. upsampler: every stage has its own, guided by the
-    pyramid's level of the size that it reaches.
+    P2 has one unit: a 3 x 3 convolution, group norm and ReLU. P3, P4 and P5 have 1, 2 and 3 stages, each a unit and x2
+    upsampling. channels: of the units; a multiple of 32. num_classes: the stuff classes and, last, one for all things.
+    upsampler: every stage has its own. Its guide is the level of the pyramid whose size it reaches.
+    Raises ValueError if 32 does not divide the channels.
     """
 
     def __init__(self, in_channels: int, channels: int, num_classes: int, upsampler: UpsamplerConfig) -> None:
@@ -27,7 +28,9 @@ class SemanticHead(nn.Module):
         if channels % GROUPS:
             raise ValueError(f"semantic_channels {channels} do not divide into {GROUPS} groups")
         self.units = nn.ModuleList(
-            nn.ModuleList(_unit(in_channels if step == 0 else channels, channels) for step in range(max(level, 1)))
+            nn.ModuleList(
+                _conv_norm_relu(in_channels if step == 0 else channels, channels) for step in range(max(level, 1))
+            )
             for level in range(LEVELS)
         )
         self.upsamplers = nn.ModuleList(
@@ -38,7 +41,7 @@ class SemanticHead(nn.Module):
         nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
 
     def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
-        """P2..P5 [B, C, H, W], each half as large as the one before -> logits [B, K, H, W] at the size of P2."""
+        """P2..P5 [B, C, H, W], each half the size of the previous one -> logits [B, K, H, W] at the size of P2."""
         total = self.units[0][0](pyramid[0])  # type: ignore[index]
         for level in range(1, LEVELS):
             x = pyramid[level]
@@ -50,10 +53,10 @@ class SemanticHead(nn.Module):
         return logits
 
     def loss(self, pyramid: Sequence[Tensor], targets: Sequence[Target], classes: Tensor) -> Tensor:
-        """Cross-entropy at the size of P2, whose pixels take the label of the first of 4 x 4 pixels -> scalar.
+        """Cross-entropy at the size of P2 -> scalar. A pixel of P2 has the label of the top-left of its 4 x 4 pixels.
 
-        classes: [labels of the data] int64, the head's class of each label. The mean is over all pixels, those without
-        a label included, as in the recipe (mmdetection).
+        classes: int64, for each label of the data its class in this head. The mean is over all pixels, including those
+        without a label, as in mmdetection's recipe.
         """
         labels = torch.stack([target.semantic[::4, ::4] for target in targets]).long()  # type: ignore[index]
         labels = torch.where(labels == IGNORE, IGNORE, classes[labels.clamp(min=0)])
@@ -62,7 +65,7 @@ class SemanticHead(nn.Module):
         return total / mean_count(labels.numel(), logits)
 
 
-def _unit(before: int, after: int) -> nn.Sequential:
-    conv = nn.Conv2d(before, after, 3, padding=1, bias=False)
+def _conv_norm_relu(in_channels: int, channels: int) -> nn.Sequential:
+    conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    return nn.Sequential(conv, nn.GroupNorm(GROUPS, after), nn.ReLU(inplace=True))
+    return nn.Sequential(conv, nn.GroupNorm(GROUPS, channels), nn.ReLU(inplace=True))

@@ -1,6 +1,6 @@
-"""The second stage: features of every proposal, from them a class and a better box.
+"""The second stage of R-CNN: it predicts a class and a better box from the RoIAlign features of every proposal.
 
-Ren et al., NeurIPS 2015; Lin et al., CVPR 2017. Features of regions by RoIAlign; He et al., "Mask R-CNN", ICCV 2017.
+Ren et al., NeurIPS 2015; Lin et al., CVPR 2017. RoIAlign: He et al., "Mask R-CNN", ICCV 2017.
 """
 
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ from models.rcnn.boxes import area, assign, batched_nms, decode, encode, objects
 from runtime.distributed import mean_count
 from structures import Instances, Size, Target
 
-POOLED = 7  # side of a region's features
-STRIDES = (4, 8, 16, 32)  # of P2..P5; P6 serves proposals only
-FINEST_SIDE = 56  # regions of twice this side and more are looked at on P3, of four times on P4, and so on
+POOLED = 7  # side of the pooled features of a region
+STRIDES = (4, 8, 16, 32)  # of P2..P5; P6 is used for proposals only
+FINEST_SIDE = 56  # pixels; regions with at least twice this side are pooled from P3, with four times from P4, ...
 
 
 class RegionConfig(Schema):
-    """aligned: pixel centres at +1/2. sampling_ratio: samples a bin along each side; 0: as many as it has pixels.
+    """Options of RoIAlign. The detectors of torchvision use aligned=false, sampling_ratio=2.
 
-    torchvision's own detectors have false and 2.
+    aligned: pixel centres are at +1/2. sampling_ratio: samples per bin along each axis; 0: one per pixel.
     """
 
     aligned: bool = True
@@ -32,28 +32,28 @@ class RegionConfig(Schema):
 
 
 def pool_regions(pyramid: Sequence[Tensor], boxes: Sequence[Tensor], size: int, config: RegionConfig) -> Tensor:
-    """Features [R, C, size, size] of the boxes [N_i, 4] of every image i, one image after another.
+    """RoIAlign features [R, C, size, size] of the boxes [N_i, 4] of each image i, one image after another.
 
-    Each is taken from the one level of P2..P5 [B, C, H, W] that fits the box's area.
+    Each box is pooled from one level of P2..P5 [B, C, H, W], chosen by the area of the box.
     """
-    everything = torch.cat(list(boxes))
-    image = torch.cat([torch.full_like(some[:, :1], index) for index, some in enumerate(boxes)])
-    rois = torch.cat([image, everything], dim=1)
-    levels = (area(everything).sqrt() / FINEST_SIDE + 1e-6).log2().floor().clamp(0, len(STRIDES) - 1)
+    all_boxes = torch.cat(list(boxes))
+    image = torch.cat([torch.full_like(of_image[:, :1], index) for index, of_image in enumerate(boxes)])
+    rois = torch.cat([image, all_boxes], dim=1)
+    levels = (area(all_boxes).sqrt() / FINEST_SIDE + 1e-6).log2().floor().clamp(0, len(STRIDES) - 1)
     order = levels.argsort(stable=True)
     counts = torch.bincount(levels.long(), minlength=len(STRIDES)).tolist()
     pooled = [
-        roi_align(features, some, size, 1 / stride, config.sampling_ratio, config.aligned)
-        for features, some, stride in zip(pyramid, rois[order].split(counts), STRIDES, strict=False)
+        roi_align(features, level_rois, size, 1 / stride, config.sampling_ratio, config.aligned)
+        for features, level_rois, stride in zip(pyramid, rois[order].split(counts), STRIDES, strict=False)
     ]
     return torch.cat(pooled)[order.argsort()]
 
 
 def roi_align(features: Tensor, rois: Tensor, size: Size | int, scale: float, sampling: int, aligned: bool) -> Tensor:
-    """RoIAlign (He et al., ICCV 2017) of features [B, C, H, W]; rois [N, 5], the image's number first -> [N, C, h, w].
+    """RoIAlign (He et al., ICCV 2017) of features [B, C, H, W] for rois [N, 5] -> [N, C, h, w].
 
-    scale: of features by pixels of the image. sampling: points of a bin along an axis, 0 for as many as it has pixels.
-    aligned: pixel centres lie at halves.
+    rois: (index of the image, x1, y1, x2, y2). scale: feature pixels per image pixel. sampling, aligned: see
+    `RegionConfig`.
     """
     from torchvision.ops import roi_align
 
@@ -64,10 +64,11 @@ def roi_align(features: Tensor, rois: Tensor, size: Size | int, scale: float, sa
 class BoxHeadConfig(Schema):
     """Defaults: mmdetection's 1x recipe.
 
-    channels: of the two hidden layers. positive_iou: see `boxes.assign`; best_match also turns on its `best_match`,
-    at the same IoU: off in Faster R-CNN, on in Mask R-CNN. crowd_share: likewise. samples, positive_share: proposals an
-    image that the losses see. stds: scales of the four deltas. min_score, nms_iou, detections: what is reported.
-    class_agnostic_nms: boxes of different classes suppress each other too.
+    channels: of the two hidden layers. positive_iou: the `positive` and `negative` of `boxes.assign`. best_match: use
+    the same IoU as its `best_match` too (off in Faster R-CNN, on in Mask R-CNN). crowd_share: see `boxes.assign`.
+    samples: proposals per image that the losses use. positive_share: of them, at most. stds: the four deltas are
+    divided by them. min_score: detections must score more. nms_iou: NMS removes boxes that overlap a better one by more
+    than this IoU. class_agnostic_nms: NMS over all classes together. detections: per image, at most.
     """
 
     channels: PositiveInt = 1024
@@ -84,9 +85,10 @@ class BoxHeadConfig(Schema):
 
 
 class Samples(NamedTuple):
-    """The boxes of one image that the losses see: boxes [N, 4], positives first; labels [N], K for background.
+    """The boxes of one image that the losses use.
 
-    objects: [P], for each positive the index of its object in the target.
+    boxes: [N, 4], positives first. labels: [N], K for background. objects: [P], for each of the P positives the index
+    of its object in the target.
     """
 
     boxes: Tensor
@@ -95,7 +97,7 @@ class Samples(NamedTuple):
 
 
 class BoxHead(nn.Module):
-    """Two hidden layers on the 7 x 7 features of a region, then K + 1 classes (background last) and K boxes."""
+    """Two hidden layers on the 7 x 7 features of a region, then K + 1 classes (background last) and a box per class."""
 
     def __init__(self, channels: int, num_classes: int, config: BoxHeadConfig, regions: RegionConfig) -> None:
         super().__init__()
@@ -114,14 +116,14 @@ class BoxHead(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, pyramid: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Boxes [N_i, 4] of every image -> class logits [R, K + 1] and deltas [R, K, 4], in float32."""
+        """P2..P5 [B, C, H, W], boxes [N_i, 4] of each image -> class logits [R, K + 1], deltas [R, K, 4]; float32."""
         x = pool_regions(pyramid, boxes, POOLED, self.regions).flatten(1)
         x = F.relu(self.fc2(F.relu(self.fc1(x), inplace=True)), inplace=True)
         return self.classifier(x).float(), self.deltas(x).float().unflatten(1, (self.num_classes, 4))
 
     @torch.no_grad()
     def sample(self, proposals: Tensor, target: Target) -> Samples:
-        """Some of the proposals [N, 4], and of the objects' own boxes, to learn from."""
+        """Choose at random boxes for the losses, from the proposals [N, 4] and the true boxes of the objects."""
         instances, config = target.instances, self.config
         assert instances is not None
         indices, crowds = objects_and_crowds(target)
@@ -138,31 +140,40 @@ class BoxHead(nn.Module):
         boxes = torch.cat([objects, proposals])
         matched = torch.cat([torch.arange(len(objects), device=matched.device), matched])
         positives, negatives = sample(matched, config.samples, config.positive_share, target.seed)
-        own = indices[matched[positives]]
-        labels = torch.cat([instances.labels[own], torch.full_like(negatives, self.num_classes)])
-        return Samples(boxes[torch.cat([positives, negatives])], labels, own)
+        matched_objects = indices[matched[positives]]
+        labels = torch.cat([instances.labels[matched_objects], torch.full_like(negatives, self.num_classes)])
+        return Samples(boxes[torch.cat([positives, negatives])], labels, matched_objects)
 
     def losses(
         self, pyramid: Sequence[Tensor], samples: Sequence[Samples], targets: Sequence[Target]
     ) -> dict[str, Tensor]:
-        """Cross-entropy over all samples, and L1 of the deltas of the positives' own class; divided by all samples."""
-        logits, deltas = self(pyramid, [some.boxes for some in samples])
-        labels = torch.cat([some.labels for some in samples])
-        boxes = torch.cat([some.boxes[: len(some.objects)] for some in samples])
+        """Cross-entropy over all samples, and L1 of the deltas of positives for their true class.
+
+        samples: for each image, the result of `sample`. Both losses are divided by the number of all samples.
+        """
+        logits, deltas = self(pyramid, [of_image.boxes for of_image in samples])
+        labels = torch.cat([of_image.labels for of_image in samples])
+        boxes = torch.cat([of_image.boxes[: len(of_image.objects)] for of_image in samples])
         objects = torch.cat(
-            [target.instances.boxes[some.objects] for some, target in zip(samples, targets, strict=True)]  # type: ignore[union-attr]
+            [
+                target.instances.boxes[of_image.objects]  # type: ignore[union-attr]
+                for of_image, target in zip(samples, targets, strict=True)
+            ]
         )
         positives = torch.nonzero(labels < self.num_classes).flatten()
-        wanted = encode(boxes, objects, self.config.stds)
-        number = mean_count(len(labels), logits)
+        target_deltas = encode(boxes, objects, self.config.stds)
+        count = mean_count(len(labels), logits)
         return {
-            "loss_cls": F.cross_entropy(logits, labels, reduction="sum") / number,
-            "loss_box": F.l1_loss(deltas[positives, labels[positives]], wanted, reduction="sum") / number,
+            "loss_cls": F.cross_entropy(logits, labels, reduction="sum") / count,
+            "loss_box": F.l1_loss(deltas[positives, labels[positives]], target_deltas, reduction="sum") / count,
         }
 
     @torch.no_grad()
     def detect(self, pyramid: Sequence[Tensor], proposals: Sequence[Tensor], sizes: Sequence[Size]) -> list[Instances]:
-        """Boxes, labels and scores of each image of (height, width) `sizes`, by falling score, in input pixels."""
+        """Boxes, labels and scores for each image, by decreasing score, boxes in pixels of the network input.
+
+        sizes: (height, width) of the images without padding.
+        """
         logits, deltas = self(pyramid, proposals)
         counts = [len(boxes) for boxes in proposals]
         scores = logits.softmax(dim=1)[:, :-1]
@@ -173,8 +184,8 @@ class BoxHead(nn.Module):
         rows, labels = torch.nonzero(scores > self.config.min_score, as_tuple=True)
         boxes = decode(proposals[rows], deltas[rows, labels], self.config.stds, size)
         values = scores[rows, labels]
-        whole = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-        boxes, labels, values = boxes[whole], labels[whole], values[whole]
+        valid = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+        boxes, labels, values = boxes[valid], labels[valid], values[valid]
         groups = torch.zeros_like(labels) if self.config.class_agnostic_nms else labels
         kept = batched_nms(boxes, values, groups, self.config.nms_iou)[: self.config.detections]
         return Instances(boxes=boxes[kept], labels=labels[kept], scores=values[kept])

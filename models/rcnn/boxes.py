@@ -1,7 +1,7 @@
-"""Boxes: anchors, the deltas that move one box onto another, and which box learns from which object.
+"""Boxes: anchors, encoding and decoding of deltas, NMS, and the assignment of boxes to objects.
 
-Boxes are xyxy in pixels of the input. torchvision's operators are imported when they are first called: importing
-torchvision takes as long as importing PyTorch, and a command that trains no detector need not wait for it.
+Boxes are xyxy in pixels of the network input. The operators of torchvision are imported when they are first called:
+importing torchvision takes as long as importing PyTorch, and a command that uses no detector need not wait for it.
 """
 
 import math
@@ -14,16 +14,16 @@ from torch import Tensor
 from config import Schema
 from structures import Size, Target
 
-Four = tuple[float, float, float, float]
-LARGEST_LOG_RATIO = math.log(1000 / 16)  # a box becomes at most this much larger or smaller, in logarithms
-NEGATIVE, IGNORED = -1, -2  # what is assigned to a box besides the index of an object
-_AT_ONCE = 32  # objects compared with all boxes at a time, which bounds the memory
+LARGEST_LOG_RATIO = math.log(1000 / 16)  # of the sides, between a decoded box and the box that it comes from
+NEGATIVE, IGNORED = -1, -2  # assigned to a box instead of the index of an object
+_OBJECTS_PER_CHUNK = 32  # objects that are compared with all boxes at a time, to limit memory
 
 
 class AnchorConfig(Schema):
-    """Anchors of one size a level. scale: their side over the level's stride. ratios: height over width, at equal area.
+    """Anchors of one size per level. scale: side of a square anchor divided by the level's stride.
 
-    rounded: to whole pixels, as torchvision has them; the recipe does not round.
+    ratios: height / width; all have the same area. rounded: round to whole pixels, as torchvision does; mmdetection
+    does not.
     """
 
     scale: PositiveFloat = 8
@@ -32,7 +32,10 @@ class AnchorConfig(Schema):
 
 
 def anchors_of_level(config: AnchorConfig, size: Size, stride: int, device: torch.device) -> Tensor:
-    """[H * W * A, 4], by row, column and ratio. Anchors are centred on the corners (column, row) * stride of cells."""
+    """The anchors of a level of `size` (H, W): [H * W * A, 4], ordered by row, column and ratio.
+
+    Anchors are centred on the top-left corners of cells, (column, row) * stride.
+    """
     side, roots = config.scale * stride, torch.tensor(config.ratios).sqrt()
     half = torch.stack([side / roots, side * roots], dim=1) / 2
     base = torch.cat([-half, half], dim=1)
@@ -45,15 +48,15 @@ def anchors_of_level(config: AnchorConfig, size: Size, stride: int, device: torc
 
 def encode(boxes: Tensor, targets: Tensor, stds: Sequence[float]) -> Tensor:
     """Deltas [N, 4] (dx, dy, dw, dh) that move boxes [N, 4] onto targets [N, 4], divided by `stds`."""
-    centres, sizes = _centres(boxes)
-    target_centres, target_sizes = _centres(targets)
+    centres, sizes = _centres_and_sizes(boxes)
+    target_centres, target_sizes = _centres_and_sizes(targets)
     deltas = torch.cat([(target_centres - centres) / sizes, (target_sizes / sizes).log()], dim=1)
     return deltas / deltas.new_tensor(stds)
 
 
 def decode(boxes: Tensor, deltas: Tensor, stds: Sequence[float], size: Size) -> Tensor:
-    """Boxes [..., 4] moved by deltas [..., 4] and cut to an image of `size` (height, width)."""
-    centres, sizes = _centres(boxes)
+    """Move boxes [..., 4] by deltas [..., 4], and clip them to an image of `size` (height, width)."""
+    centres, sizes = _centres_and_sizes(boxes)
     shift, log_ratio = (deltas * deltas.new_tensor(stds)).split(2, dim=-1)
     centres = centres + shift * sizes
     half = sizes * log_ratio.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).exp() / 2
@@ -63,26 +66,26 @@ def decode(boxes: Tensor, deltas: Tensor, stds: Sequence[float], size: Size) -> 
 
 
 def area(boxes: Tensor) -> Tensor:
-    """[N, 4] -> [N]; negative sides count as none."""
+    """The areas of boxes, [N, 4] -> [N]. Negative sides count as 0."""
     return (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1)
 
 
 def covered_share(boxes: Tensor, regions: Tensor) -> Tensor:
-    """The largest share of each box's own area that a single region covers. [N, 4], [M, 4] -> [N]; M > 0."""
+    """For each box, the largest share of its area that a single region covers. [N, 4], [M, 4] -> [N]; M > 0."""
     low = torch.maximum(boxes[:, None, :2], regions[None, :, :2])
     high = torch.minimum(boxes[:, None, 2:], regions[None, :, 2:])
     inside = (high - low).clamp(min=0).prod(dim=2).amax(dim=1)
     return inside / area(boxes).clamp(min=1e-6)
 
 
-def _centres(boxes: Tensor) -> tuple[Tensor, Tensor]:
+def _centres_and_sizes(boxes: Tensor) -> tuple[Tensor, Tensor]:
     """Centres and sizes, [..., 2] each, as (x, y) and (width, height)."""
     low, high = boxes.split(2, dim=-1)
     return (low + high) / 2, high - low
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float) -> Tensor:
-    """Non-maximum suppression of boxes [N, 4] by scores [N] within groups [N]: indices of those kept, best first."""
+    """Non-maximum suppression of boxes [N, 4], scores [N], within groups [N] -> indices of kept boxes, best first."""
     from torchvision.ops import batched_nms
 
     kept: Tensor = batched_nms(boxes, scores, groups, iou)
@@ -99,12 +102,12 @@ def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
 
 # --- matching -------------------------------------------------------------------------------------------------------
 
-# The rules are mmdetection's MaxIoUAssigner and RandomSampler, with one departure that has a switch: boxes that lie in
-# crowd regions are left out instead of being background.
+# The rules are those of mmdetection's MaxIoUAssigner and RandomSampler, with one difference, which can be switched off
+# (crowd_share): boxes in crowd regions are ignored instead of being background.
 
 
 def objects_and_crowds(target: Target) -> tuple[Tensor, Tensor]:
-    """Indices of the target's single objects, and boxes [M, 4] of its crowd regions."""
+    """The indices of the target's objects that are not crowds, and the boxes [M, 4] of its crowd regions."""
     instances = target.instances
     assert instances is not None
     crowd = instances.crowd
@@ -123,17 +126,18 @@ def assign(
     best_match: float | None,
     crowd_share: float | None,
 ) -> Tensor:
-    """For each box [N, 4] the index of its object [G, 4], or NEGATIVE, or IGNORED. [N] int64.
+    """Assign each box [N, 4] to an object [G, 4]: the object's index, or NEGATIVE (background), or IGNORED. [N] int64.
 
-    A box belongs to the object that it overlaps most if their IoU is `positive` or more; it is background below
-    `negative`, and ignored in between. best_match: further, the boxes that overlap an object more than all others do
-    belong to that object, provided their IoU is at least this; of several such objects the last one counts.
-    crowd_share: background boxes of which a crowd region [M, 4] covers this share are ignored; None: they are not.
+    A box is assigned to the object with the highest IoU if that IoU is at least `positive`. It is background if the IoU
+    is below `negative`, and ignored in between. best_match: in addition, each object gets the boxes that have the
+    highest IoU with it, if that is at least `best_match`; a box that several objects get in this way goes to the last
+    one. None: off. crowd_share: background boxes are ignored if a single crowd region [M, 4] covers at least this share
+    of their area. None: off.
     """
     matched = index = last = torch.full((len(boxes),), NEGATIVE, device=boxes.device)
     best = torch.full((len(boxes),), -1.0, device=boxes.device)
-    for start in range(0, len(objects) if len(boxes) else 0, _AT_ONCE):
-        iou = box_iou(objects[start : start + _AT_ONCE], boxes)
+    for start in range(0, len(objects) if len(boxes) else 0, _OBJECTS_PER_CHUNK):
+        iou = box_iou(objects[start : start + _OBJECTS_PER_CHUNK], boxes)
         highest, row = iou.max(dim=0)
         index = torch.where(highest > best, row + start, index)
         best = torch.maximum(best, highest)
@@ -151,14 +155,17 @@ def assign(
 
 
 def sample(matched: Tensor, count: int, positive_share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of at most `count` boxes, drawn from `seed`: positives, at most this share of `count`, and negatives."""
+    """Choose at most `count` boxes at random, given `seed`. Returns the indices of positives and of negatives.
+
+    matched: the result of `assign`. At most the share `positive_share` of `count` is positive.
+    """
     generator = torch.Generator(matched.device).manual_seed(seed)
-    positives = _some(torch.nonzero(matched >= 0).flatten(), int(count * positive_share), generator)
-    negatives = _some(torch.nonzero(matched == NEGATIVE).flatten(), count - len(positives), generator)
+    positives = _choose_randomly(torch.nonzero(matched >= 0).flatten(), int(count * positive_share), generator)
+    negatives = _choose_randomly(torch.nonzero(matched == NEGATIVE).flatten(), count - len(positives), generator)
     return positives, negatives
 
 
-def _some(indices: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def _choose_randomly(indices: Tensor, count: int, generator: torch.Generator) -> Tensor:
     if len(indices) <= count:
         return indices
     return indices[torch.randperm(len(indices), generator=generator, device=indices.device)[:count]]

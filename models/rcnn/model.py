@@ -1,6 +1,6 @@
 """Faster R-CNN (Ren et al., NeurIPS 2015) and Mask R-CNN (He et al., ICCV 2017) on a feature pyramid.
 
-The defaults are mmdetection's 1x recipe. All upsampling that DySample's Tables 6 and 7 vary sits in the pyramid.
+The defaults are mmdetection's 1x recipe. DySample's Tables 6 and 7 vary only the upsamplers in the pyramid.
 """
 
 from dataclasses import replace
@@ -23,10 +23,11 @@ from structures import Batch, DatasetInfo, Instances, Prediction
 
 
 class _RCNNConfig(Schema):
-    """What both detectors share. upsampler, channels: of the pyramid. neck, upsampler_init: see models/layers/fpn.py.
+    """Options that both detectors share. upsampler, channels: of the pyramid.
 
-    weights: a converted detector or a checkpoint of ours; weights_exclude: names, or beginnings of names, of what to
-    leave at its start, as box_head.classifier and box_head.deltas for another class list.
+    neck, upsampler_init: see models/layers/fpn.py. weights: a converted detector or a checkpoint of this repository.
+    weights_exclude: names of tensors or submodules that keep their initial values, for example box_head.classifier and
+    box_head.deltas for another class list.
     """
 
     backbone: BackboneConfig
@@ -40,40 +41,40 @@ class _RCNNConfig(Schema):
     weights: Path | None = None
     weights_exclude: tuple[str, ...] = ()
 
-    def parts(self, num_classes: int, pretrained: bool) -> tuple[Backbone, FPN, RPN, BoxHead]:
-        """Everything but a mask head."""
+    def build_parts(self, num_classes: int, pretrained: bool) -> tuple[Backbone, FPN, RPN, BoxHead]:
+        """Build all parts except the mask head."""
         backbone = self.backbone.build(pretrained and self.weights is None)
         widths = [level.channels for level in backbone.feature_info]
         neck = FPN(widths, self.channels, self.upsampler, self.neck == "fpn_p6", self.upsampler_init)
         rpn = RPN(self.channels, self.rpn)
         return backbone, neck, rpn, BoxHead(self.channels, num_classes, self.box_head, self.regions)
 
-    def loaded(self, model: DenseModel, pretrained: bool) -> DenseModel:
-        """The model; `pretrained`: with the weights that this record names."""
+    def load_pretrained(self, model: DenseModel, pretrained: bool) -> DenseModel:
+        """Return the model. pretrained: first load the weights that the config names."""
         if self.weights and pretrained:
             load_weights(model, self.weights, "model.weights", self.weights_exclude)
         return model
 
 
 class FasterRCNNConfig(_RCNNConfig):
-    """A Faster R-CNN. Its neck is by default that of DySample's Table 6."""
+    """A Faster R-CNN. The default neck is that of DySample's Table 6."""
 
     name: Literal["faster_rcnn"] = "faster_rcnn"
     neck: NeckName = "fpn_p6"
     box_head: BoxHeadConfig = BoxHeadConfig()
 
     def build(self, info: DatasetInfo, pretrained: bool = True) -> DenseModel:
-        """The model for the classes of `info`; `pretrained`: with the weights that this record names."""
+        """Build the model for the classes of `info`. pretrained: load the weights that the config names."""
         _require_objects(info)
         if info.task != "detection":
-            raise ValueError("faster_rcnn finds no masks; set data.masks=false, or use mask_rcnn")
-        return self.loaded(RCNN(*self.parts(info.num_classes, pretrained), None), pretrained)
+            raise ValueError("faster_rcnn predicts no masks; set data.masks=false, or use mask_rcnn")
+        return self.load_pretrained(RCNN(*self.build_parts(info.num_classes, pretrained), None), pretrained)
 
 
 class MaskRCNNConfig(_RCNNConfig):
-    """A Mask R-CNN. Its neck is by default the plain one, by section 4.2 of the DySample paper; Table 7 contradicts it.
+    """A Mask R-CNN. The default neck is the plain one: section 4.2 of the DySample paper says so; Table 7 contradicts.
 
-    mask_channels: of the mask head. mask_upsampler: in the mask head; None: the recipe's transposed convolution.
+    mask_channels: of the mask head. mask_upsampler: of the mask head; None: a transposed convolution, as in the recipe.
     """
 
     name: Literal["mask_rcnn"] = "mask_rcnn"
@@ -83,15 +84,15 @@ class MaskRCNNConfig(_RCNNConfig):
     mask_upsampler: UpsamplerConfig | None = None
 
     def build(self, info: DatasetInfo, pretrained: bool = True) -> DenseModel:
-        """The model for the classes of `info`; `pretrained`: with the weights that this record names."""
+        """Build the model for the classes of `info`. pretrained: load the weights that the config names."""
         _require_objects(info)
         if info.task != "instance":
-            raise ValueError("mask_rcnn learns from masks; set data.masks=true, or use faster_rcnn")
-        model = RCNN(*self.parts(info.num_classes, pretrained), self.mask_head(info.num_classes))
-        return self.loaded(model, pretrained)
+            raise ValueError("mask_rcnn needs masks to learn from; set data.masks=true, or use faster_rcnn")
+        model = RCNN(*self.build_parts(info.num_classes, pretrained), self.build_mask_head(info.num_classes))
+        return self.load_pretrained(model, pretrained)
 
-    def mask_head(self, num_classes: int) -> MaskHead:
-        """The third stage."""
+    def build_mask_head(self, num_classes: int) -> MaskHead:
+        """Build the third stage."""
         upsampler = None
         if self.mask_upsampler is not None:
             upsampler = self.mask_upsampler.build(self.mask_channels, self.channels)
@@ -106,7 +107,7 @@ def _require_objects(info: DatasetInfo) -> None:
 
 
 class RCNN(DenseModel):
-    """A detector in two stages, or in three if it has a mask head."""
+    """A detector with two stages, or three if it has a mask head. Raw outputs: see `outputs`."""
 
     def __init__(self, backbone: Backbone, neck: FPN, rpn: RPN, box_head: BoxHead, mask_head: MaskHead | None) -> None:
         super().__init__()
@@ -118,9 +119,9 @@ class RCNN(DenseModel):
         self.size_divisor = 2 ** (1 + len(neck.laterals))  # so that every step of the pyramid is exactly x2
 
     def outputs(self, images: Tensor) -> dict[str, Any]:
-        """Images [B, 3, H, W] -> lists over P2..P6, fine to coarse.
+        """Images [B, 3, H, W] -> {"features", "objectness", "deltas"}, each a list over P2..P6, fine to coarse.
 
-        features [B, C, h, w], objectness [B, h * w * A] (logits), deltas [B, h * w * A, 4].
+        features: [B, C, h, w]. objectness: logits [B, h * w * A]. deltas: [B, h * w * A, 4].
         """
         pyramid = self.neck(self.backbone(images))
         logits, deltas, _ = self.rpn(pyramid)
@@ -132,7 +133,8 @@ class RCNN(DenseModel):
 
     def instance_losses(self, pyramid: list[Tensor], batch: Batch) -> dict[str, Tensor]:
         """The losses of all stages on P2..P6 [B, C, h, w]."""
-        # The losses come first: what autocast casts and keeps for a pass without gradients could not learn later.
+        # The losses come before the pass without gradients: autocast caches the weights that it casts there, and cached
+        # weights without gradient would not be trained.
         losses: dict[str, Tensor] = self.rpn.losses(pyramid, batch, self.size_divisor)
         with torch.no_grad():
             proposals = self.rpn.propose(self.rpn(pyramid), batch.sizes)
@@ -144,7 +146,7 @@ class RCNN(DenseModel):
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Prediction]:
-        """Boxes, labels, scores and, with a mask head, run lengths of masks, at the images' original sizes."""
+        """Boxes, labels, scores and, with a mask head, run-length encoded masks, at the images' original sizes."""
         pyramid = self.neck(self.backbone(batch.images))
         predictions = []
         for (found, masks), target in zip(self.detect(pyramid, batch), batch.targets, strict=True):
@@ -153,15 +155,16 @@ class RCNN(DenseModel):
         return predictions
 
     def detect(self, pyramid: list[Tensor], batch: Batch) -> list[tuple[Instances, Tensor | None]]:
-        """Of each image what `BoxHead.detect` finds, with boxes at original size, and with a mask head the masks.
+        """For each image: its detections with boxes in pixels of the original image, and its masks.
 
-        Masks are those of `MaskHead.probabilities`, [N, 28, 28].
+        Detections are those of `BoxHead.detect`. Masks are those of `MaskHead.predict_masks`, [N, 28, 28], or None
+        without a mask head.
         """
         proposals = self.rpn.propose(self.rpn(pyramid), batch.sizes)
         detections = self.box_head.detect(pyramid, proposals, batch.sizes)
         masks: list[Any] = [None] * len(detections)
         if self.mask_head is not None:
-            masks = self.mask_head.probabilities(pyramid, detections)
+            masks = self.mask_head.predict_masks(pyramid, detections)
         at_original_size = []
         for found, (height, width), target in zip(detections, batch.sizes, batch.targets, strict=True):
             factors = [target.size[1] / width, target.size[0] / height]

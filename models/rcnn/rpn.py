@@ -31,9 +31,10 @@ STDS = (1.0, 1.0, 1.0, 1.0)
 class RPNConfig(Schema):
     """Defaults: mmdetection's 1x recipe.
 
-    positive_iou, negative_iou, best_match_iou, crowd_share: see `boxes.assign`. samples, positive_share: anchors an
-    image that the losses see. before_nms_train, before_nms_test: best anchors of each level that become boxes.
-    nms_iou: of two boxes of a level that overlap more, the lower one goes. proposals: boxes an image that remain.
+    positive_iou, negative_iou, best_match_iou, crowd_share: see `boxes.assign`. samples: anchors per image that the
+    losses use. positive_share: of them, at most. before_nms_train, before_nms_test: how many of the best anchors of
+    each level become boxes. nms_iou: NMS within a level removes boxes that overlap a better one by more than this IoU.
+    proposals: boxes per image that remain at most.
     """
 
     anchors: AnchorConfig = AnchorConfig()
@@ -50,7 +51,7 @@ class RPNConfig(Schema):
 
 
 class RPNOutputs(NamedTuple):
-    """Of every level: objectness logits [B, H * W * A], deltas [B, H * W * A, 4], anchors [H * W * A, 4]."""
+    """For each level: objectness logits [B, H * W * A], deltas [B, H * W * A, 4], anchors [H * W * A, 4]."""
 
     logits: list[Tensor]
     deltas: list[Tensor]
@@ -58,21 +59,21 @@ class RPNOutputs(NamedTuple):
 
 
 class RPN(nn.Module):
-    """One small network for all levels P2..P6."""
+    """A small network, shared by all levels P2..P6, that predicts objectness and deltas for every anchor."""
 
     def __init__(self, channels: int, config: RPNConfig) -> None:
         super().__init__()
         self.config = config
-        number = len(config.anchors.ratios)
+        count = len(config.anchors.ratios)
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-        self.objectness = nn.Conv2d(channels, number, 1)
-        self.deltas = nn.Conv2d(channels, 4 * number, 1)
+        self.objectness = nn.Conv2d(channels, count, 1)
+        self.deltas = nn.Conv2d(channels, 4 * count, 1)
         for layer in (self.conv, self.objectness, self.deltas):
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, pyramid: Sequence[Tensor]) -> RPNOutputs:
-        """P2..P6 [B, C, H, W] -> logits, deltas and anchors, in float32."""
+        """P2..P6 [B, C, H, W] -> logits, deltas and anchors of each level, in float32."""
         outputs = RPNOutputs([], [], self.anchors(pyramid))
         for level in pyramid:
             hidden = F.relu(self.conv(level), inplace=True)
@@ -81,24 +82,25 @@ class RPN(nn.Module):
         return outputs
 
     def anchors(self, pyramid: Sequence[Tensor]) -> list[Tensor]:
-        """Of every level, [H * W * A, 4]."""
+        """For each level: its anchors [H * W * A, 4]."""
         return [
             anchors_of_level(self.config.anchors, (level.shape[2], level.shape[3]), stride, level.device)
             for level, stride in zip(pyramid, STRIDES, strict=True)
         ]
 
-    def at(self, pyramid: Sequence[Tensor], images: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
-        """What `forward` says of single anchors, given by their `images` [N] and numbers [N] over all levels.
+    def predict_at_anchors(self, pyramid: Sequence[Tensor], images: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict for N given anchors only: objectness logits [N] and deltas [N, 4], in float32.
 
-        Logits [N] and deltas [N, 4] in float32. A loss over few anchors needs no gradient of the others: here only the
-        3 x 3 features around each anchor's cell are looked at, not whole levels.
+        images: [N], the index of each anchor's image in the batch. anchors: [N], the index of each anchor among the
+        anchors of all levels. The result is that of `forward` at these anchors. A loss over few anchors needs no
+        gradient of the others, so this computes only from the 3 x 3 features around the cell of each anchor.
         """
         cells, ratios = anchors // self.objectness.out_channels, anchors % self.objectness.out_channels
         starts = [0, *itertools.accumulate(level[0, 0].numel() for level in pyramid)]
         patches = pyramid[0].new_zeros(len(cells), 3, 3, pyramid[0].shape[1])
         for level, start, end in zip(pyramid, starts, starts[1:], strict=False):
             here = torch.nonzero((cells >= start) & (cells < end)).flatten()
-            patches = patches.index_copy(0, here, _patches(level, images[here], cells[here] - start))
+            patches = patches.index_copy(0, here, _extract_patches(level, images[here], cells[here] - start))
         weight = self.conv.weight.permute(0, 2, 3, 1).flatten(1)
         hidden = F.relu(F.linear(patches.flatten(1), weight, self.conv.bias), inplace=True)
         logits = F.linear(hidden, self.objectness.weight.flatten(1), self.objectness.bias).float()
@@ -108,7 +110,7 @@ class RPN(nn.Module):
 
     @torch.no_grad()
     def propose(self, outputs: RPNOutputs, sizes: Sequence[Size]) -> list[Tensor]:
-        """The best boxes [N, 4] of each image of (height, width) `sizes`, in falling order of objectness."""
+        """For each image, the best boxes [N, 4], by decreasing objectness. sizes: (height, width) of the images."""
         return [self._propose(outputs, image, size) for image, size in enumerate(sizes)]
 
     def _propose(self, outputs: RPNOutputs, image: int, size: Size) -> Tensor:
@@ -126,30 +128,30 @@ class RPN(nn.Module):
         return boxes[kept[: self.config.proposals]]
 
     def losses(self, pyramid: Sequence[Tensor], batch: Batch, divisor: int) -> dict[str, Tensor]:
-        """Cross-entropy of objectness and L1 of deltas over sampled anchors; both are divided by their number.
+        """Cross-entropy of objectness and L1 of deltas over sampled anchors, both divided by the number of samples.
 
-        divisor: anchors whose cell lies outside the image's own size, rounded up to this, do not count.
+        divisor: the size of each image is rounded up to a multiple of it; anchors centred outside are ignored.
         """
         anchors = torch.cat(self.anchors(pyramid))
-        images, chosen, is_object, wanted = [], [], [], []
+        images, chosen, is_object, target_deltas = [], [], [], []
         for image, (size, target) in enumerate(zip(batch.sizes, batch.targets, strict=True)):
-            matched, objects = self._matched(anchors, size, target, divisor)
+            matched, objects = self._match_anchors(anchors, size, target, divisor)
             positives, negatives = sample(matched, self.config.samples, self.config.positive_share, target.seed)
             chosen += [positives, negatives]
             images += [torch.full_like(part, image) for part in (positives, negatives)]
             is_object += [torch.ones_like(positives), torch.zeros_like(negatives)]
-            wanted.append(encode(anchors[positives], objects[matched[positives]], STDS))
-        logits, deltas = self.at(pyramid, torch.cat(images), torch.cat(chosen))
+            target_deltas.append(encode(anchors[positives], objects[matched[positives]], STDS))
+        logits, deltas = self.predict_at_anchors(pyramid, torch.cat(images), torch.cat(chosen))
         truth = torch.cat(is_object).float()
-        number = mean_count(len(truth), logits)
+        count = mean_count(len(truth), logits)
         return {
-            "loss_rpn_cls": F.binary_cross_entropy_with_logits(logits, truth, reduction="sum") / number,
-            "loss_rpn_box": F.l1_loss(deltas[truth > 0], torch.cat(wanted), reduction="sum") / number,
+            "loss_rpn_cls": F.binary_cross_entropy_with_logits(logits, truth, reduction="sum") / count,
+            "loss_rpn_box": F.l1_loss(deltas[truth > 0], torch.cat(target_deltas), reduction="sum") / count,
         }
 
     @torch.no_grad()
-    def _matched(self, anchors: Tensor, size: Size, target: Target, divisor: int) -> tuple[Tensor, Tensor]:
-        """The assignment of anchors to objects, and the boxes of these."""
+    def _match_anchors(self, anchors: Tensor, size: Size, target: Target, divisor: int) -> tuple[Tensor, Tensor]:
+        """Assign anchors [N, 4] to objects. Returns the result of `boxes.assign`, [N], and the objects' boxes."""
         assert target.instances is not None
         indices, crowds = objects_and_crowds(target)
         objects, config = target.instances.boxes[indices], self.config
@@ -168,7 +170,7 @@ class RPN(nn.Module):
         return matched.masked_fill(outside, IGNORED), objects
 
 
-def _patches(level: Tensor, images: Tensor, cells: Tensor) -> Tensor:
+def _extract_patches(level: Tensor, images: Tensor, cells: Tensor) -> Tensor:
     """The 3 x 3 features [N, 3, 3, C] around cells [N] (row * W + column) of `images` [N] of a level [B, C, H, W]."""
     around = torch.arange(3, device=cells.device)
     rows, columns = ((part[:, None] + around) for part in (cells // level.shape[3], cells % level.shape[3]))

@@ -1,7 +1,8 @@
 """SegFormer: a MiT encoder and a head of linear layers. Xie et al., NeurIPS 2021.
 
-The head embeds every level, brings all to 1/4 of the image by six x2 upsamplers, 3 + 2 + 1 for levels 4, 3 and 2
-(DySample, section 4.1), and fuses them. The original's own way is `one_step`.
+The head embeds every level, upsamples all levels to 1/4 of the image, and fuses them. Upsampling takes six x2
+upsamplers: 3, 2 and 1 for levels 4, 3 and 2 (DySample, section 4.1). With `one_step` each level is resized at once, as
+in the original SegFormer.
 """
 
 import functools
@@ -18,7 +19,7 @@ from config import Rate, Schema
 from models.base import Backbone, DenseModel
 from models.components import BackboneConfig, UpsamplerConfig
 from models.layers.resize import pixel_cross_entropy, resized_argmax
-from models.layers.tiling import by_rows
+from models.layers.tiling import apply_by_rows
 from models.weights import load_weights
 from structures import Batch, DatasetInfo, Prediction
 from upsamplers.interpolate import BilinearConfig, NearestConfig
@@ -30,10 +31,10 @@ class SegFormerConfig(Schema):
     """A SegFormer.
 
     channels: of the head; by default 256 with B0 and B1, else 768. dropout: rate at which whole channels are dropped.
-    weights: a converted SegFormer or a checkpoint of ours; weights_exclude: names, or beginnings of names, of what to
-    leave at its start, as head.classifier for another class list.
-    one_step: resize every level to 1/4 at once, without upsamplers, as the original does; by default exactly with
-    bilinear, and possible only with bilinear and nearest.
+    weights: a converted SegFormer or a checkpoint of this repository. weights_exclude: names of tensors or submodules
+    that keep their initial values, for example head.classifier for another class list.
+    one_step: resize every level to 1/4 at once, without upsamplers, as the original does. Possible only with plain
+    bilinear or nearest; by default true with plain bilinear and false with all others.
     """
 
     name: Literal["segformer"] = "segformer"
@@ -48,16 +49,20 @@ class SegFormerConfig(Schema):
     @model_validator(mode="after")
     def _check_one_step(self) -> "SegFormerConfig":
         if self.one_step and self.upsampler not in (BilinearConfig(), NearestConfig()):
-            raise ValueError(f"one_step with {self.upsampler.name}; drop it or use plain bilinear or nearest")
+            raise ValueError(
+                f"one_step works only with plain bilinear or nearest, not with this {self.upsampler.name}; "
+                "change the upsampler or remove one_step"
+            )
         return self
 
     def build(self, info: DatasetInfo, pretrained: bool = True) -> DenseModel:
-        """The model for the classes of `info`; `pretrained`: with the weights that this record names."""
+        """Build the model for the classes of `info`. pretrained: load the weights that the config names."""
         backbone = self.backbone.build(pretrained and self.weights is None)
         channels = self.channels or (768 if self.backbone.name in WIDE_HEADS else 256)
         widths = [level.channels for level in backbone.feature_info]
         one_step = self.upsampler == BilinearConfig() if self.one_step is None else self.one_step
-        stages = [self.upsampler.build(channels, channels) for _ in range(6)]  # always, so that all else starts alike
+        # Built even with one_step, so that the other layers get the same random initial weights in both cases.
+        stages = [self.upsampler.build(channels, channels) for _ in range(6)]
         if one_step:
             stages = []
         head = SegFormerHead(widths, channels, info.num_classes, stages, self.upsampler.name, self.dropout)
@@ -80,26 +85,27 @@ class SegFormer(DenseModel):
         return {"logits": self.head(self.backbone(images))}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """{"loss_ce"}: cross-entropy at the size of the labels, which targets hold as `semantic`."""
+        """{"loss_ce"}: cross-entropy at the size of the labels, the `semantic` field of the targets."""
         labels = torch.stack([target.semantic for target in batch.targets])  # type: ignore[misc]
         return {"loss_ce": pixel_cross_entropy(self.outputs(batch.images)["logits"], labels)}
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Prediction]:
-        """Classes at original size, from logits resized to the network's input and from there to the original."""
+        """Class maps at original size: logits are resized to the network's input size, then to the original size."""
         padded = batch.images.shape[-2:]
         logits = self.outputs(batch.images)["logits"]
         return [
-            Prediction(semantic=resized_argmax(scores, (padded[0], padded[1]), size, target.size))
-            for scores, size, target in zip(logits, batch.sizes, batch.targets, strict=True)
+            Prediction(semantic=resized_argmax(scores, (padded[0], padded[1]), unpadded, target.size))
+            for scores, unpadded, target in zip(logits, batch.sizes, batch.targets, strict=True)
         ]
 
 
 class SegFormerHead(nn.Module):
-    """All levels to one size, side by side, fused and classified.
+    """Embed all levels, upsample them to the finest, concatenate, fuse and classify.
 
     in_channels: of the levels, fine to coarse. upsamplers: six, in the order c4 to 1/16, 1/8, 1/4; c3 to 1/8, 1/4;
-    c2 to 1/4, each guided by the embedding of the level it reaches. Without any, `mode` resizes a level in one step.
+    c2 to 1/4. Each is guided by the embedding of the level whose size it reaches. If empty, each level is resized in
+    one step with the interpolation `mode`.
     """
 
     def __init__(
@@ -124,49 +130,49 @@ class SegFormerHead(nn.Module):
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Levels [B, C_i, H_i, W_i] from fine to coarse -> logits [B, K, H_1, W_1]."""
-        # Evaluation keeps the published order of operations, so that counted MACs are those of the paper.
+        # Evaluation keeps the published order of operations, so that the counted MACs match the paper.
         folded = self.training and self.one_step
-        fused = self._fused_by_folded_weights(features) if folded else self._fused(features)
+        fused = self._fuse_with_folded_weights(features) if folded else self._fuse_levels(features)
         rows = fused.permute(0, 2, 3, 1)
-        # Batch norm must see whole maps in training.
-        logits = self._classified(rows) if self.training else by_rows(self._classified, rows, rows.shape[3])
+        # In training, batch norm needs whole maps.
+        logits = self._classify(rows) if self.training else apply_by_rows(self._classify, rows, rows.shape[3])
         return logits.permute(0, 3, 1, 2)
 
-    def _classified(self, fused: Tensor) -> Tensor:
-        """What comes behind `fuse`. Maps [B, H, W, C] -> [B, H, W, K]."""
+    def _classify(self, fused: Tensor) -> Tensor:
+        """Apply all layers after `fuse`. Maps [B, H, W, C] -> logits [B, H, W, K]."""
         x = F.relu(self.norm(fused.permute(0, 3, 1, 2)), inplace=True)
         logits: Tensor = self.classifier(self.dropout(x))
         return logits.permute(0, 2, 3, 1)
 
-    def _fused(self, features: list[Tensor]) -> Tensor:
-        """`fuse` of the concatenated levels, as a sum over levels: only one of them is at full size at a time."""
+    def _fuse_levels(self, features: list[Tensor]) -> Tensor:
+        """Apply `fuse` to the concatenated levels as a sum over levels, so that only one is at full size at a time."""
         maps, embeds = [level.permute(0, 2, 3, 1) for level in features], list(self.embeds)
         if any(upsampler.uses_guide for upsampler in self.upsamplers):
             maps = [embed(level) for embed, level in zip(embeds, maps, strict=True)]
             embeds = [nn.Identity() for _ in embeds]
-        enlarged = self._enlarged(maps, embeds)
+        upsampled = self._upsample_embeddings(maps, embeds)
         *weights, last_weight = self.fuse.weight.chunk(4, dim=1)
         fused = None
         for weight in weights:
-            mix = functools.partial(_mixed, weight=weight)
-            fused = self._added(fused, mix, next(enlarged).permute(0, 2, 3, 1))
-        fused = self._added(fused, lambda rows: _mixed(embeds[0](rows), last_weight), maps[0])
+            convolve = functools.partial(_convolve_pointwise, weight=weight)
+            fused = self._accumulate(fused, convolve, next(upsampled).permute(0, 2, 3, 1))
+        fused = self._accumulate(fused, lambda rows: _convolve_pointwise(embeds[0](rows), last_weight), maps[0])
         return fused.permute(0, 3, 1, 2)
 
-    def _added(self, total: Tensor | None, mix: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """`mix` of a map [B, H, W, C], added to the total in place: of a large map, outside training, by rows."""
+    def _accumulate(self, total: Tensor | None, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Add function(x) to the total in place, for x [B, H, W, C]. Outside training large maps go by rows."""
         if not self.training:
-            return by_rows(mix, x, self.fuse.out_channels, total=total)
-        return mix(x) if total is None else total.add_(mix(x))
+            return apply_by_rows(function, x, self.fuse.out_channels, total=total)
+        return function(x) if total is None else total.add_(function(x))
 
-    def _enlarged(self, maps: list[Tensor], embeds: list[nn.Module]) -> Iterator[Tensor]:
-        """Maps [B, H, W, C_i] at 1/4 to 1/32 -> the embeddings of the other three at 1/4, in the order of `fuse`.
+    def _upsample_embeddings(self, maps: list[Tensor], embeds: list[nn.Module]) -> Iterator[Tensor]:
+        """Maps [B, H, W, C_i] at 1/4 to 1/32 -> the embeddings of c4, c3, c2 at 1/4, in the order that `fuse` needs.
 
-        That is c4, c3, c2. The maps guide: where upsamplers read more than their sizes, they must be embeddings
-        already, else they become embeddings one by one.
+        The maps are also the guides. If the upsamplers read the values of their guide, the maps must already be
+        embedded (and `embeds` be identities). Otherwise each level is embedded only when it is needed.
         """
         c1, c2, c3, _ = (level.permute(0, 3, 1, 2) for level in maps)
-        _, e2, e3, e4 = (functools.partial(_embedded, *pair) for pair in zip(embeds, maps, strict=True))
+        _, e2, e3, e4 = (functools.partial(_embed, *pair) for pair in zip(embeds, maps, strict=True))
         if self.one_step:
             yield from (F.interpolate(embedding(), c1.shape[-2:], mode=self.mode) for embedding in (e4, e3, e2))
         else:
@@ -175,8 +181,8 @@ class SegFormerHead(nn.Module):
             yield up[4](up[3](e3(), guide=c2), guide=c1)
             yield up[5](e2(), guide=c1)
 
-    def _fused_by_folded_weights(self, features: list[Tensor]) -> Tensor:
-        """The same in one step: embedding and fusing act on channels, resizing on pixels, so resizing can come last."""
+    def _fuse_with_folded_weights(self, features: list[Tensor]) -> Tensor:
+        """Compute the same for one_step, but resize last: embedding and `fuse` act on channels, resizing on pixels."""
         weights = self.fuse.weight.flatten(1).chunk(4, dim=1)[::-1]
         levels = (
             F.linear(level.permute(0, 2, 3, 1), weight @ embed.weight, weight @ embed.bias).permute(0, 3, 1, 2)  # type: ignore[operator]
@@ -187,12 +193,12 @@ class SegFormerHead(nn.Module):
         return functools.reduce(Tensor.add_, resized, finest)
 
 
-def _embedded(embed: nn.Module, x: Tensor) -> Tensor:
+def _embed(embed: nn.Module, x: Tensor) -> Tensor:
     """Map [B, H, W, C] -> [B, D, H, W]."""
     result: Tensor = embed(x)
     return result.permute(0, 3, 1, 2)
 
 
-def _mixed(x: Tensor, weight: Tensor) -> Tensor:
-    """Map [B, H, W, C] -> [B, H, W, D] by the weight [D, C, 1, 1] of a convolution."""
+def _convolve_pointwise(x: Tensor, weight: Tensor) -> Tensor:
+    """Apply a 1 x 1 convolution with weight [D, C, 1, 1]. Map [B, H, W, C] -> [B, H, W, D]."""
     return F.conv2d(x.contiguous().permute(0, 3, 1, 2), weight).permute(0, 2, 3, 1)

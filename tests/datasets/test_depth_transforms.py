@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from datasets.base import Objects, Sample
-from datasets.geometry import rotated
-from datasets.transforms import applied
+from datasets.geometry import rotate
+from datasets.transforms import apply_all
 from errors import UserError
 from structures import IGNORE
 from tests.datasets.test_transforms import Scripted, make, maps, sample
@@ -59,7 +59,7 @@ def sources(height: int, width: int, degrees: float) -> tuple[np.ndarray, np.nda
 @pytest.mark.parametrize("degrees", [2.5, -1.3, 30])
 def test_rotation_takes_the_nearest_label_and_depth(degrees: float) -> None:
     before = sample(41, 60)
-    after = rotated(before, degrees)
+    after = rotate(before, degrees)
     rows, columns = sources(41, 60, degrees)
     clear = (abs(rows % 1 - 0.5) > 0.01) & (abs(columns % 1 - 0.5) > 0.01)  # elsewhere rounding decides
     rows, columns = np.rint(rows).astype(int), np.rint(columns).astype(int)
@@ -82,38 +82,38 @@ def test_rotated_image_is_bilinear_over_black() -> None:
     upper = framed[top, left] * (1 - x) + framed[top, left + 1] * x
     lower = framed[top + 1, left] * (1 - x) + framed[top + 1, left + 1] * x
     expected = upper * (1 - y) + lower * y
-    assert abs(rotated(before, 2.5).image - expected).max() < 10  # OpenCV takes positions to 1/32 of a pixel
-    assert abs(rotated(before, 2.5).image - expected).mean() < 1.5
+    assert abs(rotate(before, 2.5).image - expected).max() < 10  # OpenCV takes positions to 1/32 of a pixel
+    assert abs(rotate(before, 2.5).image - expected).mean() < 1.5
 
 
 def test_quarter_turn_is_anticlockwise() -> None:
     before = sample(40, 40)
-    after = rotated(before, 90)
+    after = rotate(before, 90)
     assert np.array_equal(after.image, np.rot90(before.image))
     for old, new in zip(maps(before), maps(after), strict=True):
         assert np.array_equal(new, np.rot90(old))
 
 
 def test_rotation_draws_whether_and_then_the_angle() -> None:
-    rotate = make("random_rotate", degrees=10, probability=0.3)
-    assert rotate.apply(sample(), Scripted(0.3)).image is not None
-    assert np.array_equal(rotate.apply(sample(), Scripted(0.3)).image, sample().image)
-    turned = rotate.apply(sample(), Scripted(0.29, 0.75))
-    assert np.array_equal(turned.image, rotated(sample(), 5).image)
+    turn = make("random_rotate", degrees=10, probability=0.3)
+    assert turn.apply(sample(), Scripted(0.3)).image is not None
+    assert np.array_equal(turn.apply(sample(), Scripted(0.3)).image, sample().image)
+    turned = turn.apply(sample(), Scripted(0.29, 0.75))
+    assert np.array_equal(turned.image, rotate(sample(), 5).image)
     assert not np.array_equal(turned.image, sample().image)
 
 
 def test_rotation_leaves_its_input_alone() -> None:
     before = sample()
-    rotated(before, 30)
+    rotate(before, 30)
     assert np.array_equal(before.image, sample().image)
     assert np.array_equal(maps(before)[1], maps(sample())[1])
 
 
 def test_objects_cannot_be_rotated() -> None:
     one = Sample("a", (4, 4), np.zeros((4, 4, 3), np.uint8), objects=objects())
-    with pytest.raises(UserError, match="cannot turn the boxes"):
-        rotated(one, 1)
+    with pytest.raises(UserError, match="cannot rotate the boxes"):
+        rotate(one, 1)
 
 
 # --- gamma -----------------------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def test_recipe_of_nyu_ends_at_its_size_and_repeats_for_a_seed() -> None:
     before = sample(480, 640)
     truth = maps(before)[1]
     for seed in range(4):
-        first, second = (applied(transforms, before, np.random.default_rng(seed)) for _ in range(2))
+        first, second = (apply_all(transforms, before, np.random.default_rng(seed)) for _ in range(2))
         assert first.image.shape == (416, 544, 3)
         assert first.image.dtype == np.float32
         assert np.array_equal(first.image, second.image)

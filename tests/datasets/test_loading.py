@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.base import DenseDataset, Sample
+from datasets.base import DenseDataset, Sample, Transform
+from datasets.colour import Normalize, PhotometricDistortion
 from datasets.loading import (
     BatchLayout,
     SampleKey,
     TrainingOrder,
     evaluation_loader,
-    micro_batches,
+    micro_batch_keys,
     next_batches,
     single_batch,
     training_loader,
 )
-from datasets.transforms import Normalize, PhotometricDistortion, RandomCrop, RandomFlip, ResizeFit, Transform
+from datasets.transforms import RandomCrop, RandomFlip, ResizeFit
 from errors import UserError
 from structures import IGNORE, Batch, DatasetInfo, Target
 
@@ -78,7 +79,7 @@ def steps(length: int, layout: tuple[int, int, int], first: int, count: int) -> 
     """The keys of `count` optimiser steps, over all processes, in the order of the stream."""
     size, accumulation, processes = layout
     streams = [
-        micro_batches(TrainingOrder(length, seed=3), BatchLayout(size, accumulation, processes, process), first)
+        micro_batch_keys(TrainingOrder(length, seed=3), BatchLayout(size, accumulation, processes, process), first)
         for process in range(processes)
     ]
     return [[key for _ in range(accumulation) for stream in streams for key in next(stream)] for _ in range(count)]
@@ -184,7 +185,7 @@ def test_shards_hold_every_image_once(count: int, processes: int, batch_size: in
     seen: Counter[str] = Counter()
     for process in range(processes):
         loader = evaluation_loader(
-            Images(count), TEST, batch_size=batch_size, size_divisor=8, process=process, processes=processes
+            Images(count), TEST, batch_size=batch_size, size_divisor=8, rank=process, world_size=processes
         )
         batches = list(loader)
         assert all(len(batch.targets) == len(batch.images) == len(batch.sizes) <= batch_size for batch in batches)
@@ -225,7 +226,7 @@ def test_an_evaluation_loader_can_be_used_again() -> None:
 
 
 def test_a_process_without_images_needs_no_workers() -> None:
-    loader = evaluation_loader(Images(1), TEST, batch_size=2, size_divisor=8, process=1, processes=2, workers=2)
+    loader = evaluation_loader(Images(1), TEST, batch_size=2, size_divisor=8, rank=1, world_size=2, workers=2)
     assert list(loader) == []
 
 

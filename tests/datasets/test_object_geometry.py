@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from datasets.base import Objects, Sample
-from datasets.geometry import cropped, flipped, padded, resized
+from datasets.geometry import crop, flip, pad, resize
 from structures import Size
 
 SEEDS = range(12)
@@ -67,18 +67,18 @@ def assert_same(one: Sample, other: Sample) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_flipping_mirrors_boxes_and_masks(seed: int) -> None:
     sample = ellipses(seed)
-    once = flipped(sample)
+    once = flip(sample)
     assert_boxes_enclose(once, 0)
     assert np.array_equal(masks(once), masks(sample)[:, :, ::-1])
     assert np.array_equal(objects(once).labels, objects(sample).labels)
     assert np.array_equal(objects(once).crowd, objects(sample).crowd)
-    assert_same(flipped(once), sample)
+    assert_same(flip(once), sample)
 
 
 def test_flipping_in_closed_form() -> None:
     things = Objects(np.array([[1, 2, 4, 7]], np.float32), np.array([3]), np.array([True]))
     sample = Sample("1", (8, 10), np.zeros((8, 10, 3), np.uint8), objects=things)
-    assert objects(flipped(sample)).boxes.tolist() == [[6, 2, 9, 7]]
+    assert objects(flip(sample)).boxes.tolist() == [[6, 2, 9, 7]]
     assert objects(sample).boxes.tolist() == [[1, 2, 4, 7]]
 
 
@@ -86,7 +86,7 @@ def test_flipping_in_closed_form() -> None:
 @pytest.mark.parametrize("size", [(37, 91), (120, 33), (160, 200)])
 def test_resized_boxes_follow_the_masks_within_a_pixel(seed: int, size: Size) -> None:
     sample = rectangles(seed)
-    other = resized(sample, size)
+    other = resize(sample, size)
     assert_boxes_enclose(other, 1)
     factors = np.array([size[1] / sample.size[1], size[0] / sample.size[0]] * 2)
     assert np.allclose(objects(other).boxes, objects(sample).boxes * factors, rtol=1e-6)
@@ -98,17 +98,17 @@ def test_resized_boxes_follow_the_masks_within_a_pixel(seed: int, size: Size) ->
 @pytest.mark.parametrize("factor", [2, 3])
 def test_whole_factors_repeat_pixels(factor: int) -> None:
     sample = ellipses(0)
-    larger = resized(sample, (sample.size[0] * factor, sample.size[1] * factor))
+    larger = resize(sample, (sample.size[0] * factor, sample.size[1] * factor))
     assert np.array_equal(masks(larger), masks(sample).repeat(factor, axis=1).repeat(factor, axis=2))
     assert_boxes_enclose(larger, 0)
-    assert_same(resized(larger, sample.size), sample)
+    assert_same(resize(larger, sample.size), sample)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_cropping_cuts_boxes_and_drops_what_is_outside(seed: int) -> None:
     sample, rng = ellipses(seed), np.random.default_rng(seed)
     top, left = int(rng.integers(0, 30)), int(rng.integers(0, 30))
-    window = cropped(sample, top, left, (20, 24))
+    window = crop(sample, top, left, (20, 24))
     inside = masks(sample)[:, top : top + 20, left : left + 24]
     kept = inside.any(axis=(1, 2))
     assert objects(window).labels.tolist() == np.flatnonzero(kept).tolist()
@@ -125,7 +125,7 @@ def test_cropping_in_closed_form_without_masks() -> None:
     boxes = np.array([[0, 0, 5, 5], [4, 4, 30, 30], [0, 0, 2, 9], [8, 1, 9, 3]], np.float32)
     things = Objects(boxes, np.arange(4), np.array([False, True, False, False]))
     sample = Sample("1", (40, 40), np.zeros((40, 40, 3), np.uint8), objects=things)
-    window = objects(cropped(sample, 3, 2, (10, 12)))
+    window = objects(crop(sample, 3, 2, (10, 12)))
     assert window.boxes.tolist() == [[0, 0, 3, 2], [2, 1, 12, 10]]
     assert window.labels.tolist() == [0, 1]
     assert window.crowd.tolist() == [False, True]
@@ -136,12 +136,12 @@ def test_cropping_in_closed_form_without_masks() -> None:
 def test_padding_moves_nothing(seed: int) -> None:
     sample = ellipses(seed)
     height, width = sample.size
-    larger = padded(sample, (height + 7, width + 5))
+    larger = pad(sample, (height + 7, width + 5))
     assert larger.image.shape == (height + 7, width + 5, 3)
     assert_boxes_enclose(larger, 0)
     assert np.array_equal(masks(larger)[:, :height, :width], masks(sample))
     assert masks(larger).sum() == masks(sample).sum()
-    assert_same(cropped(larger, 0, 0, sample.size), sample)
+    assert_same(crop(larger, 0, 0, sample.size), sample)
 
 
 def test_no_objects_stay_no_objects() -> None:
@@ -151,10 +151,10 @@ def test_no_objects_stay_no_objects() -> None:
     )
     sample = replace(sample, objects=nothing)
     for changed in (
-        flipped(sample),
-        resized(sample, (30, 50)),
-        cropped(sample, 3, 4, (9, 9)),
-        padded(sample, (99, 99)),
+        flip(sample),
+        resize(sample, (30, 50)),
+        crop(sample, 3, 4, (9, 9)),
+        pad(sample, (99, 99)),
     ):
         assert objects(changed).boxes.shape == (0, 4)
         assert len(masks(changed)) == 0
@@ -164,5 +164,5 @@ def test_no_objects_stay_no_objects() -> None:
 def test_a_chain_of_all_keeps_boxes_on_their_masks(seed: int) -> None:
     sample = rectangles(seed)
     rows, columns = sample.size
-    chain = padded(cropped(flipped(resized(sample, (rows * 3 // 2, columns * 4 // 3))), 5, 9, (40, 50)), (64, 64))
+    chain = pad(crop(flip(resize(sample, (rows * 3 // 2, columns * 4 // 3))), 5, 9, (40, 50)), (64, 64))
     assert_boxes_enclose(chain, 1)

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from PIL import Image
 from pydantic import TypeAdapter
 
-from datasets.base import Sample
-from datasets.geometry import cropped, flipped, padded, resized
-from datasets.transforms import Transform, TransformConfig, applied
+from datasets.base import Sample, Transform
+from datasets.geometry import crop, flip, pad, resize
+from datasets.transforms import TransformConfig, apply_all
 from errors import UserError
 from structures import IGNORE
 
@@ -59,7 +59,7 @@ class Scripted(np.random.Generator):
 
 
 def test_maps_take_the_nearest_pixel_by_opencvs_rule() -> None:
-    before, after = sample(7, 9), resized(sample(7, 9), (17, 5))
+    before, after = sample(7, 9), resize(sample(7, 9), (17, 5))
     rows, columns = np.arange(17) * 7 // 17, np.arange(5) * 9 // 5
     for old, new in zip(maps(before), maps(after), strict=True):
         assert new.dtype == old.dtype
@@ -69,18 +69,18 @@ def test_maps_take_the_nearest_pixel_by_opencvs_rule() -> None:
 def test_image_is_bilinear_without_antialiasing() -> None:
     image = sample(8, 8).image
     expected = F.interpolate(torch.from_numpy(image).permute(2, 0, 1)[None].float(), (3, 5), mode="bilinear")
-    difference = resized(sample(8, 8), (3, 5)).image - expected[0].permute(1, 2, 0).numpy()
+    difference = resize(sample(8, 8), (3, 5)).image - expected[0].permute(1, 2, 0).numpy()
     assert abs(difference).max() <= 1
 
 
 def test_antialiasing_is_pillows() -> None:
     expected = np.asarray(Image.fromarray(sample().image).resize((15, 10), Image.Resampling.BILINEAR))
-    assert np.array_equal(resized(sample(), (10, 15), antialias=True).image, expected)
+    assert np.array_equal(resize(sample(), (10, 15), antialias=True).image, expected)
 
 
 def test_crop_takes_one_window_of_everything() -> None:
     before = sample()
-    after = cropped(before, 3, 50, (20, 30))
+    after = crop(before, 3, 50, (20, 30))
     assert after.image.shape == (20, 10, 3)
     assert np.array_equal(after.image, before.image[3:23, 50:])
     for old, new in zip(maps(before), maps(after), strict=True):
@@ -88,7 +88,7 @@ def test_crop_takes_one_window_of_everything() -> None:
 
 
 def test_flip_twice_is_nothing() -> None:
-    once, twice = flipped(sample()), flipped(flipped(sample()))
+    once, twice = flip(sample()), flip(flip(sample()))
     assert np.array_equal(once.image[:, 0], sample().image[:, -1])
     assert np.array_equal(twice.image, sample().image)
     for old, new in zip(maps(sample()), maps(twice), strict=True):
@@ -97,7 +97,7 @@ def test_flip_twice_is_nothing() -> None:
 
 def test_padding_is_ignored_and_unmeasured() -> None:
     before = sample(4, 6)
-    after = padded(before, (5, 3), fill=128)
+    after = pad(before, (5, 3), fill=128)
     assert after.image.shape == (5, 6, 3)
     assert (after.image[4:] == 128).all()
     semantic, depth = maps(after)
@@ -292,12 +292,12 @@ FLIPPED_FIRST = [{"name": "random_flip", "probability": 1}, *MASKFORMER]
 def test_recipes_end_at_their_size_and_repeat_for_a_seed(recipe: list[dict[str, Any]]) -> None:
     transforms = tuple(make(**record) for record in recipe)
     for seed in range(6):
-        first, second = (applied(transforms, sample(), np.random.default_rng(seed)) for _ in range(2))
+        first, second = (apply_all(transforms, sample(), np.random.default_rng(seed)) for _ in range(2))
         assert first.image.shape == (32, 32, 3)
         assert first.image.dtype == np.float32
         assert np.array_equal(first.image, second.image)
         assert np.array_equal(*(maps(one)[0] for one in (first, second)))
-    other = applied(transforms, sample(), np.random.default_rng(99))
+    other = apply_all(transforms, sample(), np.random.default_rng(99))
     assert not np.array_equal(other.image, first.image)
 
 

@@ -42,13 +42,10 @@ class Task:
 ADE = "ADEChallengeData2016"
 DETECTOR = [
     *test_runs_detection.TINY,
-    "model.backbone.depths=[1, 1, 1, 1]",
     "model.rpn.before_nms_train=40",
     "model.rpn.before_nms_test=40",
     "model.rpn.proposals=20",
     "model.box_head.samples=16",
-    "data.train_transforms.0={long: 64, short: 48}",
-    "data.train_transforms.1.size=[48, 64]",
 ]
 TASKS = {
     "segmentation": Task("seg", [*conftest.TINY, "ema_decay=0.9"], ADE),
@@ -259,7 +256,7 @@ def record_steps(folder: str) -> None:
 
         return add
 
-    replace("runtime.log:RunLog.add", make)
+    replace("runtime.log:RunLog.add_losses", make)
 
 
 def kill_worker(after: int, place: str = "train:set_learning_rate", rank: int | None = None) -> None:

@@ -61,11 +61,11 @@ def problems(folder: Path) -> list[str]:
     return found
 
 
-@pytest.mark.slow
-def test_every_step_is_seen_once_after_five_kills(scenes, tmp_path, every, tally):
+@pytest.mark.whole
+def test_every_step_is_seen_once_after_five_kills(scenes, tmp_path, tally):
     rng = random.Random(SEED)
     kills, wrong = 0, []
-    for number in range(10 if every else 1):
+    for number in range(10):
         words = [*TASKS["segmentation"].words(scenes, tmp_path / str(number)), *LENGTH]
         folder = tmp_path / str(number) / "seg"
         for step in sorted(rng.sample(range(1, STEPS), KILLS)):
@@ -79,4 +79,4 @@ def test_every_step_is_seen_once_after_five_kills(scenes, tmp_path, every, tally
     what += "have each step exactly once, in order"
     tally(CHAPTER, what, tried=kills, lost=len(wrong))
     assert not wrong
-    assert kills >= (30 if every else 3)
+    assert kills >= 30

@@ -20,7 +20,7 @@ from eval import score
 from experiment import Experiment, load_experiment
 from models.base import DenseModel
 from runtime.distributed import Processes, start_processes
-from runtime.shutdown import ending_together
+from runtime.shutdown import exit_together
 from structures import IGNORE, Batch, Instances, Panoptic, Prediction, Target
 from tests.conftest import read
 from tests.faults.tasks import LENGTH, TASKS
@@ -97,7 +97,7 @@ def _moved(true: Instances, target: Target, rng: np.random.Generator) -> Instanc
     return Instances(boxes, true.labels[kept], scores=scores, rles=rles)
 
 
-@ending_together()
+@exit_together()
 def main() -> None:
     """In every process: file to write, root of the scenes, tasks, whether networks predict, numbers of images, batches.
 

@@ -636,7 +636,8 @@ def commands(data: Path, out: Path) -> list[str]:
     return ["--cfg", SEG, *TINY, f"data.root={data}", f"output_dir={out}", "steps=3"]
 
 
-def test_training_ends_in_one_line(copy, tmp_path, every, tally, trial):  # noqa: F811
+@pytest.mark.whole
+def test_training_ends_in_one_line(copy, tmp_path, tally, trial):  # noqa: F811
     chosen = dict(spoilt_images(3))
     names = [
         *("JPEG that claims 65500 x 65500", "nothing", "PostScript", "noise 0", "TIFF cut after 90%"),
@@ -646,8 +647,8 @@ def test_training_ends_in_one_line(copy, tmp_path, every, tally, trial):  # noqa
     ]
     kinds = {"pipe": None, "endless device": None, **{name: chosen[name] for name in names}}
     folders = ["images/training", "images/validation", "annotations/training", "annotations/validation"]
-    for number, (name, data) in enumerate(kinds.items() if every else list(kinds.items())[:1]):
-        for folder in folders if every else [folders[number]]:
+    for number, (name, data) in enumerate(kinds.items()):
+        for folder in folders:
             path = sorted((copy / folder).iterdir())[number % 5]
             whole = path.read_bytes()
             if data is None:
@@ -670,11 +671,12 @@ def nobody() -> None:
         os.setuid(65534)
 
 
-def test_what_may_not_be_read(copy, every, tally, trial):  # noqa: F811
+@pytest.mark.whole
+def test_what_may_not_be_read(copy, tally, trial):  # noqa: F811
     (copy / "runs").mkdir()
     (copy / "runs").chmod(0o777)
     image = sorted((copy / "images/training").iterdir())[0]
-    for path in (image, copy / "images/training", copy / "annotations", copy) if every else (image,):
+    for path in (image, copy / "images/training", copy / "annotations", copy):
         mode = path.stat().st_mode
         path.chmod(0)
         done = run("train", "--check", *commands(copy, copy / "runs"), "batch_size=10", sabotage=[nobody])
@@ -743,10 +745,10 @@ def test_prediction_of_what_is_no_file(checkpoint, tmp_path, every, tally, trial
     trial.end(tally, "pipes, devices, sockets, folders and broken links given to tools.predict: one line, exit code 2")
 
 
-def test_a_run_on_hostile_names(copy, tmp_path, every, tally, trial):  # noqa: F811
+@pytest.mark.whole
+def test_a_run_on_hostile_names(copy, tmp_path, tally, trial):  # noqa: F811
     """Trained, scored, drawn, stored and scored again, whatever the images are called."""
     names = [name for name in NAMES if not name.startswith(".")]
-    names = names if every else ["new\nline", "\x1b[31m", os.fsdecode(b"\xff\xfe")]
     for split in ("training", "validation"):
         image, labels = (copy / kind / split for kind in ("images", "annotations"))
         first = sorted(image.iterdir())[0]

@@ -108,12 +108,13 @@ HALVES = [
 ]
 
 
-def test_killed_at_every_call_that_changes_a_file(whole, scenes, tmp_path, every, tally):
+@pytest.mark.whole
+def test_killed_at_every_call_that_changes_a_file(whole, scenes, tmp_path, tally):
     task = "segmentation"
     expected, _ = whole(task)
     faults = [*DIRECT, *HALVES]
     wrong, kills = [], 0
-    for index, fault in enumerate(faults if every else random.Random(SEED).sample(faults, 2)):
+    for index, fault in enumerate(faults):
         words = TASKS[task].words(scenes, tmp_path / str(index))
         kills += run("train", *words, sabotage=[fault]).code == -9
         done = run("train", *words)
@@ -125,9 +126,10 @@ def test_killed_at_every_call_that_changes_a_file(whole, scenes, tmp_path, every
     )
     tally(CHAPTER, what, tried=kills, lost=len(wrong))
     assert not wrong
-    assert kills > (0.8 * len(faults) if every else 0)
+    assert kills > 0.8 * len(faults)
 
 
+@pytest.mark.whole
 def test_a_killed_run_can_be_resumed_at_once(scenes, tmp_path, tally):
     # Data workers outlive their run for some seconds, and have inherited what it had open.
     words = TASKS["segmentation"].words(scenes, tmp_path, "system.workers=2")
@@ -137,10 +139,9 @@ def test_a_killed_run_can_be_resumed_at_once(scenes, tmp_path, tally):
     assert done.code == 0, done.err
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("task", TASKS)
-def test_equal_runs_are_bit_equal(whole, scenes, tmp_path, tally, every, task):
-    if not every and task != "segmentation":
-        pytest.skip("in the whole suite")
+def test_equal_runs_are_bit_equal(whole, scenes, tmp_path, tally, task):
     expected, _ = whole(task)
     done = run("train", *TASKS[task].words(scenes, tmp_path))
     assert done.code == 0, done.err

@@ -17,7 +17,7 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from datasets.panoptic.dataset import CLASSES as COCO
+from datasets.panoptic.dataset import CATEGORIES as COCO
 from datasets.panoptic.ids import encode_ids
 from experiment import load_experiment
 from tests.conftest import ROOT, read
@@ -142,11 +142,8 @@ ALL_CLASSES, ALL_FOUND = "data.classes=null", "model.box_head.min_score=0"
 ALL_KEPT = "model.fusion={max_overlap: 1, min_stuff_area: 0}"
 SEMANTIC, MASKS = "2100 x 2100 pixels in 150 classes", "100 masks of 4000 x 5000 pixels"
 SEGMENTS = "100 segments of 4000 x 5000 pixels"
-SHORT = {
-    "instance": Case(f"{MASKS}, small Mask R-CNN", "demo/inst", coco, (ALL_CLASSES, ALL_FOUND, FIT, ANCHORS)),
-}
 CASES = {
-    **SHORT,
+    "instance": Case(f"{MASKS}, small Mask R-CNN", "demo/inst", coco, (ALL_CLASSES, ALL_FOUND, FIT, ANCHORS)),
     "segmentation": Case(f"{SEMANTIC}, SegFormer-B1", "seg_dysample", ade),
     "segmentation whole": Case(f"{SEMANTIC}, SegFormer-B1 on the whole image", "seg_dysample", ade, (WHOLE,)),
     "bilinear whole": Case(f"{SEMANTIC}, SegFormer-B1 (bilinear) on the whole image", "seg_bilinear", ade, (WHOLE,)),
@@ -168,10 +165,9 @@ CASES = {
 }
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("name", CASES)
-def test_a_large_image_is_scored_below_2_gb(tmp_path, every, tally, name):
-    if not every and name not in SHORT:
-        pytest.skip("in the whole suite")
+def test_a_large_image_is_scored_below_2_gb(tmp_path, tally, name):
     case = CASES[name]
     cfg = f"configs/{case.cfg}.yaml"
     where = [f"data.root={case.write(tmp_path / 'data')}", "system.workers=0", "system.device=cpu"]
@@ -237,12 +233,11 @@ def record_memory(file: str) -> None:
 
         return add
 
-    replace("runtime.log:RunLog.add", make)
+    replace("runtime.log:RunLog.add_losses", make)
 
 
-def test_a_long_training_does_not_grow(tmp_path, every, tally):
-    if not every:
-        pytest.skip("in the whole suite")
+@pytest.mark.whole
+def test_a_long_training_does_not_grow(tmp_path, tally):
     where = [f"data.root={many(tmp_path / 'data')}", f"output_dir={tmp_path}", "data.classes=null"]
     length = [f"steps={STEPS}", f"evaluation.every={STEPS}", "logging.every=50", f"logging.checkpoint_every={STEPS}"]
     options = [*TASKS["detection"].overrides, *where, *length, "batch_size=2", "system.workers=2"]

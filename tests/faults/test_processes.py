@@ -49,10 +49,9 @@ def files(folder: Path) -> dict[str, bytes]:
 # --- a process or a worker is killed ---------------------------------------------------------------------------------
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("rank", [0, 1])
-def test_the_other_process_ends_when_one_is_killed(scenes, tmp_path, every, tally, rank):
-    if not every and rank == 0:
-        pytest.skip("in the whole suite")
+def test_the_other_process_ends_when_one_is_killed(scenes, tmp_path, tally, rank):
     words = SEG.words(scenes, tmp_path, "steps=1000000", "evaluation.every=1000000")
     running = start("train", *words, processes=2)
     runs_until(running, lambda: "step 3/" in running.out())
@@ -91,9 +90,8 @@ def kill_last_child(agent: subprocess.Popen, log: Path) -> None:
     os.kill(int(found.stdout.split()[-1]), signal.SIGKILL)
 
 
-def test_under_torchrun_the_cause_is_named(scenes, tmp_path, every, tally):
-    if not every:
-        pytest.skip("in the whole suite")
+@pytest.mark.whole
+def test_under_torchrun_the_cause_is_named(scenes, tmp_path, tally):
     agent = torchrun(scenes, tmp_path)
     kill_last_child(agent, tmp_path / "seg/log.jsonl")
     killed = time.monotonic()
@@ -108,9 +106,8 @@ def test_under_torchrun_the_cause_is_named(scenes, tmp_path, every, tally):
     assert not lost, output
 
 
-def test_torchrun_with_restarts_finishes_by_itself(scenes, tmp_path, every, tally):
-    if not every:
-        pytest.skip("in the whole suite")
+@pytest.mark.whole
+def test_torchrun_with_restarts_finishes_by_itself(scenes, tmp_path, tally):
     agent = torchrun(scenes, tmp_path / "killed", "--max-restarts", "1")
     kill_last_child(agent, tmp_path / "killed/seg/log.jsonl")
     output, _ = agent.communicate(timeout=240)
@@ -123,11 +120,10 @@ def test_torchrun_with_restarts_finishes_by_itself(scenes, tmp_path, every, tall
     assert "resuming" in output
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("place", ["train:set_learning_rate", "eval:result_record"])
 @pytest.mark.parametrize("processes", [1, 2])
-def test_killed_data_worker_is_named_and_nothing_is_lost(scenes, tmp_path, every, tally, place, processes):
-    if not every and (processes == 1 or place != "train:set_learning_rate"):
-        pytest.skip("in the whole suite")
+def test_killed_data_worker_is_named_and_nothing_is_lost(scenes, tmp_path, tally, place, processes):
     words = SEG.words(scenes, tmp_path)
     sabotage = partial(kill_worker, 3 if place.startswith("train") else 1, place, processes - 1)
     done = run("train", *words, "system.workers=2", processes=processes, sabotage=[sabotage])
@@ -144,18 +140,17 @@ def test_killed_data_worker_is_named_and_nothing_is_lost(scenes, tmp_path, every
 # --- one process is slow, or refuses ---------------------------------------------------------------------------------
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("place", "rank"),
     [
         ("metrics.mean_iou:MeanIoU.compute", 0),
-        ("runtime.log:RunLog.picture", 0),
+        ("runtime.log:RunLog.add_picture", 0),
         (IN_EVALUATION, 1),
         (IN_EVALUATION, 0),
     ],
 )
-def test_evaluation_may_take_longer_than_the_timeout(scenes, tmp_path, every, tally, place, rank):
-    if not every:
-        pytest.skip("in the whole suite")
+def test_evaluation_may_take_longer_than_the_timeout(scenes, tmp_path, tally, place, rank):
     sabotage = [partial(lower_timeout, 5), sleep_at(place, 1, 10, rank)]
     done = run("train", *SEG.words(scenes, tmp_path), processes=2, sabotage=sabotage)
     what = "a metric, a picture or a share of the images takes one of two twice the collective timeout; the run goes on"
@@ -163,9 +158,8 @@ def test_evaluation_may_take_longer_than_the_timeout(scenes, tmp_path, every, ta
     assert done.codes == [0, 0], done.err
 
 
-def test_a_process_that_hangs_in_a_step_is_not_waited_for(scenes, tmp_path, every, tally):
-    if not every:
-        pytest.skip("in the whole suite")
+@pytest.mark.whole
+def test_a_process_that_hangs_in_a_step_is_not_waited_for(scenes, tmp_path, tally):
     sabotage = [partial(lower_timeout, 5), sleep_at("train:set_learning_rate", 3, 60, 1)]
     done = run("train", *SEG.words(scenes, tmp_path), processes=2, sabotage=sabotage)
     found = in_one_line(done, "connection to another process is lost", codes=(2, 2))
@@ -174,6 +168,7 @@ def test_a_process_that_hangs_in_a_step_is_not_waited_for(scenes, tmp_path, ever
     assert not found
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("processes", [1, 2])
 def test_refused_folders_end_the_run_at_once(scenes, tmp_path, tally, processes):
     long = ["steps=1000000", "evaluation.every=1000000"]
@@ -234,9 +229,8 @@ def fail() -> None:
     raise ZeroDivisionError("a defect")
 
 
-def test_a_defect_in_one_process_ends_both(scenes, tmp_path, every, tally):
-    if not every:
-        pytest.skip("in the whole suite")
+@pytest.mark.whole
+def test_a_defect_in_one_process_ends_both(scenes, tmp_path, tally):
     sabotage = [partial(at_call, "train:set_learning_rate", 3, fail, False, 1)]
     done = run("train", *SEG.words(scenes, tmp_path), processes=2, sabotage=sabotage)
     lost = done.codes != [1, 1] or done.err.count("Traceback") != 1 or "a defect" not in done.err
@@ -247,10 +241,9 @@ def test_a_defect_in_one_process_ends_both(scenes, tmp_path, every, tally):
 # --- numbers that are not finite -------------------------------------------------------------------------------------
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("processes", "rank"), [(1, 0), (2, 0), (2, 1)])
-def test_loss_that_is_not_finite_is_named_and_not_saved(scenes, tmp_path, every, tally, processes, rank):
-    if not every and rank == 0:
-        pytest.skip("in the whole suite")
+def test_loss_that_is_not_finite_is_named_and_not_saved(scenes, tmp_path, tally, processes, rank):
     words = SEG.words(scenes, tmp_path, "logging.every=3")
     stop = partial(at_call, "train:set_learning_rate", 6, partial(die, signal.SIGTERM))
     assert run("train", *words, processes=processes, sabotage=[stop]).codes == [143] * processes
@@ -265,10 +258,9 @@ def test_loss_that_is_not_finite_is_named_and_not_saved(scenes, tmp_path, every,
     assert "epoch" not in done.err
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("processes", [1, 2])
-def test_weights_that_are_not_finite_are_never_saved(scenes, tmp_path, every, tally, processes):
-    if not every and processes == 2:
-        pytest.skip("in the whole suite")
+def test_weights_that_are_not_finite_are_never_saved(scenes, tmp_path, tally, processes):
     words = SEG.words(scenes, tmp_path)
     stop = partial(at_call, "train:set_learning_rate", 7, partial(die, signal.SIGTERM))
     assert run("train", *words, processes=processes, sabotage=[stop]).codes == [143] * processes

@@ -48,11 +48,11 @@ def whole(scenes, tmp_path_factory):
     return undisturbed(scenes, tmp_path_factory, {processes: [word] for processes, word in ROUNDS.items()})
 
 
-@pytest.mark.slow
-def test_stopped_at_chosen_steps_ends_bit_equal(whole, scenes, tmp_path, every, tally):
+@pytest.mark.whole
+def test_stopped_at_chosen_steps_ends_bit_equal(whole, scenes, tmp_path, tally):
     cases = list(itertools.product(POINTS, (1, 2), ((0, 2), (2, 0))))
     wrong = []
-    for index, (point, processes, (workers, workers_after)) in enumerate(cases if every else cases[11:12]):
+    for index, (point, processes, (workers, workers_after)) in enumerate(cases):
         place, step = POINTS[point]
         words = TASKS["segmentation"].words(scenes, tmp_path / str(index), ROUNDS[processes])
         first = [*words, f"system.workers={workers}"]
@@ -68,10 +68,11 @@ def test_stopped_at_chosen_steps_ends_bit_equal(whole, scenes, tmp_path, every, 
         "stopped at the first step, mid-epoch, inside an accumulation window, at the last step x 1, 2 processes x 0, 2 "
         "workers, resumed with 2, 0; saved at that step, and all ends bit-equal"
     )
-    tally(CHAPTER, what, tried=len(cases) if every else 1, lost=len(wrong))
+    tally(CHAPTER, what, tried=len(cases), lost=len(wrong))
     assert not wrong
 
 
+@pytest.mark.whole
 def test_one_process_then_two_then_one_learn_the_same(scenes, tmp_path, tally):
     def go(folder: Path, processes: int, *sabotage: Sabotage) -> Done:
         words = TASKS["segmentation"].words(scenes, folder)
@@ -99,11 +100,10 @@ def test_one_process_then_two_then_one_learn_the_same(scenes, tmp_path, tally):
     assert close, [b / a - 1 for a, b in zip(*losses, strict=True)]
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("progress", [6, 9_996])
-def test_resuming_reads_only_what_is_still_to_learn(scenes, tmp_path, every, tally, workers, progress):
-    if not every and progress == 6:
-        pytest.skip("in the whole suite")
+def test_resuming_reads_only_what_is_still_to_learn(scenes, tmp_path, tally, workers, progress):
     steps = progress + 4
     words = TASKS["segmentation"].words(
         scenes, tmp_path, f"steps={steps}", f"evaluation.every={steps}", f"system.workers={workers}"

@@ -32,10 +32,11 @@ def whole(scenes, tmp_path_factory):
     return undisturbed(scenes, tmp_path_factory, {1: [], 2: []})
 
 
-def test_signal_from_outside_stops_the_run_within_a_step(whole, scenes, tmp_path, every, tally):
+@pytest.mark.whole
+def test_signal_from_outside_stops_the_run_within_a_step(whole, scenes, tmp_path, tally):
     cases = list(itertools.product(NUMBERS, (1, 2), (True, False)))  # to all processes, or to the last one alone
     wrong = []
-    for index, (number, processes, to_all) in enumerate(cases if every else cases[3:4]):
+    for index, (number, processes, to_all) in enumerate(cases):
         words = TASKS["segmentation"].words(scenes, tmp_path / str(index))
         folder = tmp_path / str(index) / "seg"
         running = start("train", *words, processes=processes)
@@ -58,18 +59,16 @@ def test_signal_from_outside_stops_the_run_within_a_step(whole, scenes, tmp_path
         "SIGTERM, SIGINT or SIGUSR1 in a step, to one process, to one of two, to two; saved within a step, all exit "
         "with 128 + N within 20 s and without a word; resumed, all ends bit-equal"
     )
-    tally(CHAPTER, what, tried=len(cases) if every else 1, lost=len(wrong))
+    tally(CHAPTER, what, tried=len(cases), lost=len(wrong))
     assert not wrong
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("place", [IN_EVALUATION, "metrics.mean_iou:MeanIoU.compute", "runtime.log:RunLog.picture"])
-def test_signal_in_an_evaluation_need_not_wait_for_its_end(whole, scenes, tmp_path, every, tally, place):
-    if not every and place != IN_EVALUATION:
-        pytest.skip("in the whole suite")
+@pytest.mark.whole
+@pytest.mark.parametrize("place", [IN_EVALUATION, "metrics.mean_iou:MeanIoU.compute", "runtime.log:RunLog.add_picture"])
+def test_signal_in_an_evaluation_need_not_wait_for_its_end(whole, scenes, tmp_path, tally, place):
     cases = list(itertools.product(NUMBERS, (1, 2)))
     wrong = []
-    for index, (number, processes) in enumerate(cases if every else cases[-1:]):
+    for index, (number, processes) in enumerate(cases):
         # The first process is busy for as long as no signal comes; the second one waits for it.
         rank = 0 if place != IN_EVALUATION else processes - 1
         words = TASKS["segmentation"].words(scenes, tmp_path / str(index))
@@ -88,5 +87,5 @@ def test_signal_in_an_evaluation_need_not_wait_for_its_end(whole, scenes, tmp_pa
         "the same in the middle of an evaluation, of a metric and of a picture, to one process and to one of two, the "
         "other one busy; all exit with 128 + N before the end of the evaluation; resumed, all ends bit-equal"
     )
-    tally(CHAPTER, what, tried=len(cases) if every else 1, lost=len(wrong))
+    tally(CHAPTER, what, tried=len(cases), lost=len(wrong))
     assert not wrong

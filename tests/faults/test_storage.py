@@ -50,7 +50,7 @@ def refused_for_the_one_before(checkpoints: Checkpoints, capsys: pytest.CaptureF
         return False
     found = Checkpoints(checkpoints.folder).load()
     out = capsys.readouterr().out
-    return refused and found[0]["step"] == 1 and f"taking {checkpoints.previous}, of step 1" in out
+    return refused and found[0]["step"] == 1 and f"using {checkpoints.previous}, of step 1" in out
 
 
 def test_cut_at_every_byte(saved, every, tally, capsys):
@@ -365,9 +365,10 @@ def limit_files(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
-def test_a_limit_on_file_sizes_ends_a_run_in_one_line(options, undisturbed, tmp_path, every, tally):
+@pytest.mark.whole
+def test_a_limit_on_file_sizes_ends_a_run_in_one_line(options, undisturbed, tmp_path, tally):
     size = (undisturbed / "checkpoints/last.pt").stat().st_size
-    tries, lost = (10 if every else 1), []
+    tries, lost = 10, []
     for number in range(tries):
         limit = size * (number + 1) // (tries + 1)
         words = ["--cfg", CFG, *options, f"output_dir={tmp_path}", f"run_name=limit{number}"]
@@ -401,9 +402,9 @@ def full_for(part: str, after: int) -> None:
 FILES = ("config.yaml", "log.jsonl", "tfevents", "pictures/", "results.json")
 
 
-@pytest.mark.slow
-def test_a_disk_full_for_one_file_damages_nothing(options, undisturbed, tmp_path, every, tally):
-    cases = [(part, after) for part in FILES[:: 1 if every else 2] for after in ((0, 1, 3) if every else (0,))]
+@pytest.mark.whole
+def test_a_disk_full_for_one_file_damages_nothing(options, undisturbed, tmp_path, tally):
+    cases = [(part, after) for part in FILES for after in (0, 1, 3)]
     lost, tried = [], 0
     for number, (part, after) in enumerate(cases):
         words = ["--cfg", CFG, *options, f"output_dir={tmp_path}", f"run_name=full{number}"]
@@ -422,10 +423,10 @@ def test_a_disk_full_for_one_file_damages_nothing(options, undisturbed, tmp_path
     assert not lost
 
 
-@pytest.mark.slow
-def test_settings_cut_short_do_not_stop_a_run(options, undisturbed, tmp_path, every, tally):
+@pytest.mark.whole
+def test_settings_cut_short_do_not_stop_a_run(options, undisturbed, tmp_path, tally):
     whole = (undisturbed / "config.yaml").read_text()
-    lengths = range(0, len(whole), len(whole) // (20 if every else 3))
+    lengths = range(0, len(whole), len(whole) // 20)
     folder, lost = tmp_path / "seg", []
     shutil.copytree(undisturbed, folder)
     for length in lengths:
@@ -446,6 +447,7 @@ def print_to_full_disk() -> None:
     os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
 
 
+@pytest.mark.whole
 def test_output_to_a_full_disk_is_one_line(options, tmp_path):
     done = run("train", "--cfg", CFG, *options, f"output_dir={tmp_path}", sabotage=[print_to_full_disk])
     assert ended_in_one_line(done), done

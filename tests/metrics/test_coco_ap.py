@@ -169,7 +169,7 @@ def test_without_any_object_there_is_no_number(crowd: bool) -> None:
     metric = scored(
         [Prediction(instances=one_box([[0, 0, 5, 5]], [0.5]))], [Target("1", (9, 9), instances=truth)], ("bbox",)
     )
-    with pytest.raises(UserError, match="not one object is annotated"):
+    with pytest.raises(UserError, match="no object is annotated"):
         metric.compute()
 
 

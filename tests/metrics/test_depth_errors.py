@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from errors import UserError
 from metrics import MetricConfig
-from metrics.depth_errors import NAMES, DepthErrors, DepthErrorsConfig, crop_window, means
+from metrics.depth_errors import NAMES, DepthErrors, DepthErrorsConfig, compute_means, crop_window
 from structures import DatasetInfo, Prediction, Target
 
 INFO = DatasetInfo("depth", "test", max_depth=10)
@@ -79,7 +79,7 @@ def test_perfect_predictions() -> None:
 
 
 def test_delta_excludes_its_threshold() -> None:
-    found = means(np.array([1.25, 1.2499, 1.5625, 1.5624, 0.8, 1.953125]), np.ones(6))
+    found = compute_means(np.array([1.25, 1.2499, 1.5625, 1.5624, 0.8, 1.953125]), np.ones(6))
     assert found is not None
     assert found[:4] == pytest.approx([6, 1 / 6, 4 / 6, 5 / 6])
 
@@ -189,7 +189,7 @@ def test_images_without_a_valid_pixel_are_left_out_and_named() -> None:
 def test_nothing_measured_at_all_is_an_error() -> None:
     metric = DepthErrorsConfig().build(INFO)
     add(metric, "a", np.zeros((4, 4)), np.ones((4, 4)))
-    with pytest.raises(UserError, match="not one pixel was measured within the crop"):
+    with pytest.raises(UserError, match="no pixel was measured within the crop"):
         metric.compute()
 
 

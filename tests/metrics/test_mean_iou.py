@@ -80,7 +80,7 @@ def test_perfect_predictions_score_100() -> None:
 
 
 def test_without_any_label_there_is_no_number() -> None:
-    with pytest.raises(UserError, match="not one pixel has a label"):
+    with pytest.raises(UserError, match="no pixel has a label"):
         scored([[X, X]], [[0, 1]]).compute()
 
 

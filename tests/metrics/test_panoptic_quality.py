@@ -223,7 +223,7 @@ def test_a_group_without_segments_has_no_number(things: tuple[bool, ...], group:
 
 @pytest.mark.parametrize("true", [panoptic("....", {}), panoptic("1111", {1: ANT}, crowd=(1,))])
 def test_without_any_segment_there_is_no_number(true: Panoptic) -> None:
-    with pytest.raises(UserError, match="not one segment is annotated"):
+    with pytest.raises(UserError, match="no segment is annotated"):
         scored((true, panoptic("1111", {1: BEE}))).compute()
 
 
@@ -235,8 +235,8 @@ ONE = panoptic("1122", {1: ANT, 2: SKY})
 @pytest.mark.parametrize(
     ("true", "found", "message"),
     [
-        (ONE, panoptic("112", {1: ANT, 2: SKY}), r"image 0: predicted ids of shape \(1, 3\), true ones of \(1, 4\)"),
-        (ONE, panoptic("11 22", {1: ANT, 2: SKY}), r"image 0: predicted ids of shape \(2, 2\), true ones of \(1, 4\)"),
+        (ONE, panoptic("112", {1: ANT, 2: SKY}), r"image 0: predicted ids have shape \(1, 3\), true ids \(1, 4\)"),
+        (ONE, panoptic("11 22", {1: ANT, 2: SKY}), r"image 0: predicted ids have shape \(2, 2\), true ids \(1, 4\)"),
         (ONE, panoptic("1123", {1: ANT, 2: SKY}), "image 0: predicted segment 3 has no label"),
         (panoptic("1422", {1: ANT, 2: SKY, 7: SEA}), ONE, "image 0: true segment 4 has no label"),
         (ONE, panoptic("1111", {1: ANT, 2: SKY}), "image 0: predicted segment 2 has a label and no pixel"),

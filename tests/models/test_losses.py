@@ -24,7 +24,7 @@ def example(h: int, w: int, H: int, W: int) -> tuple[Tensor, Tensor]:
 def test_loss_and_gradient_equal_the_plain_formula(
     sizes: tuple[int, int, int, int], strip: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(losses, "_STRIP_ON_CPU", strip)
+    monkeypatch.setattr(losses, "_STRIP_ELEMENTS_ON_CPU", strip)
     logits, labels = example(*sizes)
     expected = plain(logits, labels)
     (gradient,) = torch.autograd.grad(expected, logits)

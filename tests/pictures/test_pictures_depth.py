@@ -6,7 +6,7 @@ import torch
 
 from pictures import draw
 from pictures.canvas import BLACK, RED, WHITE
-from pictures.depth import coloured, depth_panels, reddened
+from pictures.depth import colour_depths, colour_errors, depth_panels
 from structures import DatasetInfo, Prediction, Target
 
 INFO = DatasetInfo("depth", "test", max_depth=10)
@@ -46,11 +46,11 @@ def test_errors_go_from_white_to_red() -> None:
     errors = error_panel(depth_panels(truth, prediction)[0])
     assert (errors[5:20] == WHITE).all()
     assert (abs(errors[20:].astype(int) - RED) <= 1).all()
-    assert reddened(np.array([[0.5]]), 1)[0, 0].tolist() == [round((255 + c) / 2) for c in RED]
+    assert colour_errors(np.array([[0.5]]), 1)[0, 0].tolist() == [round((255 + c) / 2) for c in RED]
 
 
 def test_near_is_bright() -> None:
-    brightness = coloured(np.linspace(1, 5, 20)[None], (1, 5)).astype(float) @ [0.299, 0.587, 0.114]
+    brightness = colour_depths(np.linspace(1, 5, 20)[None], (1, 5)).astype(float) @ [0.299, 0.587, 0.114]
     assert (np.diff(brightness[0]) < 0).all()
 
 

@@ -23,20 +23,6 @@ def tiny(scenes, tmp_path) -> list[str]:
     return [*TINY, f"data.root={scenes}/nyu", f"output_dir={tmp_path}"]
 
 
-def test_train_evaluate_predict_score(tiny, tmp_path, here):
-    here("train", "--cfg", DEPTH, *tiny)
-    trained = read(tmp_path / "depth/results.json")
-    files = ["--predictions", tmp_path / "out", "--json"]
-    here("eval", "--checkpoint", tmp_path / "depth", *files, tmp_path / "eval.json")
-    result = read(tmp_path / "eval.json")
-    assert result["metrics"] == trained["metrics"]
-    assert (result["task"], result["num_images"], result["per_class"]) == ("depth", 5, [])
-    assert result["protocol"]["val_data"].startswith("own list nyu_test.txt, 5 pairs, sha256 ")
-    here("tools.score", "--cfg", DEPTH, *tiny, *files, tmp_path / "score.json")
-    # Files hold whole millimetres.
-    assert read(tmp_path / "score.json")["metrics"] == pytest.approx(result["metrics"], rel=1e-3, abs=1e-3)
-
-
 def test_two_processes_learn_like_one_and_score_the_same(tiny, tmp_path, here):
     check_two_processes(DEPTH, [*tiny, "sync_batch_norm=true"], tmp_path, here)
 

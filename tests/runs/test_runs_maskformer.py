@@ -26,17 +26,6 @@ def tiny(scenes, tmp_path) -> list[str]:
     return [*TINY, f"data.root={scenes}/ADEChallengeData2016", f"output_dir={tmp_path}"]
 
 
-def test_train_evaluate_predict_score(tiny, tmp_path, here):
-    here("train", "--cfg", CFG, *tiny)
-    files = ["--predictions", tmp_path / "out", "--json"]
-    here("eval", "--checkpoint", tmp_path / "maskformer", *files, tmp_path / "eval.json")
-    result = read(tmp_path / "eval.json")
-    assert result["metrics"] == read(tmp_path / "maskformer/results.json")["metrics"]
-    assert (result["task"], result["num_images"]) == ("semantic", 5)
-    here("tools.score", "--cfg", CFG, *tiny, *files, tmp_path / "score.json")
-    assert read(tmp_path / "score.json")["metrics"] == result["metrics"]
-
-
 def test_two_processes_learn_like_one_and_score_the_same(tiny, tmp_path, here):
     check_two_processes(CFG, tiny, tmp_path, here)
 

@@ -11,6 +11,7 @@ import torch
 
 from benchmarks import gpu
 from errors import UserError
+from tools.benchmark import __main__ as command
 from tools.benchmark import measure as benchmark
 from tools.benchmark import report as benchmark_report
 from tools.benchmark.__main__ import check_shape, main
@@ -24,7 +25,7 @@ SHAPE = (1, 16, 6, 4)
 @pytest.fixture
 def call(monkeypatch):
     """The command in this process, which keeps its memory settings; copies are small."""
-    monkeypatch.setattr(benchmark, "keep_freed_memory", lambda: False)
+    monkeypatch.setattr(command, "keep_freed_memory", lambda: False)
     monkeypatch.setattr(benchmark, "COPY_BYTES", 1 << 12)
     monkeypatch.setenv("KINETO_LOG_LEVEL", "7")
 
@@ -84,7 +85,7 @@ def test_saved_settings_stand_beside_those_of_the_same_day(tmp_path, monkeypatch
 def test_unwritable_results_are_named_before_the_work(call, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setattr(benchmark_report, "RESULTS", tmp_path / "file")
-    monkeypatch.setattr(benchmark, "measure", lambda *_: pytest.fail("measured all the same"))
+    monkeypatch.setattr(command, "measure", lambda *_: pytest.fail("measured all the same"))
     with pytest.raises(UserError, match="file"):
         call("--device", "cpu", "--save")
 
@@ -206,8 +207,8 @@ def test_chart_has_a_mark_for_every_upsampler(tmp_path):
         (["--shape", 1, 6, 4, 4], "channels divisible by 4"),
         (["--shape", 1, 256, 1000000, 1000000], "needs more than"),
         (["--shape", 1, 16, 4], "--shape: expected 4 arguments"),
-        (["--repeats", 0], "--repeats 0: is no number of rounds"),
-        (["--chart", "chart.txt"], "--chart chart.txt: is no name of a chart"),
+        (["--repeats", 0], "--repeats 0: is not a number of rounds"),
+        (["--chart", "chart.txt"], "--chart chart.txt: is not the name of a chart"),
         (["--dtype", "int8"], "invalid choice: 'int8'"),
     ],
 )

@@ -21,7 +21,7 @@ from runtime.checkpoint import load_checkpoint
 from runtime.state import DIVERGED
 from tests import launch
 from tests.conftest import ROOT, TINY, logged, read
-from tools.compare.report import markdown, repeat_in_words, repeated, verdict
+from tools.compare.report import compare_repeat, describe_repeat, markdown, verdict
 from tools.compare.runs import _check_end, current_commit
 from tools.compare.statistics import mean
 from upsamplers import Upsampler
@@ -305,6 +305,7 @@ def test_a_folder_with_other_settings_is_refused(compared, monkeypatch, change, 
         compare(monkeypatch, *words, "--seeds", 2, change)
 
 
+@pytest.mark.slow
 def test_an_interrupted_comparison_goes_on_and_ends_bit_identical(compared, monkeypatch, tmp_path):
     words = [*compared[0][:-4], "steps=20", "evaluation.every=10", "--upsamplers", "nearest", "--seeds", 1]
     words += ["--out", tmp_path / "out"]
@@ -330,6 +331,7 @@ def test_a_failed_run_stops_the_rest_with_its_own_line(monkeypatch, tmp_path):
     assert not (tmp_path / "out/nearest/seed_1").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_run_which_saves_and_exits_130(scenes, tmp_path):
     words = [*TINY, f"data.root={scenes}/ADEChallengeData2016", "steps=100000", "--upsamplers", "nearest"]
     process = launch.start("tools.compare", "--cfg", CFG, *words, "--seeds", 1, "--out", tmp_path / "out")
@@ -355,7 +357,7 @@ def test_ctrl_c_stops_the_run_which_saves_and_exits_130(scenes, tmp_path):
         ([-1.0, -1.1, -1.2], False, "worse by 1.1 [0.8516, 1.348]"),
         ([-1.0, -1.1, -1.2], True, "better by 1.1 [0.8516, 1.348]"),
         ([0.0, 0.0, 0.0], False, "no difference shown (the scores are equal)"),
-        ([2.0, 2.0, 2.0], False, "so that the test has no spread to go by"),
+        ([2.0, 2.0, 2.0], False, "so the test has no spread to use"),
         ([1.0], False, "one seed shows nothing"),
         ([1.0, float("nan")], False, "no verdict: the metric has no value in one of the runs"),
         # sd 2, n = 3: 5.6535 standard errors of 2 / sqrt(3), from tables of the noncentral t.
@@ -380,12 +382,12 @@ def test_repeat_is_compared_to_the_last_digit(value, equal):
         return SimpleNamespace(evaluations=lambda: numbers, experiment=SimpleNamespace(seed=0))
 
     nan = float("nan")
-    found = repeated(run({1: {"mIoU": 40.0, "AP": nan}}), run({1: {"mIoU": value, "AP": nan}}))
+    found = compare_repeat(run({1: {"mIoU": 40.0, "AP": nan}}), run({1: {"mIoU": value, "AP": nan}}))
     assert (found["equal"], found["numbers"]) == (equal, 2)
     assert found["largest_difference"] == abs(value - 40)
-    assert repeat_in_words(found).startswith("equal to the last digit in all 2" if equal else "NOT equal, by up to 7.1")
-    other = repeated(run({1: {"mIoU": nan}}), run({1: {"mIoU": value}}))
-    assert (other["equal"], repeat_in_words(other)) == (False, "NOT equal: a number has a value in one of the two only")
+    assert describe_repeat(found).startswith("equal to the last digit in all 2" if equal else "NOT equal, by up to 7.1")
+    other = compare_repeat(run({1: {"mIoU": nan}}), run({1: {"mIoU": value}}))
+    assert (other["equal"], describe_repeat(other)) == (False, "NOT equal: a number has a value in one of the two only")
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
@@ -401,7 +403,10 @@ def test_repeat_is_compared_to_the_last_digit(value, equal):
         (["--upsamplers", "nearest", "--seeds", "x"], "invalid int value"),
         (["--upsamplers", "nearest", "--first-seed", "-1"], "--first-seed -1: is out of range; give 0 to 10000"),
         (["--upsamplers", "nearest", "--jobs", "0"], "--jobs 0: is out of range"),
-        (["--upsamplers", "nearest", "--metric", "miou"], "--metric miou: is no metric of task semantic; did you mean"),
+        (
+            ["--upsamplers", "nearest", "--metric", "miou"],
+            "--metric miou: is not a metric of task semantic; did you mean",
+        ),
         (["--upsamplers", "nearest", "--baseline", "neerest"], "did you mean nearest?"),
         (["--upsamplers", "nearest", "seed=4"], "seed in seed=4: is set for every run"),
         (["--upsamplers", "nearest", "stpes=4"], "stpes: unknown key; did you mean steps?"),
@@ -435,7 +440,7 @@ def test_wrong_arguments_end_in_one_line_before_any_run(monkeypatch, capsys, wor
         ("a: [steps=2]\nb: [model.upsampler.gruops=2]", "variant b: .*gruops"),
         ("a: [model.upsampler={name: dysample}]", "variants.yaml line 1: expected"),
         ("a: [metrics.0.boundary=false, evaluation.best=bIoU]", "evaluation.best: no metric bIoU"),
-        ("a: []\nb: [metrics.0.boundary=false]", "variant b: metric bIoU: is no metric"),
+        ("a: []\nb: [metrics.0.boundary=false]", "variant b: metric bIoU: is not a metric"),
         ("a: []\nb: ['model.upsampler={name: dysample, groups: 7}']", "variant b: .*groups"),
     ],
 )

@@ -14,14 +14,19 @@ VALUES, OTHERS = [42.2, 40.1, 43.7, 41.0, 44.9], [40.9, 39.2, 41.1, 41.4, 42.0]
 def test_mean_and_interval_of_two_values_have_their_closed_form():
     # One degree of freedom is Cauchy's distribution, whose 97.5 % quantile is tan(0.475 pi); the error is 1.
     found = mean([3.0, 5.0])
-    assert (found.mean, found.sd, found.error, found.freedom) == (4, math.sqrt(2), pytest.approx(1), 1)
+    assert (found.mean, found.sd, found.standard_error, found.degrees_of_freedom) == (
+        4,
+        math.sqrt(2),
+        pytest.approx(1),
+        1,
+    )
     assert (found.low, found.high) == pytest.approx((4 - math.tan(0.475 * math.pi), 4 + math.tan(0.475 * math.pi)))
 
 
 def test_one_value_has_a_mean_and_nothing_else():
     found = mean([3.0])
     assert found.mean == 3
-    assert all(math.isnan(number) for number in (found.sd, found.error, found.low, found.high, found.p))
+    assert all(math.isnan(number) for number in (found.sd, found.standard_error, found.low, found.high, found.p))
     assert math.isnan(found.smallest_shown())
 
 
@@ -35,7 +40,7 @@ def test_paired_test_is_that_of_scipy():
 def test_unpaired_test_is_that_of_scipy(others):
     found, expected = unpaired_difference(VALUES, others), stats.ttest_ind(VALUES, others, equal_var=False)
     interval = expected.confidence_interval()
-    assert (found.p, found.freedom) == pytest.approx((expected.pvalue, expected.df))
+    assert (found.p, found.degrees_of_freedom) == pytest.approx((expected.pvalue, expected.df))
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
 
 
@@ -103,4 +108,4 @@ def test_smallest_shown_difference_is_found_in_80_percent(seeds, comparisons):
 def test_smallest_shown_difference_of_many_seeds_is_that_of_the_normal_distribution():
     values = list(np.random.default_rng(5).normal(size=100_000))
     found = mean(values)
-    assert found.smallest_shown() == pytest.approx((1.959964 + 0.841621) * found.error, rel=1e-4)
+    assert found.smallest_shown() == pytest.approx((1.959964 + 0.841621) * found.standard_error, rel=1e-4)

@@ -17,10 +17,12 @@ import yaml
 import tools.minipaper.__main__ as command
 from config import read_config, validate
 from errors import Interrupted, UserError, run_command
+from models.cost import shapes_only
 from tests.conftest import ROOT, TINY, read
 from tests.tools.test_compare import SHORT, Forked
 from tools.compare import __main__ as compare
 from tools.compare.statistics import paired_difference
+from tools.minipaper import experiments
 from tools.minipaper.experiments import EXPERIMENTS, MiniPaper, lower_is_better, read_result, run_compare
 from tools.minipaper.report import Section, compare_metric, compare_sections, page, read_paper
 
@@ -41,7 +43,7 @@ def test_every_variant_builds(planned):
     built = {run.folder: run.experiment for item in comparisons.values() for run, *_ in item.paired.values()}
     # Five tasks, more seeds of two variants and of bilinear in stages, the ablations' that no earlier table has.
     assert len(built) == 5 * 6 + 2 + 1 + 2 + 3 + 1 + 7
-    with torch.device("meta"):
+    with shapes_only():
         assert all(experiment.build_model() for experiment in built.values())
 
 
@@ -73,7 +75,7 @@ def test_variants_of_one_name_are_one_run(planned):
     words: dict[Path, list[str]] = {}
     for item in planned[1].values():
         for run in item.runs:
-            assert words.setdefault(run.folder, run.words) == run.words
+            assert words.setdefault(run.folder, run.arguments) == run.arguments
     assert len(words) == 36 + 37 + 25 + 4 * 22 + 10 + 13 + 3 + 21
 
 
@@ -182,7 +184,7 @@ def test_the_readme_has_the_numbers_of_the_fresh_seeds():
     wanted: list[list[str]] = [[], [], []]
     for metric in ("mIoU", "bIoU"):
         for cells, row in zip(wanted, compare_metric(report, metric, False), strict=True):
-            found = row.compared and row.compared.difference
+            found = row.outcome and row.outcome.difference
             interval = f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}]" if found else ""
             cells += [f"{row.score.mean:.2f}", interval]
     table = (ROOT / "README.md").read_text().partition("| SegFormer, 12 seeds")[2].split("\n\n")[0].replace("*", "")
@@ -233,6 +235,7 @@ def small(scenes: Path, folder: Path) -> dict:
     }
 
 
+@pytest.mark.slow
 def test_experiments_are_run_kept_shared_and_left_alone(scenes, tmp_path, monkeypatch, capsys):
     path = tmp_path / "experiments.yaml"
     content = small(scenes, tmp_path)
@@ -327,7 +330,7 @@ class Finished:
 
 def test_a_stop_signal_is_passed_on(monkeypatch):
     process = Finished(None)
-    monkeypatch.setattr(command, "Popen", process)
+    monkeypatch.setattr(experiments, "Popen", process)
     with pytest.raises(Interrupted):
         run_compare([])
     assert process.sent == [signal.SIGTERM]
@@ -336,7 +339,7 @@ def test_a_stop_signal_is_passed_on(monkeypatch):
 def test_a_second_ctrl_c_is_passed_on_too(monkeypatch):
     process = Finished(None)
     process.number, process.stubborn = signal.SIGINT, True
-    monkeypatch.setattr(command, "Popen", process)
+    monkeypatch.setattr(experiments, "Popen", process)
     with pytest.raises(Interrupted):
         run_compare([])
     assert process.sent == [signal.SIGINT, signal.SIGINT]
@@ -344,7 +347,7 @@ def test_a_second_ctrl_c_is_passed_on_too(monkeypatch):
 
 @pytest.mark.parametrize(("code", "expected"), [(2, SystemExit), (-9, UserError)])
 def test_a_comparison_that_fails_ends_it(monkeypatch, code, expected):
-    monkeypatch.setattr(command, "Popen", Finished(code))
+    monkeypatch.setattr(experiments, "Popen", Finished(code))
     with pytest.raises(expected, match=r"2|SIGKILL"):
         run_compare([])
 

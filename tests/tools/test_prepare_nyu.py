@@ -116,7 +116,7 @@ def test_conversion_can_be_repeated_and_checked(run, official, tmp_path):
     code, _, error = run("--root", tmp_path)
     assert code == 2
     assert "nyu_test.txt line 3: " in error
-    assert "sync_depth_00003.png is not there" in error
+    assert "sync_depth_00003.png is missing" in error
 
 
 def test_depth_is_rounded_down_like_the_published_one(run, official, tmp_path):
@@ -137,7 +137,7 @@ def test_wrong_command_lines(run, official, tmp_path):
     ("content", "expected"),
     [
         (None, "no such file; correct --labeled"),
-        (b"MATLAB 5.0 MAT-file", "is no MATLAB 7.3 file (HDF5), or not all of it"),
+        (b"MATLAB 5.0 MAT-file", "is not a complete MATLAB 7.3 file (HDF5)"),
         ({"images": (1, 3, 640, 480)}, "has no field rawDepths"),
         (
             {"images": (1, 480, 640, 3), "rawDepths": (1, 480, 640), "sceneTypes": (1, 1)},
@@ -162,7 +162,7 @@ def test_truncated_labelled_file_leaves_no_list(run, official, tmp_path):
     path = tmp_path / "part.mat"
     path.write_bytes((official / "labeled.mat").read_bytes()[:3_000_000])
     code, _, error = run("--root", tmp_path / "nyu", *files(official, labeled=path))
-    assert (code, "or not all of it" in error) == (2, True)
+    assert (code, "is not a complete" in error) == (2, True)
     assert not list((tmp_path / "nyu").glob("*.txt"))
 
 
@@ -170,8 +170,8 @@ def test_truncated_labelled_file_leaves_no_list(run, official, tmp_path):
     ("train", "test", "expected"),
     [
         ([1, 2], [2, 3], "names a frame twice"),
-        ([1, 2], [3, 6], "one that is none of the 5 labelled frames"),
-        ([0, 1], [2], "one that is none of"),
+        ([1, 2], [3, 6], "one that is not among the 5 labelled frames"),
+        ([0, 1], [2], "one that is not among"),
     ],
 )
 def test_splits_of_another_file(run, official, tmp_path, train, test, expected):
@@ -192,4 +192,4 @@ def test_unusable_splits(run, official, tmp_path, content):
 def test_splits_without_the_fields(run, official, tmp_path):
     savemat(tmp_path / "splits.mat", {"train": np.arange(3)})
     error = run("--root", tmp_path, *files(official, splits=tmp_path / "splits.mat"))[2]
-    assert "is no MATLAB file with trainNdxs and testNdxs" in error
+    assert "is not a MATLAB file with trainNdxs and testNdxs" in error

@@ -17,22 +17,22 @@ from tests.conftest import TINY, train
 from tools.show_sampling.drawing import (
     Kernel,
     View,
-    arrow_panels,
-    feature_colours,
-    histogram_panel,
-    kernel_panels,
-    with_arrows,
-    with_kernel,
+    colour_features,
+    draw_arrow_panels,
+    draw_arrows,
+    draw_histogram,
+    draw_kernel,
+    draw_kernel_panels,
 )
-from tools.show_sampling.panels import _four_points, view_of
+from tools.show_sampling.panels import make_view, pick_points
 from tools.show_sampling.stages import (
     Stage,
-    choose,
+    choose_stage,
     offset_statistics,
     run_stages,
     stage_record,
     strides,
-    without_stage,
+    upsamplers_without_stage,
 )
 from upsamplers import DySample, build_upsampler
 from upsamplers.reassemble import reassemble
@@ -43,7 +43,7 @@ KERNEL_BASED = ("nearest", "bilinear", "carafe", "fade", "sapa", "a2u", "indexne
 def stage(upsampler, x, guide=None, size=None, extent=None) -> Stage:
     with torch.no_grad():
         output = upsampler(x, guide=guide, size=size)
-    return Stage("stage", upsampler, x, upsampler.whole_guide(x, guide), output, extent or x.shape[2:])
+    return Stage("stage", upsampler, x, upsampler.prepare_guide(x, guide), output, extent or x.shape[2:])
 
 
 def batch_of(images, size=None) -> Batch:
@@ -75,7 +75,7 @@ def test_points_are_those_that_the_module_samples(name):
     groups = x.reshape(len(points), -1, 5, 7)
     output = F.grid_sample(groups, grid, padding_mode="border", align_corners=False)
     torch.testing.assert_close(output.reshape(found.output.shape), found.output)
-    starts = found.starts()
+    starts = found.initial_points()
     steps = (np.arange(14) // 2 + 0.5) if name == "naive" else (np.arange(14) + 0.5) / 2
     np.testing.assert_allclose(starts[0, 3, :, 0], steps, atol=1e-5)
 
@@ -99,7 +99,7 @@ def test_offsets_count_where_the_image_is_and_not_its_padding():
     found = stage_record(0, cut)["offsets"]
     assert found["max_abs"] == pytest.approx(0.1)
     assert sum(found["histogram"]["counts"]) == 6 * 10 * 2
-    assert cut.sampling_points().shape == cut.starts().shape == (1, 6, 10, 2)
+    assert cut.sampling_points().shape == cut.initial_points().shape == (1, 6, 10, 2)
 
 
 def test_untrained_offsets_are_almost_nothing():
@@ -137,7 +137,7 @@ def test_histogram_counts_every_offset_in_low_resolution_pixels():
 
 
 def test_offsets_that_are_no_numbers_are_refused():
-    with pytest.raises(UserError, match=r"stage 2 .*no numbers"):
+    with pytest.raises(UserError, match=r"stage 2 .*not finite"):
         stage_record(2, stage(shifted([[float("nan"), 0.0]]), torch.randn(1, 8, 3, 4)))
 
 
@@ -226,7 +226,7 @@ def test_view_puts_low_resolution_points_onto_the_region():
         found.on_panel(np.array([[2.0, 0.0], [6.0, 2.0], [4.0, 1.0]])),
         [(0, 0), (width, height), (width / 2, height / 2)],
     )
-    assert found.holds(np.array([[2.0, 0.0], [1.9, 1.0], [6.0, 1.0], [5.9, 1.9]])).tolist() == [
+    assert found.contains(np.array([[2.0, 0.0], [1.9, 1.0], [6.0, 1.0], [5.9, 1.9]])).tolist() == [
         True,
         False,
         False,
@@ -245,7 +245,7 @@ def test_region_of_a_map_is_that_of_the_image():
 
 def test_arrow_ends_where_the_point_samples():
     ground = np.full((60, 60, 3), 255, np.uint8)
-    drawn = with_arrows(ground, np.array([[10.5, 10.5]]), np.array([[40.5, 30.5]]), (0, 0, 255))
+    drawn = draw_arrows(ground, np.array([[10.5, 10.5]]), np.array([[40.5, 30.5]]), (0, 0, 255))
     assert drawn[30, 40].tolist() == [0, 0, 255]
     assert (drawn[20, 25] < 128).all()  # half way
     changed = (drawn != 255).any(-1)
@@ -257,7 +257,7 @@ def test_arrow_ends_where_the_point_samples():
 def test_panels_show_the_points_of_the_region_group_by_group():
     found = stage(shifted([[0.0, 0.0], [0.5, 0.0]]), torch.randn(1, 8, 6, 8))
     beyond = np.abs(found.offsets()).max(-1) > found.margin
-    panels = arrow_panels(view(), found.starts(), found.sampling_points(), beyond, found.margin, 2)
+    panels = draw_arrow_panels(view(), found.initial_points(), found.sampling_points(), beyond, found.margin, 2)
     assert list(panels) == ["group 0: 0% here beyond 0.25", "group 1: 100% here beyond 0.25"]
     still, moved = panels.values()
     column, row = np.floor(view().on_panel(np.array([2.75, 0.75]))).astype(int)  # of the second pixel of the region
@@ -270,7 +270,7 @@ def test_kernel_is_brightest_at_its_largest_weight_and_cut_off_at_the_panel():
     ground = np.full((90, 90, 3), 255, np.uint8)
     weights = np.zeros((3, 3))
     weights[0, 2] = 0.5
-    drawn = with_kernel(ground, weights, np.array([[-30.0, 30.0], [60.0, 120.0]]), np.array([15.5, 75.5]), 0.5)
+    drawn = draw_kernel(ground, weights, np.array([[-30.0, 30.0], [60.0, 120.0]]), np.array([15.5, 75.5]), 0.5)
     brightness = drawn.astype(float).sum(-1)
     assert (drawn[:30] == 255).all()
     assert (drawn[:, 60:] == 255).all()
@@ -279,22 +279,22 @@ def test_kernel_is_brightest_at_its_largest_weight_and_cut_off_at_the_panel():
 
 
 def test_kernel_panels_say_the_sum_of_the_weights():
-    panels = kernel_panels(view(), [Kernel(5, 1, 2, np.full((3, 3), 0.1))])
+    panels = draw_kernel_panels(view(), [Kernel(5, 1, 2, np.full((3, 3), 0.1))])
     assert list(panels) == ["(5, 1): up to 0.100, sum 0.900"]
 
 
 def test_feature_colours_mean_the_same_before_and_after():
     low = np.random.default_rng(0).normal(size=(5, 4, 6))
-    before, after = feature_colours(low, low.repeat(2, axis=1).repeat(2, axis=2))
+    before, after = colour_features(low, low.repeat(2, axis=1).repeat(2, axis=2))
     assert np.array_equal(before.repeat(2, axis=0).repeat(2, axis=1), after)
     assert before.std(axis=(0, 1)).min() > 30
-    flat, _ = feature_colours(np.ones((2, 3, 3)), np.ones((2, 6, 6)))
+    flat, _ = colour_features(np.ones((2, 3, 3)), np.ones((2, 6, 6)))
     assert flat.shape == (3, 3, 3)
 
 
 def test_histogram_is_red_beyond_the_margin_only():
     edges = np.linspace(-1, 1, 9)
-    inside, outside = histogram_panel(np.eye(8)[4], edges, 0.25), histogram_panel(np.eye(8)[7], edges, 0.25)
+    inside, outside = draw_histogram(np.eye(8)[4], edges, 0.25), draw_histogram(np.eye(8)[7], edges, 0.25)
     assert not (inside == RED).all(-1).any()
     assert (outside == RED).all(-1).any()
 
@@ -306,7 +306,7 @@ def test_histogram_is_red_beyond_the_margin_only():
 def test_default_region_lies_in_the_image_on_whole_pixels(size, sizes):
     image = np.zeros((*size, 3), np.uint8)
     batch = Batch(torch.zeros(1, 3, 64, 96), sizes, [])
-    found = view_of(stage(build_upsampler("nearest", 4), torch.zeros(1, 4, 16, 24)), batch, image, None)
+    found = make_view(stage(build_upsampler("nearest", 4), torch.zeros(1, 4, 16, 24)), batch, image, None)
     left, top, width, height = found.region
     assert (found.stride == 4 * np.array(size[::-1]) / sizes[0][::-1]).all()
     assert (width, height) == (8 * found.stride[0], 8 * found.stride[1])
@@ -317,13 +317,13 @@ def test_default_region_lies_in_the_image_on_whole_pixels(size, sizes):
 
 def test_stage_must_exist(tmp_path):
     stages = [stage(build_upsampler("nearest", 4), torch.zeros(1, 4, 2, 2))] * 3
-    assert choose(stages, None, tmp_path) == 2
-    assert choose(stages, 0, tmp_path) == 0
+    assert choose_stage(stages, None, tmp_path) == 2
+    assert choose_stage(stages, 0, tmp_path) == 0
     for number in (-1, 3):
         with pytest.raises(UserError, match=f"--stage {number}: the model runs 3 upsamplers; use 0 to 2"):
-            choose(stages, number, tmp_path)
+            choose_stage(stages, number, tmp_path)
     with pytest.raises(UserError, match="runs no upsampler"):
-        choose([], None, tmp_path)
+        choose_stage([], None, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -337,14 +337,14 @@ def test_stage_must_exist(tmp_path):
 )
 def test_stage_shown_by_default_is_one_that_samples_else_one_that_learns(tmp_path, names, chosen):
     stages = [stage(build_upsampler(name, 4), torch.zeros(1, 4, 2, 2)) for name in names]
-    assert choose(stages, None, tmp_path) == chosen
+    assert choose_stage(stages, None, tmp_path) == chosen
 
 
 def test_default_kernels_lie_within_the_region():
     found = stage(build_upsampler("carafe", 4), torch.zeros(1, 4, 16, 24))
-    shown = view_of(found, batch_of(torch.zeros(1, 3, 64, 96)), np.zeros((64, 96, 3), np.uint8), None)
+    shown = make_view(found, batch_of(torch.zeros(1, 3, 64, 96)), np.zeros((64, 96, 3), np.uint8), None)
     left, top, width, height = shown.region
-    for column, row in _four_points(found, shown):
+    for column, row in pick_points(found, shown):
         first = 4 * np.array([column // 2 - 2, row // 2 - 2])
         assert (first >= (left, top)).all()
         assert (first + 20 <= (left + width, top + height)).all()
@@ -354,7 +354,7 @@ def test_upsamplers_of_regions_are_named_as_such():
     model = nn.ModuleDict({"whole": build_upsampler("nearest", 4), "mask_head": build_upsampler("carafe", 4)})
     shown = stage(model["whole"], torch.zeros(1, 4, 2, 2))
     shown.name = "whole"
-    assert without_stage(model, [shown]) == ["mask_head"]
+    assert upsamplers_without_stage(model, [shown]) == ["mask_head"]
 
 
 @pytest.fixture(scope="module")
@@ -403,7 +403,7 @@ def test_command_writes_picture_numbers_and_board(show, trained, tmp_path, capsy
         (["IMAGE", "--out", "a.png", "--region", 0, 0, 1, 1], "--region 0 0 1 1: holds no point of the stage"),
         (["IMAGE", "--out", "a.png", "--region", 0, 0, 64, 4], "--region 0 0 64 4: is a strip too narrow to draw"),
         (["IMAGE", "--out", "a.png", "--stage", 6], "--stage 6: the model runs 6 upsamplers"),
-        (["IMAGE", "--out", "a.txt"], "a.txt: is no name of a picture"),
+        (["IMAGE", "--out", "a.txt"], "a.txt: is not the name of a picture"),
         (["IMAGE", "--out", "IMAGE"], "would overwrite the image"),
         (["IMAGE", "--out", "README.md/a.png"], "README.md"),
         (["missing.jpg", "--out", "a.png"], "missing.jpg: no such image"),
@@ -436,5 +436,5 @@ def test_board_needs_a_run_folder(show, trained, tmp_path):
     run, image = trained
     alone = tmp_path / "alone.pt"
     alone.write_bytes((run / "checkpoints/last.pt").read_bytes())
-    with pytest.raises(UserError, match=r"--tensorboard: .* lies in no run folder"):
+    with pytest.raises(UserError, match=r"--tensorboard: .* is not in a run folder"):
         show("--checkpoint", alone, "--tensorboard", "--out", tmp_path / "a.png", image)

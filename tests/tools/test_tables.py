@@ -13,7 +13,7 @@ from tools.tables import verdicts
 from tools.tables.__main__ import grid_text
 from tools.tables.counts import HOSTS, added_macs, count, upsamplers_of
 from tools.tables.grid import grid
-from tools.tables.verdicts import cells, printed, published
+from tools.tables.verdicts import cells, format_like, read_published
 from upsamplers import PAPER_NAMES, build_upsampler
 
 DOCUMENT = Path(__file__).parents[2] / "docs/tables.md"
@@ -44,7 +44,7 @@ def stage(name: str, x: int, guide: int) -> tuple[int, int]:
 
 
 def test_every_published_cell_is_there_once_and_in_order(found):
-    paper = published()
+    paper = read_published()
     assert list(paper) == [4, 6, 7, 8, 9]
     expected = [
         (table, row, column, figure)
@@ -62,7 +62,7 @@ def test_no_cell_is_open_but_those_named(found):
 def test_equal_means_the_printed_digits_and_all_else_has_a_reason(found):
     for cell in found:
         ours = round(cell.ours * 1e9) if cell.column == "FLOPs" else cell.ours
-        same = printed(ours, cell.paper) == cell.paper
+        same = format_like(ours, cell.paper) == cell.paper
         # In Table 7 no figure stands for itself: the paper's text and caption differ.
         assert same == (cell.verdict == "equal") or (same and cell.table == 7)
         assert cell.note or cell.verdict == "equal"
@@ -152,11 +152,11 @@ def test_counts_are_those_of_a_model_with_values():
     ],
 )
 def test_printed_takes_the_form_of_the_paper(value, paper, expected):
-    assert printed(value, paper) == expected
+    assert format_like(value, paper) == expected
 
 
 def test_printed_cuts_off():
-    assert (printed(32_768, "+32.7K"), printed(32_768, "+32.7K", ROUND_DOWN)) == ("+32.8K", "+32.7K")
+    assert (format_like(32_768, "+32.7K"), format_like(32_768, "+32.7K", ROUND_DOWN)) == ("+32.8K", "+32.7K")
 
 
 def test_a_figure_that_is_not_ours_is_open():

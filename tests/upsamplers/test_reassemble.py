@@ -27,7 +27,7 @@ def literal_reassembly(x, kernels, scale, groups):
 @pytest.mark.parametrize("at_once", [1, 1 << 20])
 @pytest.mark.parametrize(("kernel", "scale", "groups"), [(3, 2, 1), (5, 2, 2), (3, 3, 4), (1, 1, 1)])
 def test_reassembly_is_that_of_a_literal_loop(monkeypatch, kernel, scale, groups, at_once):
-    monkeypatch.setattr("upsamplers.reassemble._AT_ONCE", at_once)
+    monkeypatch.setattr("upsamplers.reassemble._CHUNK_ELEMENTS", at_once)
     torch.manual_seed(0)
     x = torch.randn(2, 4, 3, 4)
     kernels = torch.randn(2, groups * kernel**2, scale * 3, scale * 4)
@@ -45,7 +45,7 @@ def test_channels_may_be_summed_apart(monkeypatch, groups):
     along = torch.randn_like(whole)
     gradients = torch.autograd.grad(whole, [x, kernels], along)
     monkeypatch.setattr(
-        "upsamplers.reassemble._AT_ONCE", 3 * 2 * groups * 4 * 5 * 6
+        "upsamplers.reassemble._CHUNK_ELEMENTS", 3 * 2 * groups * 4 * 5 * 6
     )  # three channels, then what is left
     parts = reassemble(x, kernels)
     assert torch.equal(parts, whole)

@@ -239,17 +239,17 @@ def test_gradients_of_gradients_with_offsets_that_depend_on_x(dynamic):
 @kernels
 def test_float64_and_empty_maps_and_subclasses_are_not_covered():
     x, offset, scope, _ = tensors("lp", 2, 2, (1, 4, 2, 3), True)
-    assert sampling.covers(x, offset, scope, 2)
-    assert not sampling.covers(x.double(), offset, scope, 2)
-    assert not sampling.covers(x, offset.double(), scope, 2)
-    assert not sampling.covers(x[:0], offset[:0], scope[:0], 2)
-    assert not sampling.covers(torch.nn.Parameter(x), offset, scope, 2)
+    assert sampling.supports(x, offset, scope, 2)
+    assert not sampling.supports(x.double(), offset, scope, 2)
+    assert not sampling.supports(x, offset.double(), scope, 2)
+    assert not sampling.supports(x[:0], offset[:0], scope[:0], 2)
+    assert not sampling.supports(torch.nn.Parameter(x), offset, scope, 2)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="runs no kernel")
 def test_the_cpu_and_fake_tensors_take_the_plain_path():
     module, x = DySample(4), torch.randn(1, 4, 2, 3)
-    assert module.sampler(x, *module._predict(x)) is plain_sample
+    assert module.sampler(x, *module._predict_offsets(x)) is plain_sample
     with FakeTensorMode():
         x, offset = (torch.empty(1, channels, 2, 3, device="cuda") for channels in (4, 32))
     assert x.is_cuda
@@ -317,11 +317,11 @@ def test_repeated_gradients_are_the_same_bit_for_bit(reach, dtype):
 @cuda_only
 def test_choice_of_path_on_cuda():
     module, x = build("lp", False), torch.randn(1, 64, 4, 5).cuda()
-    assert module.sampler(x, *module._predict(x)) is sampling.fused_sample
+    assert module.sampler(x, *module._predict_offsets(x)) is sampling.fused_sample
     expected = module(x)
     vmapped = torch.func.vmap(lambda image: module(image[None])[0])(x)
     torch.testing.assert_close(vmapped, expected, rtol=1e-3, atol=1e-3)
     compiled = torch.compile(module, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), expected, rtol=1e-3, atol=1e-3)
     module, x = module.double(), x.double()
-    assert module.sampler(x, *module._predict(x)) is plain_sample
+    assert module.sampler(x, *module._predict_offsets(x)) is plain_sample

@@ -8,6 +8,11 @@ from upsamplers import PAPER_NAMES, build_upsampler
 SMALL = {"carafe": {"kernel": 3}, "fade": {"kernel": 3, "embedding": 8}, "sapa": {"kernel": 3, "embedding": 8}}
 
 
+# Tracing takes seconds. One of each kind is traced in every run of the suite, the others in `make test-slow`.
+FEW = ("bilinear", "carafe", "fade", "dysample", "dysample-s+")
+NAMES = [pytest.param(name, marks=[] if name in FEW else pytest.mark.slow) for name in PAPER_NAMES]
+
+
 def build(name):
     torch.manual_seed(0)
     options = {"name": name, **SMALL.get(name, {})}
@@ -31,7 +36,7 @@ def agree(compiled, upsampler):
         )
 
 
-@pytest.mark.parametrize("name", PAPER_NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_one_graph_serves_all_sizes(name):
     torch.compiler.reset()
     upsampler = build(name).eval()
@@ -59,7 +64,7 @@ def test_inductor_agrees(name):
     agree(torch.compile(upsampler, fullgraph=True, dynamic=True), upsampler)
 
 
-@pytest.mark.parametrize("name", [name for name in PAPER_NAMES if name not in ("naive", "dysample", "dysample-s")])
+@pytest.mark.parametrize("name", NAMES)
 def test_exported_program_takes_other_sizes(name):
     upsampler = build(name).eval()
     B, H, W = (torch.export.Dim(letter) for letter in "BHW")

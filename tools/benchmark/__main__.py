@@ -1,13 +1,14 @@
-"""Latency and memory of every upsampler, beside the least that memory traffic takes: `python -m tools.benchmark`.
+"""Latency and memory of every upsampler, beside the minimum time of the memory traffic: `python -m tools.benchmark`.
 
-By default at the shape of the DySample paper's section 3.4 and Figs. 1 and 8: x 256 x 120 x 120, the guide 256 x 240 x
-240, one image, scale 2. Forward in evaluation mode without gradients; with backward, gradients of x, of a guide that is
-read, and of the parameters. Latencies are medians with quartiles over `repeats` rounds after a warm-up; in each round
-every upsampler has a turn, so that a busy moment of the machine hits all of them. Peak memory is the most that
-PyTorch's allocator hands out at once beyond inputs and parameters, on CPU as its profiler records it.
+The default shape is that of the DySample paper's section 3.4 and Figs. 1 and 8: x 256 x 120 x 120, guide 256 x 240 x
+240, one image, scale 2. "Forward" is in evaluation mode without gradients. "With backward" computes the gradients of x,
+of the parameters and, if the upsampler uses it, of the guide. Latencies are medians with quartiles over `repeats`
+rounds after a warm-up; every upsampler runs once in each round, so that a busy moment of the machine affects all of
+them. Peak memory is the largest amount that PyTorch's allocator holds at once beyond inputs and parameters; on CPU it
+is read from the profiler.
 
 The floor is the time to read x and write the output once (with backward: and their gradients) at the bandwidth of a
-large copy, measured in the same rounds. Maps that fit into a cache can be faster. On CUDA "dysample (plain)" is
+large copy, measured in the same rounds. Tensors that fit into a cache can be faster. On CUDA "dysample (plain)" is
 DySample without its Triton kernels.
 """
 
@@ -25,7 +26,7 @@ from workflow.results import check_writable
 
 
 def check_shape(shape: list[int], dtype: str, device: str) -> tuple[int, int, int, int]:
-    """The shape. Raises UserError if a number is too small, or if x, guide and gradient alone exceed the memory."""
+    """Check a shape and return it. Raises UserError if a number is too small, or if the tensors exceed the memory."""
     option = f"--shape {' '.join(map(str, shape))}"
     if min(shape) < 1 or min(shape[2:]) < 2:
         raise UserError(option, "is too small", "use 1 or more images and channels, 2 or more rows and columns")
@@ -43,13 +44,13 @@ def check_shape(shape: list[int], dtype: str, device: str) -> tuple[int, int, in
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = ArgumentParser(prog="tools.benchmark", description=__doc__)
     best = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", nargs="+", choices=["cpu", "cuda"], default=[best], help=f"default: {best}")
     parser.add_argument("--dtype", nargs="+", choices=list(DTYPES), default=["float32"], help="default: float32")
     parser.add_argument("--shape", type=int, nargs=4, action="append", metavar=("B", "C", "H", "W"), help="repeatable")
-    parser.add_argument("--repeats", type=int, help="rounds that count; default: 5 on CPU, 50 on CUDA")
+    parser.add_argument("--repeats", type=int, help="measured rounds; default: 5 on CPU, 50 on CUDA")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--save", action="store_true", help=f"into {RESULTS}/upsamplers_MACHINE_DATE.json")
     parser.add_argument("--chart", type=Path, metavar="FILE", help=" or ".join(FORMATS))
@@ -57,9 +58,11 @@ def main() -> None:
     if "cuda" in arguments.device and not torch.cuda.is_available():
         raise UserError("--device cuda", "PyTorch sees no CUDA device", "use cpu")
     if arguments.repeats is not None and arguments.repeats < 1:
-        raise UserError(f"--repeats {arguments.repeats}", "is no number of rounds", "use 1 or more")
+        raise UserError(f"--repeats {arguments.repeats}", "is not a number of rounds", "use 1 or more")
     if arguments.chart and arguments.chart.suffix.lower() not in FORMATS:
-        raise UserError(f"--chart {arguments.chart}", "is no name of a chart", f"end it with {' or '.join(FORMATS)}")
+        raise UserError(
+            f"--chart {arguments.chart}", "is not the name of a chart", f"end it with {' or '.join(FORMATS)}"
+        )
     settings = [
         Setting(device, dtype, check_shape(shape, dtype, device))
         for device in dict.fromkeys(arguments.device)
@@ -71,12 +74,12 @@ def main() -> None:
     if arguments.save:
         for device in dict.fromkeys(arguments.device):
             check_writable(results_path(machine(device)))
-    os.environ.setdefault("KINETO_LOG_LEVEL", "7")  # the profiler says nothing; read when it first starts
+    os.environ.setdefault("KINETO_LOG_LEVEL", "7")  # no messages of the profiler; it reads this when it first starts
     reuse = keep_freed_memory()  # as train.py does
     results = []
     for setting in settings:
-        found = measure(setting, arguments.repeats or REPEATS[setting.device])
-        results.append({"machine": machine(setting.device), "reuse_memory": reuse, **found})
+        measured = measure(setting, arguments.repeats or REPEATS[setting.device])
+        results.append({"machine": machine(setting.device), "reuse_memory": reuse, **measured})
         if not arguments.json:
             print(describe(results[-1]), flush=True)
     if arguments.json:

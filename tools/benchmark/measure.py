@@ -1,4 +1,4 @@
-"""How upsamplers are timed: settings, one call each in turns, latency, peak memory, and the floor of this machine."""
+"""Measure upsamplers: latency, peak memory, and the minimum time that the memory traffic takes on this machine."""
 
 import json
 import math
@@ -30,7 +30,7 @@ REPEATS = {"cpu": 5, "cuda": 50}
 
 
 class PlainDySample(DySample):
-    """DySample that samples by PyTorch's grid_sample everywhere."""
+    """DySample that always samples with PyTorch's grid_sample."""
 
     def sampler(self, x: Tensor, offset: Tensor, scope: Tensor | None) -> Sampler:
         """Always `plain_sample`."""
@@ -39,7 +39,7 @@ class PlainDySample(DySample):
 
 @dataclass(frozen=True)
 class Setting:
-    """What all upsamplers are measured at. shape: of x, [B, C, H, W]."""
+    """The device, dtype and input shape [B, C, H, W] with which all upsamplers are measured."""
 
     device: str
     dtype: str
@@ -47,17 +47,17 @@ class Setting:
 
     @property
     def output_shape(self) -> tuple[int, int, int, int]:
-        """Of the output and of the guide, [B, C, sH, sW]."""
+        """The shape of the output and of the guide, [B, C, sH, sW]."""
         B, C, H, W = self.shape
         return B, C, SCALE * H, SCALE * W
 
     @property
     def traffic(self) -> int:
-        """Bytes of x and the output."""
+        """Bytes of x and of the output together."""
         return (math.prod(self.shape) + math.prod(self.output_shape)) * DTYPES[self.dtype].itemsize
 
     def random(self, shape: Sequence[int]) -> Tensor:
-        """A tensor that wants a gradient."""
+        """A random tensor that requires a gradient."""
         return torch.randn(shape, device=self.device, dtype=DTYPES[self.dtype], requires_grad=True)
 
 
@@ -72,18 +72,18 @@ class Turn:
 
     @torch.inference_mode()
     def forward(self) -> object:
-        """As in prediction."""
+        """Upsample as in prediction, without gradients."""
         return self.upsampler.eval()(self.x, guide=self.guide)
 
     def forward_backward(self) -> object:
-        """As in training; the gradients are handed out, not kept."""
+        """Upsample as in training and compute gradients. They are returned, not accumulated."""
         inputs = [self.x, *([self.guide] if self.upsampler.uses_guide else []), *self.upsampler.parameters()]
         output = self.upsampler.train()(self.x, guide=self.guide)
         return output, torch.autograd.grad(output, inputs, self.gradient)
 
 
 def machine(device: str) -> dict[str, Any]:
-    """What the numbers were measured on, and when."""
+    """The machine, the libraries and the date of a measurement."""
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
         "cpu": cpu_name(),
@@ -95,7 +95,7 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def build_turns(setting: Setting) -> dict[str, Turn]:
-    """Every upsampler of the paper, with inputs that they share. Raises UserError if the channels do not suit one."""
+    """Build every upsampler of the paper, with shared inputs. Raises UserError if one refuses the channels."""
     torch.manual_seed(0)
     channels = setting.shape[1]
     try:
@@ -113,15 +113,15 @@ def build_turns(setting: Setting) -> dict[str, Turn]:
 
 
 def measure(setting: Setting, repeats: int) -> dict[str, Any]:
-    """All numbers of one setting. Raises UserError if it does not fit into the memory of a CUDA device."""
+    """Measure all upsamplers in one setting. Raises UserError if it does not fit into the memory of a CUDA device."""
     try:
-        return _measured(setting, build_turns(setting), repeats)
+        return _measure(setting, build_turns(setting), repeats)
     except torch.OutOfMemoryError:
         shape = " ".join(map(str, setting.shape))
         raise UserError(f"--shape {shape}", "does not fit into the device's memory", "use a smaller one") from None
 
 
-def _measured(setting: Setting, turns: dict[str, Turn], repeats: int) -> dict[str, Any]:
+def _measure(setting: Setting, turns: dict[str, Turn], repeats: int) -> dict[str, Any]:
     source = torch.zeros(COPY_BYTES, dtype=torch.uint8, device=setting.device)
     target = torch.zeros_like(source)
     calls: dict[tuple[str, str], Callable[[], object]] = {("copy", ""): lambda: target.copy_(source)}
@@ -132,7 +132,7 @@ def _measured(setting: Setting, turns: dict[str, Turn], repeats: int) -> dict[st
         for key, call in calls.items():
             times[key].append(milliseconds(call, setting.device))
     latency = {key: quartiles(values[WARM_UP:]) for key, values in times.items()}
-    bandwidth = 2 * COPY_BYTES / latency["copy", ""]["median"]  # bytes a millisecond; a copy reads and writes
+    bandwidth = 2 * COPY_BYTES / latency["copy", ""]["median"]  # bytes per millisecond; a copy reads and writes
     floor = {"forward": setting.traffic / bandwidth, "forward_backward": 2 * setting.traffic / bandwidth}
     return {
         "device": setting.device,
@@ -158,7 +158,7 @@ def _measured(setting: Setting, turns: dict[str, Turn], repeats: int) -> dict[st
 
 
 def costs(upsampler: Upsampler, setting: Setting) -> dict[str, int]:
-    """What does not depend on the machine. weights, macs: counted as in the paper, which prints MACs as FLOPs."""
+    """Costs that do not depend on the machine. weights, macs: counted as in the paper, which calls MACs FLOPs."""
     B, _, H, W = setting.shape
     return {
         "params": sum(parameter.numel() for parameter in upsampler.parameters()),
@@ -168,7 +168,7 @@ def costs(upsampler: Upsampler, setting: Setting) -> dict[str, int]:
 
 
 def milliseconds(call: Callable[[], object], device: str) -> float:
-    """Time of one call, the device's queue empty before and after; on CUDA by events."""
+    """Time of one call, with the device's queue empty before and after. On CUDA it is measured by events."""
     if device == "cuda":
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         torch.cuda.synchronize()
@@ -183,7 +183,7 @@ def milliseconds(call: Callable[[], object], device: str) -> float:
 
 
 def peak_bytes(call: Callable[[], object], device: str) -> int:
-    """The most that PyTorch's allocator hands out at once during a call, beyond what it had before."""
+    """The largest amount that PyTorch's allocator holds at once during a call, beyond what it held before."""
     if device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -207,5 +207,5 @@ def quartiles(values: list[float]) -> dict[str, float]:
 
 
 def rounded(value: float) -> float:
-    """To four significant digits."""
+    """Round to four significant digits."""
     return float(f"{value:.4g}")

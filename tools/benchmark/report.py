@@ -1,4 +1,4 @@
-"""What tools.benchmark measured as a table, a chart, and JSON kept by machine and date."""
+"""The results of tools.benchmark as a table, as a chart, and as JSON files by machine and date."""
 
 import json
 import re
@@ -14,7 +14,7 @@ FORMATS = (".png", ".svg", ".pdf")
 
 
 def describe(setting: dict[str, Any]) -> str:
-    """A setting's numbers as a table."""
+    """The numbers of one setting as a table of text."""
     shape = " x ".join(map(str, setting["shape"]))
     floor = setting["floor_ms"]
     lines = [
@@ -37,8 +37,8 @@ def describe(setting: dict[str, Any]) -> str:
 
 
 def draw_chart(path: Path, settings: list[dict[str, Any]]) -> None:
-    """A chart for each setting: latency and memory of the forward pass, circles by MACs as in the paper's Fig. 1."""
-    from matplotlib.figure import Figure  # slow to import
+    """Draw a chart for each setting: latency and memory of the forward pass, sizes by MACs as in the paper's Fig. 1."""
+    from matplotlib.figure import Figure  # imported here because it is slow
 
     figure = Figure(figsize=(8, 4.5 * len(settings)), layout="constrained")
     for axes, setting in zip(figure.subplots(len(settings), squeeze=False)[:, 0], settings, strict=True):
@@ -61,15 +61,15 @@ def draw_chart(path: Path, settings: list[dict[str, Any]]) -> None:
 
 
 def results_path(about: dict[str, Any]) -> Path:
-    """Where the numbers of a machine and date are kept."""
+    """The results file of a machine and date."""
     name = re.sub(r"\W+", "_", about["device"]).strip("_").lower()
     return RESULTS / f"upsamplers_{name}_{about['date']}.json"
 
 
 def save(results: list[dict[str, Any]]) -> None:
-    """Write the settings to the file of their machine and date, over those of the same device, dtype and shape.
+    """Write the results to the file of their machine and date. They replace those of the same device, dtype and shape.
 
-    Raises UserError if there is a file that holds no settings.
+    Raises UserError if the file exists but does not hold such results.
     """
     for path in dict.fromkeys(results_path(setting["machine"]) for setting in results):
         kept = {}

@@ -2,7 +2,7 @@
 
 `python -m tools.compare --cfg FILE --upsamplers A,B --seeds N [KEY=VALUE ...]`
 
-Every run is an ordinary run of train.py; the same command again goes on where it stopped. See docs/compare.md.
+Every run is an ordinary run of train.py. Run the same command again to continue where it stopped. See docs/compare.md.
 """
 
 import shlex
@@ -23,7 +23,7 @@ from workflow.results import check_writable, write_result
 
 
 def print_plan(comparison: Comparison, costs: dict[str, dict[str, Any]], jobs: int, threads: int) -> None:
-    """What there is to do, and what is done."""
+    """Print the runs, how many of them are finished, the metric, and the cost of every variant."""
     runs = comparison.runs
     direction = "lower" if comparison.lower_is_better else "higher"
     print(
@@ -40,28 +40,31 @@ def print_plan(comparison: Comparison, costs: dict[str, dict[str, Any]], jobs: i
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = ArgumentParser(prog="tools.compare", description=__doc__)
     parser.add_argument("--cfg", type=Path, required=True)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--upsamplers", metavar="A,B,..", help="variants that differ by model.upsampler")
     which.add_argument("--variants", type=Path, metavar="FILE", help="YAML: NAME: [KEY=VALUE, ...], one line a variant")
-    parser.add_argument("--seeds", type=int, required=True, metavar="N", help="so many seeds for each variant, from 0")
-    parser.add_argument("--first-seed", type=int, default=0, metavar="S", help="from S, for a test on fresh runs")
-    parser.add_argument("--baseline", metavar="NAME", help="what the others are compared with (default: the first)")
-    parser.add_argument("--metric", metavar="NAME", help="the number to test (default: that of the best checkpoint)")
+    parser.add_argument("--seeds", type=int, required=True, metavar="N", help="number of seeds for each variant")
+    parser.add_argument("--first-seed", type=int, default=0, metavar="S", help="first seed (default: 0)")
+    parser.add_argument("--baseline", metavar="NAME", help="variant to compare with (default: the first)")
+    parser.add_argument("--metric", metavar="NAME", help="metric to test (default: evaluation.best)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/compare/NAME_OF_CFG")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="the report as JSON, also here")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write report.json here")
     parser.add_argument("--jobs", type=int, default=1, metavar="J", help="runs at a time (default: 1)")
     parser.add_argument(
-        "--threads", type=int, metavar="T", help="CPU threads of a run (default: as before, else all, 1 if J > 1)"
+        "--threads",
+        type=int,
+        metavar="T",
+        help="CPU threads of a run (default: as the runs in DIR; else all, or 1 if J > 1)",
     )
     parser.add_argument("--check", action="store_true", help="print the plan and exit")
     parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="for all variants")
-    given = parser.parse_intermixed_args()
+    arguments = parser.parse_intermixed_args()
 
-    comparison = make_comparison(given)
-    out, threads = comparison.out, choose_threads(comparison.out, given.jobs, given.threads)
+    comparison = make_comparison(arguments)
+    out, threads = comparison.out, choose_threads(comparison.out, arguments.jobs, arguments.threads)
     torch.set_num_threads(threads)
     processes = start_processes(comparison.repeat.experiment.system.device)
     machine = {"threads": threads, **environment(processes)}
@@ -70,26 +73,26 @@ def main() -> None:
     for run in runs:
         run.check_settings()
     costs = count_costs(comparison)
-    print_plan(comparison, costs, given.jobs, threads)
-    if given.check:
+    print_plan(comparison, costs, arguments.jobs, threads)
+    if arguments.check:
         return
-    if given.json:
-        check_writable(given.json)
+    if arguments.json:
+        check_writable(arguments.json)
     with lock_folder(out, "another --out", "another comparison", "another --out"):
         write_result(out / "environment.json", machine)
-        run_all(runs, given.jobs, threads)
+        run_all(runs, arguments.jobs, threads)
         command = f"python -m tools.compare {shlex.join(sys.argv[1:])}"
-        report = make_report(comparison, costs, {"command": command, "jobs": given.jobs, **machine})
-        text, places = markdown(report), [out / name for name in ("report.json", "report.md", "report.png")]
-        for place in [*([given.json] if given.json else []), places[0]]:
-            write_result(place, report)
+        report = make_report(comparison, costs, {"command": command, "jobs": arguments.jobs, **machine})
+        text, paths = markdown(report), [out / name for name in ("report.json", "report.md", "report.png")]
+        for path in [*([arguments.json] if arguments.json else []), paths[0]]:
+            write_result(path, report)
         try:
-            places[1].write_text(text)
-            draw(report, places[2])
+            paths[1].write_text(text)
+            draw(report, paths[2])
         except OSError as error:
             do = "run the same command again: all runs are kept"
             raise UserError(out, f"cannot be written ({error})", do) from None
-    print(f"\n{text}\nwritten to  {', '.join(map(str, places))}")
+    print(f"\n{text}\nwritten to  {', '.join(map(str, paths))}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What tools.compare is asked to do: its variants, their costs, and the machine that its runs need."""
+"""The comparison that the arguments of tools.compare ask for: its variants, their costs, and its environment."""
 
 import json
 import os
@@ -16,15 +16,15 @@ from models.cost import complexity
 from tools.compare.runs import Comparison
 from upsamplers import NAMES
 
-MOST = 10_000  # of seeds, jobs, threads
-OWN_KEYS = ("seed", "run_name", "output_dir")
+MAX_COUNT = 10_000  # of seeds, jobs, threads
+OWN_KEYS = ("seed", "run_name", "output_dir")  # keys that tools.compare sets for every run
 
 
 def read_variants(path: Path) -> dict[str, list[str]]:
-    """A YAML mapping from names to lists of KEY=VALUE. Raises UserError for anything else."""
+    """Read a YAML mapping from names to lists of KEY=VALUE. Raises UserError for anything else."""
     variants = read_config(path)
-    for name, words in variants.items():
-        if not isinstance(words, list) or not all(isinstance(word, str) for word in [name, *words]):
+    for name, overrides in variants.items():
+        if not isinstance(overrides, list) or not all(isinstance(item, str) for item in [name, *overrides]):
             raise UserError(f"{path}: {name}", "is not a list of KEY=VALUE", f"write {name}: [model.upsampler=carafe]")
     if not variants:
         raise UserError(path, "names no variant", "write NAME: [KEY=VALUE, ...] lines")
@@ -32,7 +32,7 @@ def read_variants(path: Path) -> dict[str, list[str]]:
 
 
 def upsampler_variants(names: str) -> dict[str, list[str]]:
-    """The variants that `--upsamplers A,B` is short for. Raises UserError for an unknown or repeated name."""
+    """The variants of `--upsamplers A,B`. Raises UserError for an unknown or repeated name."""
     variants: dict[str, list[str]] = {}
     for name in names.split(","):
         if name not in NAMES:
@@ -43,36 +43,37 @@ def upsampler_variants(names: str) -> dict[str, list[str]]:
     return variants
 
 
-def make_comparison(given: Namespace) -> Comparison:
-    """The comparison that the arguments describe; reads no data. Raises UserError for anything wrong with them."""
+def make_comparison(arguments: Namespace) -> Comparison:
+    """Make the comparison that the arguments describe; reads no data. Raises UserError if they are invalid."""
     for option in ("seeds", "jobs", "threads"):
-        if (value := getattr(given, option)) is not None and not 1 <= value <= MOST:
-            raise UserError(f"--{option} {value}", "is out of range", f"give 1 to {MOST}")
-    if not 0 <= given.first_seed <= MOST:
-        raise UserError(f"--first-seed {given.first_seed}", "is out of range", f"give 0 to {MOST}")
-    variants = read_variants(given.variants) if given.variants else upsampler_variants(given.upsamplers)
-    baseline = given.baseline or next(iter(variants))
+        if (value := getattr(arguments, option)) is not None and not 1 <= value <= MAX_COUNT:
+            raise UserError(f"--{option} {value}", "is out of range", f"give 1 to {MAX_COUNT}")
+    if not 0 <= arguments.first_seed <= MAX_COUNT:
+        raise UserError(f"--first-seed {arguments.first_seed}", "is out of range", f"give 0 to {MAX_COUNT}")
+    variants = read_variants(arguments.variants) if arguments.variants else upsampler_variants(arguments.upsamplers)
+    baseline = arguments.baseline or next(iter(variants))
     if baseline not in variants:
         raise UserError(f"--baseline {baseline}", "no such variant", suggest(baseline, list(variants)))
-    experiments = {name: _load(given, name, words) for name, words in variants.items()}
+    experiments = {name: _load(arguments, name, overrides) for name, overrides in variants.items()}
     metric, lower_is_better = experiments[baseline].best_metric()
-    if given.metric:
-        metric, lower_is_better = given.metric, _lower_is_better(experiments[baseline], given.metric, "--metric")
+    if arguments.metric:
+        metric = arguments.metric
+        lower_is_better = _lower_is_better(experiments[baseline], metric, "--metric")
     for name, experiment in experiments.items():
         _lower_is_better(experiment, metric, f"variant {name}: metric")
-    out = given.out or Path("runs/compare") / given.cfg.stem
-    seeds = range(given.first_seed, given.first_seed + given.seeds)
-    return Comparison(given.cfg, given.overrides, variants, baseline, seeds, out, metric, lower_is_better)
+    out = arguments.out or Path("runs/compare") / arguments.cfg.stem
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    return Comparison(arguments.cfg, arguments.overrides, variants, baseline, seeds, out, metric, lower_is_better)
 
 
-def _load(given: Namespace, name: str, words: list[str]) -> Experiment:
+def _load(arguments: Namespace, name: str, overrides: list[str]) -> Experiment:
     if not re.fullmatch(r"\w[\w.+-]*", name):
         raise UserError(f"variant {name!r}", "cannot name a folder", "use letters, digits and _ . + -")
-    for word in [*given.overrides, *words]:
-        if (key := word.partition("=")[0]) in OWN_KEYS:
-            raise UserError(f"{key} in {word}", "is set for every run by this command", "use --seeds and --out")
+    for item in [*arguments.overrides, *overrides]:
+        if (key := item.partition("=")[0]) in OWN_KEYS:
+            raise UserError(f"{key} in {item}", "is set for every run by this command", "use --seeds and --out")
     try:
-        return load_experiment(given.cfg, [*given.overrides, *words])
+        return load_experiment(arguments.cfg, [*arguments.overrides, *overrides])
     except UserError as error:
         where, what, do = error.args
         raise UserError(f"variant {name}: {where}", what, do) from None
@@ -83,13 +84,13 @@ def _lower_is_better(experiment: Experiment, metric: str, where: str) -> bool:
     names = [name for item in metrics for name in item.names]
     if metric not in names:
         raise UserError(
-            f"{where} {metric}", f"is no metric of task {experiment.data.info.task}", suggest(metric, names)
+            f"{where} {metric}", f"is not a metric of task {experiment.data.info.task}", suggest(metric, names)
         )
     return any(metric in item.lower_is_better for item in metrics)
 
 
 def count_costs(comparison: Comparison) -> dict[str, dict[str, Any]]:
-    """Parameters and MACs of every variant. Raises UserError for a model that cannot be built."""
+    """Count parameters and MACs of every variant. Raises UserError for a model that cannot be built."""
     costs = {}
     for variant, (run, *_) in comparison.paired.items():
         try:
@@ -102,7 +103,7 @@ def count_costs(comparison: Comparison) -> dict[str, dict[str, Any]]:
 
 
 def choose_threads(out: Path, jobs: int, threads: int | None) -> int:
-    """Of each run: as asked for, else as in the runs that are there, else 1 for jobs side by side or all cores."""
+    """Threads of each run: `threads`, else those of the runs in `out`, else 1 if `jobs` > 1, else PyTorch's default."""
     stored = _read_environment(out)
     if threads is None and stored is not None:
         return int(stored["threads"])
@@ -112,23 +113,25 @@ def choose_threads(out: Path, jobs: int, threads: int | None) -> int:
 def check_environment(out: Path, now: dict[str, Any]) -> None:
     """Raise UserError if the runs in `out` were made by other software, on another device or with other threads.
 
-    All of these change the last digits, and with them what a seed leads to.
+    All of these change the last digits, and so the result of a seed.
     """
     before = _read_environment(out) or now
     for key, value in now.items():
         if before[key] != value:
-            advice = "choose another --out, or what there was before"
+            advice = "choose another --out, or use the same as before"
             raise UserError(f"{key} {value}", f"the runs in {out} were made with {before[key]}", advice)
 
 
 def _read_environment(out: Path) -> dict[str, Any] | None:
     path = out / "environment.json"
-    if not os.path.exists(path) or not any(out.glob("*/*/log.jsonl")):  # what failed at its start fixes nothing
+    if not os.path.exists(path) or not any(
+        out.glob("*/*/log.jsonl")
+    ):  # runs that failed before the first step do not count
         return None
     try:
         record = json.loads(path.read_text())
         known = {key: record[key] for key in ("threads", "python", "torch", "device", "processes")}
-        if type(known["threads"]) is int and 1 <= known["threads"] <= MOST:
+        if type(known["threads"]) is int and 1 <= known["threads"] <= MAX_COUNT:
             return known
     except (OSError, ValueError, KeyError, TypeError):
         pass

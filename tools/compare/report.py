@@ -15,8 +15,8 @@ from workflow.environment import cpu_name
 
 
 @dataclass(frozen=True)
-class Compared:
-    """A difference to the baseline, and what it says. p: corrected for the `family` of comparisons it is one of."""
+class Outcome:
+    """A difference to the baseline with its verdict. p: corrected for the number of comparisons, `family`."""
 
     difference: Estimate
     p: float
@@ -24,40 +24,40 @@ class Compared:
     verdict: str
 
 
-def compare_scores(scores: Mapping[str, Sequence[float]], baseline: str, lower_is_better: bool) -> dict[str, Compared]:
-    """Each other variant with the baseline, seed by seed: one family, corrected together (Holm). NaN: no score."""
+def compare_scores(scores: Mapping[str, Sequence[float]], baseline: str, lower_is_better: bool) -> dict[str, Outcome]:
+    """Compare each other variant with the baseline, seed by seed, with Holm's correction. NaN: no score."""
     others = [variant for variant in scores if variant != baseline]
     differences = {variant: paired_difference(scores[variant], scores[baseline]) for variant in others}
     tested = [variant for variant in others if not math.isnan(differences[variant].p)]
     corrected = dict(zip(tested, holm([differences[variant].p for variant in tested]), strict=True))
     return {
-        variant: _judged(found, corrected.get(variant, math.nan), len(others), lower_is_better, len(scores[baseline]))
+        variant: _judge(found, corrected.get(variant, math.nan), len(others), lower_is_better, len(scores[baseline]))
         for variant, found in differences.items()
     }
 
 
-def compare_control(control: Sequence[float], baseline: Sequence[float], lower_is_better: bool) -> Compared:
-    """The baseline with other seeds, which differ from its own by luck alone; not one of the family."""
+def compare_control(control: Sequence[float], baseline: Sequence[float], lower_is_better: bool) -> Outcome:
+    """Compare the baseline with itself under other seeds: a difference by chance. Not part of Holm's correction."""
     found = unpaired_difference(control, baseline)
-    return _judged(found, found.p, 1, lower_is_better, len(baseline))
+    return _judge(found, found.p, 1, lower_is_better, len(baseline))
 
 
-def _judged(difference: Estimate, p: float, family: int, lower_is_better: bool, seeds: int) -> Compared:
-    return Compared(difference, p, family, verdict(difference, p, lower_is_better, seeds, family))
+def _judge(difference: Estimate, p: float, family: int, lower_is_better: bool, seeds: int) -> Outcome:
+    return Outcome(difference, p, family, verdict(difference, p, lower_is_better, seeds, family))
 
 
 def make_report(
     comparison: Comparison, costs: dict[str, dict[str, Any]], circumstances: dict[str, Any]
 ) -> dict[str, Any]:
-    """All numbers of finished runs, and what they say. costs: of `tools.complexity`, by variant.
+    """Make the report of finished runs: all their numbers and the verdicts.
 
-    A number without a value is NaN.
+    costs: by variant, as `tools.complexity` counts them. circumstances: command and machine. Missing numbers are NaN.
     """
     metric, baseline = comparison.metric, comparison.baseline
     runs = comparison.paired
-    scores = {variant: [_score(run, metric) for run in of_variant] for variant, of_variant in runs.items()}
-    compared = compare_scores(scores, baseline, comparison.lower_is_better)
-    control_scores = [_score(run, metric) for run in comparison.control]
+    scores = {name: [run.final_metrics()[metric] for run in variant_runs] for name, variant_runs in runs.items()}
+    outcomes = compare_scores(scores, baseline, comparison.lower_is_better)
+    control_scores = [run.final_metrics()[metric] for run in comparison.control]
     control = compare_control(control_scores, scores[baseline], comparison.lower_is_better)
     experiment = comparison.repeat.experiment
     return {
@@ -73,23 +73,23 @@ def make_report(
         "config": experiment.dump(),
         "variants": [
             {
-                "name": variant,
-                "overrides": comparison.variants[variant],
-                "step": of_variant[0].experiment.steps,
-                **_added(costs[variant], costs[baseline]),
-                "seconds_per_step": _median(run.seconds_per_step() for run in of_variant),
-                **_described(scores[variant], of_variant),
-                "comparison": _recorded(compared[variant]) if variant in compared else None,
+                "name": name,
+                "overrides": comparison.variants[name],
+                "step": variant_runs[0].experiment.steps,
+                **_cost_record(costs[name], costs[baseline]),
+                "seconds_per_step": _median(run.seconds_per_step() for run in variant_runs),
+                **_score_record(scores[name], variant_runs),
+                "comparison": _outcome_record(outcomes[name]) if name in outcomes else None,
             }
-            for variant, of_variant in runs.items()
+            for name, variant_runs in runs.items()
         ],
         "control": {
             "name": f"{baseline} again",
             "seeds": [run.experiment.seed for run in comparison.control],
-            **_described(control_scores, comparison.control),
-            "comparison": _recorded(control),
+            **_score_record(control_scores, comparison.control),
+            "comparison": _outcome_record(control),
         },
-        "repeat": repeated(runs[baseline][0], comparison.repeat),
+        "repeat": compare_repeat(runs[baseline][0], comparison.repeat),
         **circumstances,
         "cpu": cpu_name(),
         "date": date.today().isoformat(),
@@ -98,15 +98,15 @@ def make_report(
 
 
 def verdict(difference: Estimate, p: float, lower_is_better: bool, seeds: int, family: int = 1) -> str:
-    """What a difference to the baseline says, p being its p-value as corrected for a family of so many comparisons."""
+    """The verdict on a difference to the baseline, in words. p: its p-value, corrected for `family` comparisons."""
     if seeds == 1:
         return "one seed shows nothing"
     if math.isnan(difference.mean):
         return "no verdict: the metric has no value in one of the runs"
-    if difference.error == 0:
+    if difference.standard_error == 0:
         if difference.mean == 0:
             return "no difference shown (the scores are equal)"
-        return "no verdict: the scores differ by the same in every pair, so that the test has no spread to go by"
+        return "no verdict: the scores differ by the same amount in every pair, so the test has no spread to use"
     if p < LEVEL:
         sign = math.copysign(1, difference.mean)
         low, high = sorted((sign * difference.low, sign * difference.high))
@@ -116,12 +116,13 @@ def verdict(difference: Estimate, p: float, lower_is_better: bool, seeds: int, f
     return f"no difference shown ({seeds} seeds show a true difference of {shown} in 80 % of repetitions)"
 
 
-def repeated(run: Run, again: Run) -> dict[str, Any]:
-    """Whether a run with the same seed gave the same numbers to the last digit, in all metrics of all evaluations."""
+def compare_repeat(run: Run, again: Run) -> dict[str, Any]:
+    """Whether two runs with the same seed gave bit-equal numbers, in all metrics of all evaluations."""
     first, second = run.evaluations(), again.evaluations()
     pairs = [
         (value, second[step][name])
-        for step in first.keys() & second.keys()  # a kill at the wrong moment can lose one that is not the last
+        for step in first.keys()
+        & second.keys()  # if a run is killed while it logs, an evaluation before the last may be missing
         for name, value in first[step].items()
     ]
     unequal = [abs(one - two) for one, two in pairs if one != two and not (math.isnan(one) and math.isnan(two))]
@@ -133,8 +134,8 @@ def repeated(run: Run, again: Run) -> dict[str, Any]:
     }
 
 
-def repeat_in_words(repeat: dict[str, Any]) -> str:
-    """What `repeated` found."""
+def describe_repeat(repeat: dict[str, Any]) -> str:
+    """The result of `compare_repeat` in words."""
     if repeat["equal"]:
         return f"equal to the last digit in all {repeat['numbers']} numbers of its evaluations"
     largest = repeat["largest_difference"]
@@ -143,37 +144,33 @@ def repeat_in_words(repeat: dict[str, Any]) -> str:
     return f"NOT equal, by up to {_short(largest)}: the machine adds noise to that of the seeds"
 
 
-def _score(run: Run, metric: str) -> float:
-    return run.evaluations()[run.experiment.steps][metric]
-
-
-def _described(scores: Sequence[float], runs: Sequence[Run]) -> dict[str, Any]:
+def _score_record(scores: Sequence[float], runs: Sequence[Run]) -> dict[str, Any]:
     found = mean(scores)
-    last = [run.evaluations()[run.experiment.steps] for run in runs]
+    final = [run.final_metrics() for run in runs]
     return {
         "scores": list(scores),
         "mean": found.mean,
         "sd": found.sd,
         "interval": [found.low, found.high],
-        "metrics": {name: [values[name] for values in last] for name in last[0]},
+        "metrics": {name: [values[name] for values in final] for name in final[0]},
     }
 
 
-def _recorded(compared: Compared) -> dict[str, Any]:
-    difference = compared.difference
+def _outcome_record(outcome: Outcome) -> dict[str, Any]:
+    difference = outcome.difference
     return {
         "difference": difference.mean,
         "interval": [difference.low, difference.high],
         "sd": difference.sd,
         "p": difference.p,
-        "p_corrected": compared.p,
+        "p_corrected": outcome.p,
         "smallest_shown": difference.smallest_shown(),
-        "smallest_shown_corrected": difference.smallest_shown(compared.family),
-        "verdict": compared.verdict,
+        "smallest_shown_corrected": difference.smallest_shown(outcome.family),
+        "verdict": outcome.verdict,
     }
 
 
-def _added(cost: dict[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
+def _cost_record(cost: dict[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
     return {
         "params": cost["params"],
         "params_added": cost["params"] - baseline["params"],
@@ -191,7 +188,7 @@ def _median(values: Iterable[float | None]) -> float | None:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """The report as a page."""
+    """The report as a page of Markdown."""
     metric, seeds, baseline, control = (report[key] for key in ("metric", "seeds", "baseline", "control"))
     direction = "lower" if report["lower_is_better"] else "higher"
     family = len(report["variants"]) - 1
@@ -212,17 +209,17 @@ def markdown(report: dict[str, Any]) -> str:
             [f"minus {baseline}", "difference", "95 % interval", "p", "p, Holm", "smallest shown", "verdict"],
             [_comparison_row(item["name"], item["comparison"]) for item in [*compared, control]],
         ),
-        "p: two-sided paired t-test; Holm: corrected for the number of variants compared, and the verdict goes by it. "
-        "Smallest shown: the true difference that so many seeds show in 80 % of repetitions at the 5 % level"
+        "p: two-sided paired t-test. p, Holm: corrected for the number of variants compared; the verdict uses it. "
+        f"Smallest shown: the true difference that {len(seeds)} seeds show in 80 % of repetitions at the 5 % level"
         + (
-            f"; in brackets at {100 * LEVEL / family:.2g} %, the strictest that Holm may ask for."
+            f"; in brackets at {100 * LEVEL / family:.2g} %, the strictest level that Holm's correction may use."
             if family > 1
             else "."
         ),
         f"**Control**: {control['name']} is {baseline} with seeds {', '.join(map(str, control['seeds']))} "
-        "(Welch's unpaired t-test, outside the correction). A difference there is a false alarm, which at most one "
-        f"report in twenty has. **Repeat**: {baseline} with seed {repeat['seed']} was run twice, and is "
-        f"{repeat_in_words(repeat)}.",
+        "(Welch's unpaired t-test, not corrected). A difference there is a false alarm; at most one report in twenty "
+        f"has one. **Repeat**: {baseline} with seed {repeat['seed']} was run twice, and is "
+        f"{describe_repeat(repeat)}.",
         markdown_table(
             ["variant", "parameters", "added", "GMACs", "added", "seconds per step"],
             [
@@ -273,8 +270,8 @@ def _short(value: float | None) -> str:
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
-    """The scores as a PNG: a point for each run, joined seed by seed, and mean and 95 % interval beside them."""
-    from matplotlib.figure import Figure  # here, so that nothing but a picture waits for its import
+    """Draw the scores as a PNG: one point per run, lines between runs of the same seed, means with 95 % intervals."""
+    from matplotlib.figure import Figure  # imported here because it is slow
 
     items = [*report["variants"], report["control"]]
     columns = range(len(items))
@@ -284,8 +281,10 @@ def draw(report: dict[str, Any], path: Path) -> None:
         axes.plot(columns[:-1], line, color="0.75", linewidth=0.8, zorder=1)
     for column, item in zip(columns, items, strict=True):
         axes.scatter([column] * len(item["scores"]), item["scores"], s=14, color="tab:blue", zorder=2)
-        reach = 0.0 if math.isnan(item["interval"][0]) else item["mean"] - item["interval"][0]
-        axes.errorbar(column + 0.18, item["mean"], reach, fmt="o", color="black", markersize=4, capsize=4, zorder=3)
+        half_width = 0.0 if math.isnan(item["interval"][0]) else item["mean"] - item["interval"][0]
+        axes.errorbar(
+            column + 0.18, item["mean"], half_width, fmt="o", color="black", markersize=4, capsize=4, zorder=3
+        )
     names = [f"{item['name']}\n(other seeds)" if item is report["control"] else item["name"] for item in items]
     axes.set_xticks(columns, names)
     axes.set_xlim(-0.5, len(items) - 0.3)

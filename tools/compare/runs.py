@@ -28,46 +28,51 @@ POLL_SECONDS = 0.1
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One run of train.py. name: for messages. words: its arguments. experiment: what they mean."""
+    """One run of train.py. name: for messages. arguments: of train.py. experiment: made from the arguments."""
 
     name: str
-    words: list[str]
+    arguments: list[str]
     experiment: Experiment
 
     @property
     def folder(self) -> Path:
-        """Where the run keeps its files."""
+        """The folder of the run's files."""
         return self.experiment.run_folder
 
     @property
     def output(self) -> Path:
-        """What train.py prints."""
+        """The file with the output of train.py."""
         return self.folder / "output.txt"
 
     def commit(self) -> str:
-        """Of the code that it was last started with."""
+        """The git commit of the code that the run was last started with."""
         path = self.folder / "commit.txt"
         return path.read_text().strip() if os.path.exists(path) else "unknown"
 
     def evaluations(self) -> dict[int, dict[str, float]]:
-        """The metrics of every evaluation so far, by step, from log.jsonl with all their digits."""
-        kept = {"step", "section", "seconds"}
+        """The metrics of every evaluation so far, by step, from log.jsonl (all digits)."""
+        others = {"step", "section", "seconds"}
         return {
-            line["step"]: {name: value for name, value in line.items() if name not in kept} for line in self._log("val")
+            line["step"]: {name: value for name, value in line.items() if name not in others}
+            for line in self._log("val")
         }
+
+    def final_metrics(self) -> dict[str, float]:
+        """The metrics of the last step of a finished run."""
+        return self.evaluations()[self.experiment.steps]
 
     @property
     def finished(self) -> bool:
-        """Whether the last step has been scored."""
+        """Whether the last step has been evaluated."""
         return self.experiment.steps in self.evaluations()
 
     def seconds_per_step(self) -> float | None:
-        """The median over the log's lines; None if it has none."""
+        """Median of the seconds per step that are logged; None if the log is empty."""
         rates = [line["images_per_second"] for line in self._log("train")]
         return self.experiment.batch_size / statistics.median(rates) if rates else None
 
     def check_settings(self) -> None:
-        """Raise UserError if the folder holds a run with other settings, or one whose settings cannot be known."""
+        """Raise UserError if the folder holds a run with other settings, or one whose config.yaml cannot be read."""
         path = self.folder / "config.yaml"
         if not os.path.exists(self.folder / "checkpoints") and not self.finished:
             return
@@ -91,16 +96,17 @@ class Run:
                 line = json.loads(text)
                 if line["section"] == section:
                     lines.append(line)
-            except (ValueError, KeyError, TypeError):  # cut short by a crash; train.py will write it again
+            except (ValueError, KeyError, TypeError):  # cut short by a crash; train.py will write this line again
                 break
         return lines
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared. variants: the KEY=VALUE arguments of each, by name. seeds: of every variant.
+    """A comparison of variants. variants: their KEY=VALUE overrides, by name. seeds: for every variant.
 
-    metric: the number that is tested; all are recorded. The run of a variant with a seed lies in out/VARIANT/seed_N.
+    overrides: for all variants. baseline: the variant that the others are compared with. metric: the one that is
+    tested; all are recorded. The run of a variant with seed N lies in out/VARIANT/seed_N.
     """
 
     cfg: Path
@@ -114,37 +120,38 @@ class Comparison:
 
     @cached_property
     def paired(self) -> dict[str, list[Run]]:
-        """The runs of every variant, by seed."""
+        """The runs of every variant, in order of the seeds."""
         return {variant: [self._run(variant, seed) for seed in self.seeds] for variant in self.variants}
 
     @cached_property
     def control(self) -> list[Run]:
-        """The baseline again, with as many other seeds: those that follow."""
+        """Runs of the baseline with as many other seeds, the ones that follow."""
         others = range(self.seeds.stop, self.seeds.stop + len(self.seeds))
         return [self._run(self.baseline, seed) for seed in others]
 
     @cached_property
     def repeat(self) -> Run:
-        """The first run of the baseline once more."""
+        """The first run of the baseline, done a second time."""
         return self._run(self.baseline, self.seeds.start, "_again")
 
     @property
     def runs(self) -> list[Run]:
-        """All of them. Seed by seed, so that what there is after an interruption is paired."""
+        """All runs. They are ordered by seed, so that variants can be paired even after an interruption."""
         rows = zip(*self.paired.values(), strict=True)
         return [*(run for row in rows for run in row), self.repeat, *self.control]
 
     def _run(self, variant: str, seed: int, suffix: str = "") -> Run:
-        where = [f"output_dir={json.dumps(str(self.out / variant))}", f"run_name=seed_{seed}{suffix}"]
-        words = [*self.overrides, *self.variants[variant], f"seed={seed}", *where]
+        folder = [f"output_dir={json.dumps(str(self.out / variant))}", f"run_name=seed_{seed}{suffix}"]
+        overrides = [*self.overrides, *self.variants[variant], f"seed={seed}", *folder]
         name = f"{variant}, seed {seed}{suffix.replace('_', ' ')}"
-        return Run(name, ["--cfg", str(self.cfg), *words], load_experiment(self.cfg, words))
+        return Run(name, ["--cfg", str(self.cfg), *overrides], load_experiment(self.cfg, overrides))
 
 
 def run_all(runs: Sequence[Run], jobs: int, threads: int) -> None:
-    """Do the runs in this order, `jobs` at a time with so many `threads` each; finished ones are skipped.
+    """Do the runs in this order, `jobs` at a time with `threads` threads each. Finished runs are skipped.
 
-    Raises UserError if one fails, Interrupted for a stop signal; before that, runs under way are stopped and save.
+    Raises UserError if a run fails, and Interrupted after a stop signal; the runs in progress are stopped first, and
+    save.
     """
     waiting = [run for run in runs if not run.finished]
     count, done = len(waiting), 0
@@ -158,7 +165,7 @@ def run_all(runs: Sequence[Run], jobs: int, threads: int) -> None:
                 for run in [run for run, process in active.items() if process.poll() is not None]:
                     _check_end(run, active.pop(run).returncode)
                     done += 1
-                    scores = "  ".join(f"{name} {value:.4g}" for name, value in _last(run).items())
+                    scores = "  ".join(f"{name} {value:.4g}" for name, value in run.final_metrics().items())
                     print(f"run {done} of {count}, {run.name}: {scores}", flush=True)
                 if stop.received is not None:
                     raise Interrupted(stop.received)
@@ -177,9 +184,9 @@ def _start(run: Run, threads: int) -> Popen[bytes]:
     except OSError as error:
         raise UserError(run.folder, f"cannot be written ({error})", "choose another --out") from None
     with output:
-        # A process group of its own: Ctrl-C on the terminal reaches this process alone, which passes it on once.
+        # In its own process group the run does not get Ctrl-C from the terminal; this process passes it on once.
         return Popen(
-            [sys.executable, str(TRAIN), *run.words],
+            [sys.executable, str(TRAIN), *run.arguments],
             stdout=output,
             stderr=STDOUT,
             env=environment,
@@ -188,10 +195,10 @@ def _start(run: Run, threads: int) -> Popen[bytes]:
 
 
 def current_commit() -> str:
-    """The git commit of this repository, marked if its Python or YAML files differ from it; "unknown" without git."""
+    """The git commit of this repository, with a note if Python or YAML files have changed; "unknown" without git."""
 
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(TRAIN.parent), *words]
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(TRAIN.parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
@@ -203,7 +210,7 @@ def current_commit() -> str:
 
 
 def _stop(processes: Sequence[Popen[bytes]]) -> None:
-    """Ask for an end and wait for it, so that all is saved; a second Ctrl-C kills."""
+    """Ask the processes to save and stop, and wait for them. A second Ctrl-C kills them."""
     try:
         for process in processes:
             process.send_signal(signal.SIGTERM)
@@ -218,24 +225,20 @@ def _stop(processes: Sequence[Popen[bytes]]) -> None:
 
 def _check_end(run: Run, code: int) -> None:
     lines = run.output.read_text(errors="replace").splitlines()
-    complaints = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    if code == 2 and complaints:
-        what, _, do = complaints[-1].rpartition("; ")
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    if code == 2 and errors:
+        what, _, do = errors[-1].rpartition("; ")
         if do == DIVERGED:
-            do = "choose another --out and settings that all variants can bear, or leave this one out"
+            do = "choose another --out and settings with which no variant diverges, or leave this variant out"
         raise UserError(run.name, what, do)
     if code - 128 in set(signal.Signals):  # stopped from outside, after saving
         raise Interrupted(code - 128)
     if code < 0:
         what = f"was ended by {signal.Signals(-code).name} (SIGKILL often means: out of memory)"
-        raise UserError(run.name, what, "run the same command again: it goes on where that run had saved")
+        raise UserError(run.name, what, "run the same command again: the run resumes from its last checkpoint")
     if code != 0:
         last = lines[-1] if lines else "no output"
         raise UserError(run.name, f"train.py failed with exit code {code} ({last})", f"see {run.output}")
     if not run.finished:
         what = "has ended, but its log.jsonl lacks the score of the last step"
         raise UserError(run.name, what, f"remove {run.folder} and run the same command again")
-
-
-def _last(run: Run) -> dict[str, float]:
-    return run.evaluations()[run.experiment.steps]

@@ -1,1 +1,1 @@
-"""Published weights into ours, one module for each family of networks: `python -m tools.convert_weights`."""
+"""Convert published weights into ours, one module for each family of networks: `python -m tools.convert_weights`."""

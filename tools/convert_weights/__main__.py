@@ -1,4 +1,4 @@
-"""Published weights into ours: `python -m tools.convert_weights --from SOURCE IN OUT`.
+"""Convert published weights into ours: `python -m tools.convert_weights --from SOURCE IN OUT`.
 
 SOURCE: segformer (mit_b*.pth and whole models of the original release, and of later work on its code), mmseg
 (backbone only: its SegFormer has another head), huggingface (hub files of either naming, encoder or whole model;
@@ -16,7 +16,7 @@ import torch
 
 from errors import ArgumentParser, UserError, run_command
 from models.weights import FORMAT
-from storage import replacing
+from storage import replace_atomically
 from tools.convert_weights.reading import SAFETENSORS_TYPES, read_published
 from tools.convert_weights.sources import SOURCES, convert
 
@@ -24,7 +24,7 @@ SAFETENSORS_TYPES |= {"I64": torch.int64, "I32": torch.int32}
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = ArgumentParser(prog="tools.convert_weights", description=__doc__)
     parser.add_argument("--from", dest="source", required=True, choices=list(SOURCES))
     parser.add_argument("input", type=Path, metavar="IN")
@@ -33,10 +33,12 @@ def main() -> None:
     if arguments.input.exists() and arguments.output.exists() and arguments.output.samefile(arguments.input):
         raise UserError(f"OUT {arguments.output}", "is the file to convert", "name another file")
     kind, model, remark = convert(arguments.source, read_published(arguments.input), arguments.input)
-    own = {name: value.detach().clone() for name, value in model.items()}  # a view would be saved with all it views
+    own = {
+        name: value.detach().clone() for name, value in model.items()
+    }  # torch.save would write the whole storage of a view
     try:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(arguments.output) as part:
+        with replace_atomically(arguments.output) as part:
             torch.save({"format": FORMAT, "source": arguments.source, "kind": kind, "model": own}, part)
     except (OSError, RuntimeError) as error:
         raise UserError(arguments.output, f"cannot be written ({error})", "name a file that you may write") from None

@@ -1,6 +1,6 @@
 """DepthFormer with a Swin, from the authors' toolbox (Monocular-Depth-Estimation-Toolbox).
 
-Its decoder interpolates; what other upsamplers' checkpoints look like was not published.
+Only its bilinear interpolation is supported: no checkpoint with another upsampler was published.
 """
 
 import json
@@ -12,8 +12,8 @@ from models.depthformer.hahi import HEADS
 from models.depthformer.model import DepthFormerConfig
 from storage import check_state
 from structures import DatasetInfo
-from tools.convert_weights.swin import BUFFERS, Layout, take_swin
-from tools.convert_weights.tensors import Converted, State, account, first, move
+from tools.convert_weights.swin import BUFFERS, Layout, extract_swin
+from tools.convert_weights.tensors import Converted, State, check_leftovers, list_names, move_module
 
 SWIN = Layout(
     patch={"patch": "patch_embed.projection", "patch_norm": "patch_embed.norm"},
@@ -42,7 +42,7 @@ ATTENTION = {
     "value": "value_proj",
     "project": "output_proj",
 }
-# {i}: counted from 0, {j}: from 1.
+# Our names and the published ones. {i}: counted from 0, {j}: from 1.
 MODULES = {
     "stem.conv": "backbone.conv1",
     "stem.bn": "backbone.bn1",
@@ -59,18 +59,20 @@ ANY = DatasetInfo("depth", "any", max_depth=10.0)  # no tensor depends on the de
 
 
 def convert(state: State, where: object) -> Converted:
-    """A whole model."""
-    left = dict(state)
-    backbone, taken = take_swin(left, "backbone.", SWIN, where)
-    model = {f"backbone.{name}": value for name, value in taken.items()}
+    """Convert a whole model."""
+    remaining = dict(state)
+    backbone, converted = extract_swin(remaining, "backbone.", SWIN, where)
+    model = {f"backbone.{name}": value for name, value in converted.items()}
     for ours, name in MODULES.items():
-        for i in range(5):  # of one without {i} or {j}, the first is all
-            move(left, (name.format(i=i, j=i + 1),), model, ours.format(i=i, j=i + 1))
-    if "neck.level_embed" in left:
-        model["neck.level_vectors"] = left.pop("neck.level_embed")
+        for i in range(5):  # a name without {i} and {j} is moved in the first round
+            move_module(remaining, (name.format(i=i, j=i + 1),), model, ours.format(i=i, j=i + 1))
+    if "neck.level_embed" in remaining:
+        model["neck.level_vectors"] = remaining.pop("neck.level_embed")
     for name in ("stem.conv.weight", "neck.level_vectors", "neck.interaction.weights.bias"):
         if name not in model:
-            raise UserError(where, f"holds no DepthFormer with a HAHI neck, but {first(list(state))}", "check --from")
+            raise UserError(
+                where, f"holds no DepthFormer with a HAHI neck, but {list_names(list(state))}", "check --from"
+            )
     levels, channels = model["neck.level_vectors"].shape
     options = {
         "name": "depthformer",
@@ -80,7 +82,7 @@ def convert(state: State, where: object) -> Converted:
         "channels": channels,
         "points": len(model["neck.interaction.weights.bias"]) // (HEADS * levels),
     }
-    remark = account(left, [name for name in left if name.endswith(BUFFERS)], where)
+    remark = check_leftovers(remaining, [name for name in remaining if name.endswith(BUFFERS)], where)
     with torch.device("meta"):
         check_state(DepthFormerConfig.model_validate(options).build(ANY).state_dict(), model, where)
     return Converted(f"depthformer_{backbone['name']}", model, f"model: {json.dumps(options)}; {remark}")

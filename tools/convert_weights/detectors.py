@@ -1,7 +1,7 @@
 """Faster and Mask R-CNN and Panoptic FPN on ResNet-50 and ResNet-101: torchvision, mmdetection, later work on its code.
 
-The order of anchors, deltas, a region's flattened features and upsamplers is the same there as here; only torchvision's
-background comes first, and has boxes and a mask too.
+The order of anchors, deltas, flattened features of a region and upsamplers is the same as in our models. One exception:
+in torchvision the background is the first class, not the last, and it also has boxes and a mask.
 """
 
 import json
@@ -18,20 +18,27 @@ from models.rcnn.model import FasterRCNNConfig, MaskRCNNConfig
 from storage import check_state
 from structures import DatasetInfo
 from tools.convert_weights import resnet
-from tools.convert_weights.tensors import Converted, State, account, below, move, recognise
+from tools.convert_weights.tensors import (
+    Converted,
+    State,
+    check_leftovers,
+    move_module,
+    recognise_upsampler,
+    select_prefix,
+)
 
-ROWS = {"box_head.classifier": 1, "box_head.deltas": 4, "mask_head.classifier": 1}  # of a class
-CHANNELS = 256  # of the pyramid and of the mask head, in all of them
+ROWS = {"box_head.classifier": 1, "box_head.deltas": 4, "mask_head.classifier": 1}  # outputs per class
+CHANNELS = 256  # of the feature pyramid and of the mask head, in all these networks
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a publisher names the modules of a detector, by our names; after the newer name the older one.
+    """A publisher's names for the modules of a detector, by our names; the newer name comes before the older one.
 
-    {i}: counted from 0, {j}: from 1. backbone: what stands before the names of the ResNet. upsamplers, mask_upsampler:
-    those of the pyramid, {i} leading from level i + 1 to level i, and that of the mask head.
-    others: the beginnings of names that give another network away, and which. options: of our model, besides those that
-    the tensors tell.
+    {i}: counted from 0, {j}: from 1. backbone: prefix of the ResNet. upsamplers: prefix of the upsampler in the pyramid
+    from level i + 1 to level i; None if there is none. mask_upsampler: prefix of the upsampler in the mask head.
+    others: patterns of names that only another network has, and the name of that network. options: of our model,
+    besides those that follow from the tensors.
     """
 
     backbone: str
@@ -63,11 +70,11 @@ TORCHVISION = Layout(
         r"backbone\.fpn\.inner_blocks\.\d\.1\.|roi_heads\.box_head\.0\.": "one of the _v2 detectors",
         r"roi_heads\.keypoint_": "a Keypoint R-CNN",
         r"head\.(classification|regression)_head\.": "a one-stage detector (RetinaNet, FCOS or SSD)",
-        r"backbone\.(body|features)\.(features\.)?\d": "a detector on a backbone that is no ResNet (MobileNet, VGG)",
+        r"backbone\.(body|features)\.(features\.)?\d": "a detector whose backbone is not a ResNet (MobileNet, VGG)",
     },
     options={"rpn": {"anchors": {"rounded": True}}, "regions": {"aligned": False, "sampling_ratio": 2}},
 )
-# Of the semantic head: level i has i units (the first level one), each a convolution and its normalisation.
+# In the semantic head level i has i units (level 0 has one), each of a convolution and its normalisation.
 SEMANTIC_UNITS = [(level, step) for level in range(4) for step in range(max(level, 1))]
 MMDET = Layout(
     backbone="backbone.",
@@ -105,46 +112,46 @@ MMDET = Layout(
 
 
 def convert_torchvision(state: State, where: object) -> Converted:
-    """A detector, or the ResNet of ImageNet that it starts from."""
+    """Convert a detector, or a ResNet trained on ImageNet."""
     if not any(re.match(r"(backbone|head|roi_heads)\.", name) for name in state):
         return resnet.convert(state, where)
-    backbone, model, left = _take(state, TORCHVISION, where)
-    remark = _background_last(model, where)
-    if "rpn.head.conv.weight" in state and not any(map(resnet.counts_batches, state)):
-        # So are the published files, which are older than the eps of torchvision's fixed normalisation.
+    backbone, model, remaining = _take(state, TORCHVISION, where)
+    remark = _move_background_last(model, where)
+    if "rpn.head.conv.weight" in state and not any(map(resnet.is_batch_counter, state)):
+        # These are the published files. They are older than the eps in torchvision's frozen batch normalisation.
         resnet.add_eps(model)
         remark += ", normalisation without eps"
-    return _finish(backbone, model, left, TORCHVISION, remark, where)
+    return _finish(backbone, model, remaining, TORCHVISION, remark, where)
 
 
 def convert_mmdet(state: State, where: object) -> Converted:
-    """A detector with any upsamplers that we know in its pyramid and its mask head."""
-    backbone, model, left = _take(state, MMDET, where)
-    if not model.get("backbone.bn1.running_mean", torch.ones(1)).any():  # the statistics sit in the weights
+    """Convert a detector. Its pyramid and its mask head may have any upsampler that this repository has."""
+    backbone, model, remaining = _take(state, MMDET, where)
+    if not model.get("backbone.bn1.running_mean", torch.ones(1)).any():  # the statistics are merged into the weights
         what = "has a caffe-style backbone, which has its strides elsewhere and takes BGR images"
         raise UserError(where, what, "give a model with style='pytorch'")
-    return _finish(backbone, model, left, MMDET, "", where)
+    return _finish(backbone, model, remaining, MMDET, "", where)
 
 
 def _take(state: State, layout: Layout, where: object) -> tuple[str, State, State]:
-    """The backbone's name, the tensors by our names but for the upsamplers', and what is left over."""
+    """Return the backbone's name, the tensors under our names (without upsamplers), and the remaining tensors."""
     for pattern, other in layout.others.items():
         if any(re.match(pattern, name) for name in state):
             raise UserError(where, f"holds {other}", "give a Faster R-CNN, Mask R-CNN or Panoptic FPN")
-    left = dict(state)
-    backbone, taken = resnet.take_resnet(left, layout.backbone, where)
-    taken = {f"backbone.{name}": value for name, value in taken.items()}
+    remaining = dict(state)
+    backbone, converted = resnet.extract_resnet(remaining, layout.backbone, where)
+    converted = {f"backbone.{name}": value for name, value in converted.items()}
     for ours, names in layout.modules.items():
         for i in range(5) if "{i}" in ours else range(1):
             own = ours.format(i=i)
             for name in names:
-                if f"{own}.weight" not in taken:
-                    move(left, (name.format(i=i, j=i + 1),), taken, own)
-    return backbone, taken, left
+                if f"{own}.weight" not in converted:
+                    move_module(remaining, (name.format(i=i, j=i + 1),), converted, own)
+    return backbone, converted, remaining
 
 
-def _background_last(model: State, where: object) -> str:
-    """Bring the outputs of torchvision's classes into our order; a remark if some were left out."""
+def _move_background_last(model: State, where: object) -> str:
+    """Bring the class outputs of torchvision into our order. Return a remark if some were left out."""
     number = _number_of_outputs(model, where)
     classes = list(CLASSES) if number == 91 else list(range(1, number))
     for name, rows in ROWS.items():
@@ -156,7 +163,7 @@ def _background_last(model: State, where: object) -> str:
                 raise UserError(where, what, "give a detector with outputs of its own for each class")
             order = [*classes, 0] if name == "box_head.classifier" else classes
             model[key] = model[key].unflatten(0, (number, rows))[order].flatten(0, 1)
-    return ", those that COCO has of the ids 1 to 90" if number == 91 else ""
+    return ", those of the ids 1 to 90 that COCO uses" if number == 91 else ""
 
 
 def _number_of_outputs(model: State, where: object) -> int:
@@ -166,24 +173,27 @@ def _number_of_outputs(model: State, where: object) -> int:
     return len(classifier)
 
 
-def _finish(backbone: str, model: State, left: State, layout: Layout, remark: str, where: object) -> Converted:
-    """Add the upsamplers, refuse a model of which something is missing or left over, and describe it."""
+def _finish(backbone: str, model: State, remaining: State, layout: Layout, remark: str, where: object) -> Converted:
+    """Add the upsamplers, check that no tensor is missing or left over, and describe the model."""
     num_classes = _number_of_outputs(model, where) - 1
     has_masks = any(name.startswith("mask_head.") for name in model)
     stuff = len(model.get("semantic_head.classifier.weight", [None])) - 1
     name = "mask_rcnn" if has_masks else "faster_rcnn"
     options: dict[str, Any] = {"name": "panoptic_fpn" if stuff else name, "backbone": backbone}
     options |= {"neck": "fpn_p6" if "neck.laterals.4.weight" in model else "fpn", "upsampler": "nearest"}
-    if layout.upsamplers:  # without tensors: nearest it stays
+    if layout.upsamplers:  # if they have no tensors, it is nearest
         prefixes = [layout.upsamplers.format(i=i) for i in range(4 if options["neck"] == "fpn_p6" else 3)]
-        options |= _take_upsamplers(left, prefixes, model, "neck.upsamplers.{i}.", "upsampler")
-    mask_upsampler = below(left, layout.mask_upsampler)
-    if "weight" in mask_upsampler and mask_upsampler["weight"].shape[2:] == (2, 2):  # the recipe's
-        move(left, (layout.mask_upsampler.removesuffix("."),), model, "mask_head.upsampler")
+        options |= _take_upsamplers(remaining, prefixes, model, "neck.upsamplers.{i}.", "upsampler")
+    mask_upsampler = select_prefix(remaining, layout.mask_upsampler)
+    if "weight" in mask_upsampler and mask_upsampler["weight"].shape[2:] == (
+        2,
+        2,
+    ):  # the deconvolution of the original Mask R-CNN
+        move_module(remaining, (layout.mask_upsampler.removesuffix("."),), model, "mask_head.upsampler")
     else:
-        options |= _take_upsamplers(left, [layout.mask_upsampler], model, "mask_head.upsampler.", "mask_upsampler")
+        options |= _take_upsamplers(remaining, [layout.mask_upsampler], model, "mask_head.upsampler.", "mask_upsampler")
     options |= layout.options
-    used = account(left, [name for name in left if resnet.counts_batches(name)], where)
+    used = check_leftovers(remaining, [name for name in remaining if resnet.is_batch_counter(name)], where)
     info = DatasetInfo(
         "panoptic" if stuff else "instance" if has_masks else "detection",
         name="any",
@@ -197,14 +207,14 @@ def _finish(backbone: str, model: State, left: State, layout: Layout, remark: st
     return Converted(kind, model, f"{info.num_classes} classes{remark}, model: {json.dumps(options)}; {used}")
 
 
-def _take_upsamplers(left: State, prefixes: list[str], model: State, ours: str, key: str) -> dict[str, Any]:
-    """Move the tensors of upsamplers from `left` to `model`; what they are, under the YAML's `key`, if it is known."""
-    stages = [below(left, prefix) for prefix in prefixes]
-    found = recognise(stages, CHANNELS) if all(stages) else None
+def _take_upsamplers(remaining: State, prefixes: list[str], model: State, ours: str, key: str) -> dict[str, Any]:
+    """Move the tensors of upsamplers from `remaining` to `model`. Return {key: YAML value}, or {} if unknown."""
+    stages = [select_prefix(remaining, prefix) for prefix in prefixes]
+    found = recognise_upsampler(stages, CHANNELS) if all(stages) else None
     if found is None:
-        return {}  # tensors of unknown upsamplers stay behind, and are complained of
+        return {}  # tensors of an unknown upsampler remain, and `check_leftovers` refuses them
     for i, (prefix, stage) in enumerate(zip(prefixes, stages, strict=True)):
         for name in stage:
-            del left[prefix + name]
-        model |= {ours.format(i=i) + name: value for name, value in below(found[0], f"{i}.").items()}
+            del remaining[prefix + name]
+        model |= {ours.format(i=i) + name: value for name, value in select_prefix(found[0], f"{i}.").items()}
     return {key: found[1]}

@@ -12,19 +12,27 @@ from models.maskformer.model import MaskFormerConfig
 from storage import check_state
 from structures import DatasetInfo
 from tools.convert_weights import swin
-from tools.convert_weights.resnet import counts_batches, take_resnet
-from tools.convert_weights.swin import BUFFERS, take_swin
-from tools.convert_weights.tensors import Converted, State, account, below, first, move, recognise
+from tools.convert_weights.resnet import extract_resnet, is_batch_counter
+from tools.convert_weights.swin import BUFFERS, extract_swin
+from tools.convert_weights.tensors import (
+    Converted,
+    State,
+    check_leftovers,
+    list_names,
+    move_module,
+    recognise_upsampler,
+    select_prefix,
+)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a publisher names the modules of a MaskFormer, by our names. {i}: counted from 0, {j}: from 1, {k}: 2 - i.
+    """A publisher's names for the modules of a MaskFormer, by our names. {i}: counted from 0, {j}: from 1, {k}: 2 - i.
 
-    backbone: what stands before the names of the Swin, and these; those of a ResNet are made torchvision's first.
-    layers, encoder: of the decoder's and the encoder's layers; there may be no encoder. attention: below a layer the
-    two attentions, and of one the projections of queries, keys and values, one after another, and of the result.
-    upsamplers: {i} leading to level i, as work on this code may add them.
+    backbone: prefix and layout of a Swin; names of a ResNet are first changed to those of torchvision. layers, encoder:
+    prefixes of the layers of the transformer decoder and encoder (None: there is no encoder). attention: the two
+    attentions of a layer. inputs, output: their projections of queries, keys and values, and of the result. upsamplers:
+    prefix of the upsampler to level i; only later work on this code has them. dropped: prefixes of unused names.
     """
 
     backbone: tuple[str, swin.Layout]
@@ -107,78 +115,82 @@ HUB = Layout(
     upsamplers="model.pixel_level_module.decoder.upsamplers.{i}.",
     dropped=("criterion.", "backbone.layernorm."),
 )
-# In files of the hub the Swin and the norms of its levels stand in different places.
+# Hub files hold the Swin and the norms of its levels under different prefixes.
 HUB_BACKBONE = {
     "model.pixel_level_module.encoder.model.encoder.": "backbone.",
     "model.pixel_level_module.encoder.model.": "backbone.",
     "model.pixel_level_module.encoder.hidden_states_norms.": "backbone.norm",
 }
-MOST_LAYERS = 12
+MAX_LAYERS = 12
 
 
 def is_hub(state: State) -> bool:
-    """Whether these are a MaskFormer's tensors by the hub's names."""
+    """Whether these are the tensors of a MaskFormer of the Hugging Face hub."""
     return any(name.startswith("model.pixel_level_module.") for name in state)
 
 
 def convert_release(state: State, where: object) -> Converted:
-    """A whole model by the original names."""
+    """Convert a whole model with the names of the original release."""
     resnet = re.compile(r"backbone\.(?:stem|res(\d)\.(\d+))\.(?:conv(\d)|(shortcut))\.(norm\.)?(\w+)")
-    left = {}
+    remaining = {}
     for name, value in state.items():
         if found := resnet.fullmatch(name):
             stage, block, conv, shortcut, norm, tensor = found.groups()
             part = f"layer{int(stage) - 1}.{block}." if stage else ""
             name = f"backbone.{part}{_torchvision(conv or '', bool(shortcut), bool(norm))}.{tensor}"
-        left[name] = value
-    return _convert(left, RELEASE, where)
+        remaining[name] = value
+    return _convert(remaining, RELEASE, where)
 
 
 def convert_hub(state: State, where: object) -> Converted:
-    """A whole model by the hub's names."""
+    """Convert a whole model with the names of the Hugging Face hub."""
     start = r"model\.pixel_level_module\.encoder\."
-    where_in = r"(?:embedder\.embedder|encoder\.stages\.(\d)\.layers\.(\d+)\.(?:layer\.(\d)|(shortcut)))"
-    resnet = re.compile(start + where_in + r"\.(?:convolution|(normalization))\.(\w+)")
-    left = {}
+    module = r"(?:embedder\.embedder|encoder\.stages\.(\d)\.layers\.(\d+)\.(?:layer\.(\d)|(shortcut)))"
+    resnet = re.compile(start + module + r"\.(?:convolution|(normalization))\.(\w+)")
+    remaining = {}
     for name, value in state.items():
         if found := resnet.fullmatch(name):
             stage, block, conv, shortcut, norm, tensor = found.groups()
             part = f"layer{int(stage) + 1}.{block}." if stage else ""
             name = f"backbone.{part}{_torchvision(str(int(conv or 0) + 1), bool(shortcut), bool(norm))}.{tensor}"
         else:
-            begin = next((begin for begin in HUB_BACKBONE if name.startswith(begin)), "")
-            name = HUB_BACKBONE.get(begin, "") + name.removeprefix(begin)
-        left[name] = value
-    return _convert(left, HUB, where)
+            prefix = next((prefix for prefix in HUB_BACKBONE if name.startswith(prefix)), "")
+            name = HUB_BACKBONE.get(prefix, "") + name.removeprefix(prefix)
+        remaining[name] = value
+    return _convert(remaining, HUB, where)
 
 
 def _torchvision(number: str, shortcut: bool, norm: bool) -> str:
-    """The name of a module of a ResNet's block, as torchvision and we say it."""
+    """The name of a module in a block of a ResNet, in torchvision and in our models."""
     if shortcut:
         return f"downsample.{int(norm)}"
     return f"{'bn' if norm else 'conv'}{number}"
 
 
-def _convert(left: State, layout: Layout, where: object) -> Converted:
+def _convert(remaining: State, layout: Layout, where: object) -> Converted:
     prefix, names = layout.backbone
     backbone: dict[str, Any]
-    if f"{prefix}layer1.0.conv1.weight" in left:
-        name, taken = take_resnet(left, prefix, where)
+    if f"{prefix}layer1.0.conv1.weight" in remaining:
+        name, converted = extract_resnet(remaining, prefix, where)
         backbone = {"name": name}
     else:
-        backbone, taken = take_swin(left, prefix, names, where)
-    model = {f"backbone.{name}": value for name, value in taken.items()}
+        backbone, converted = extract_swin(remaining, prefix, names, where)
+    model = {f"backbone.{name}": value for name, value in converted.items()}
     for ours, published in layout.modules.items():
-        for i in range(MOST_LAYERS if "{i}" in ours else 1):
+        for i in range(MAX_LAYERS if "{i}" in ours else 1):
             for name in published:
-                move(left, (name.format(i=i, j=i + 1, k=2 - i),), model, ours.format(i=i))
-    for i in range(MOST_LAYERS):
+                move_module(remaining, (name.format(i=i, j=i + 1, k=2 - i),), model, ours.format(i=i))
+    for i in range(MAX_LAYERS):
         for ours, name in layout.attention.items():
-            _take_attention(left, layout, layout.layers.format(i=i) + name, model, f"transformer.layers.{i}.{ours}")
+            _take_attention(
+                remaining, layout, layout.layers.format(i=i) + name, model, f"transformer.layers.{i}.{ours}"
+            )
         if layout.encoder:
-            _take_attention(left, layout, layout.encoder.format(i=i) + "self_attn", model, f"encoder.layers.{i}.among")
+            _take_attention(
+                remaining, layout, layout.encoder.format(i=i) + "self_attn", model, f"encoder.layers.{i}.among"
+            )
     if "classifier.weight" not in model or "transformer.queries.weight" not in model:
-        raise UserError(where, f"holds no MaskFormer, but {first(list(left | model))}", "check --from")
+        raise UserError(where, f"holds no MaskFormer, but {list_names(list(remaining | model))}", "check --from")
     layers, encoder_layers = (
         sum(name.startswith(f"{part}.") and name.endswith(".expand.weight") for name in model)
         for part in ("transformer", "encoder")
@@ -190,17 +202,19 @@ def _convert(left: State, layout: Layout, where: object) -> Converted:
     if encoder_layers:
         options["encoder_layers"] = encoder_layers
     prefixes = [layout.upsamplers.format(i=i) for i in range(3)]
-    stages = [below(left, begin) for begin in prefixes]
-    if all(stages) and (found := recognise(stages, channels)):
+    stages = [select_prefix(remaining, prefix) for prefix in prefixes]
+    if all(stages) and (found := recognise_upsampler(stages, channels)):
         options["upsampler"] = found[1]
         model |= {f"pixel_decoder.upsamplers.{name}": value for name, value in found[0].items()}
-        for begin, stage in zip(prefixes, stages, strict=True):
+        for upsampler_prefix, stage in zip(prefixes, stages, strict=True):
             for name in stage:
-                del left[begin + name]
+                del remaining[upsampler_prefix + name]
     dropped = [
-        name for name in left if name.endswith(BUFFERS) or name.startswith(layout.dropped) or counts_batches(name)
+        name
+        for name in remaining
+        if name.endswith(BUFFERS) or name.startswith(layout.dropped) or is_batch_counter(name)
     ]
-    remark = account(left, dropped, where)
+    remark = check_leftovers(remaining, dropped, where)
     classes = tuple(map(str, range(len(model["classifier.weight"]) - 1)))
     with torch.device("meta"):
         record = MaskFormerConfig.model_validate(options)
@@ -209,15 +223,15 @@ def _convert(left: State, layout: Layout, where: object) -> Converted:
     return Converted(kind, model, f"{len(classes)} classes, model: {json.dumps(options)}; {remark}")
 
 
-def _take_attention(left: State, layout: Layout, name: str, model: State, ours: str) -> None:
-    """Move an attention's tensors; projections of queries, keys and values become one."""
+def _take_attention(remaining: State, layout: Layout, name: str, model: State, ours: str) -> None:
+    """Move the tensors of an attention. Its projections of queries, keys and values become one tensor."""
     for output in layout.output:
-        move(left, (f"{name}.{output}",), model, f"{ours}.out_proj")
+        move_module(remaining, (f"{name}.{output}",), model, f"{ours}.out_proj")
     if layout.inputs:
-        taken: State = {}
-        move(left, tuple(f"{name}.{part}" for part in layout.inputs), taken, "in_proj")
-        model |= {f"{ours}.in_proj_{key.removeprefix('in_proj.')}": value for key, value in taken.items()}
+        converted: State = {}
+        move_module(remaining, tuple(f"{name}.{part}" for part in layout.inputs), converted, "in_proj")
+        model |= {f"{ours}.in_proj_{key.removeprefix('in_proj.')}": value for key, value in converted.items()}
         return
     for key in ("in_proj_weight", "in_proj_bias"):
-        if f"{name}.{key}" in left:
-            model[f"{ours}.{key}"] = left.pop(f"{name}.{key}")
+        if f"{name}.{key}" in remaining:
+            model[f"{ours}.{key}"] = remaining.pop(f"{name}.{key}")

@@ -1,4 +1,4 @@
-"""Read files of published weights without trusting their author."""
+"""Read files of published weights safely, whoever made them."""
 
 import json
 import math
@@ -9,13 +9,16 @@ import torch
 from torch import Tensor
 
 from errors import UserError
-from storage import is_state, read_tensors, refuse_special
+from storage import check_is_file, is_state, read_tensors
 from tools.convert_weights.pickles import as_tensor, read_arrays
 from tools.convert_weights.tensors import State
 
 
 def read_published(path: Path) -> State:
-    """The tensors of a published file, out of its wrappers, floating point ones as float32."""
+    """Read the tensors of a published file without wrapper keys; floating-point tensors become float32.
+
+    Raises UserError if the file is missing, damaged, holds anything else, or a value that is not finite.
+    """
     if path.suffix == ".safetensors":
         content: Any = read_safetensors(path)
     else:
@@ -26,12 +29,12 @@ def read_published(path: Path) -> State:
     if isinstance(content, dict) and path.suffix == ".pkl":
         content = {name: as_tensor(value, path) for name, value in content.items()}
     if not content or not is_state(content):
-        raise UserError(path, "is no dictionary of tensors", "give the published file of weights")
+        raise UserError(path, "is not a dictionary of tensors", "give the published file of weights")
     if all(name.startswith("module.") for name in content):
         content = {name.removeprefix("module."): value for name, value in content.items()}
     for name, value in content.items():
         if not value.isfinite().all():
-            raise UserError(f"{path}: {name}", "is infinite or no number", "fetch the file again, or use another")
+            raise UserError(f"{path}: {name}", "has infinite or NaN values", "fetch the file again, or use another")
     return {name: value.float() if value.is_floating_point() else value for name, value in content.items()}
 
 
@@ -39,8 +42,8 @@ SAFETENSORS_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.fl
 
 
 def read_safetensors(path: Path) -> State:
-    """The tensors of a .safetensors file: 8 bytes with the length of a JSON header, the header, the data."""
-    refuse_special(path, path)
+    """Read the tensors of a .safetensors file: 8 bytes with the length of a JSON header, the header, the data."""
+    check_is_file(path, path)
     try:
         data = bytearray(path.read_bytes())
         start = 8 + int.from_bytes(data[:8], "little")
@@ -50,16 +53,16 @@ def read_safetensors(path: Path) -> State:
     except OSError as error:
         raise UserError(path, f"cannot be read ({error.strerror})", "name a readable file") from None
     except Exception as error:  # a damaged header can hold anything
-        raise UserError(path, f"is no safetensors file that can be read ({error})", "fetch it again") from None
+        raise UserError(path, f"is not a readable safetensors file ({error})", "fetch it again") from None
 
 
 def _tensor(data: bytearray, start: int, dtype: str, shape: list[int], data_offsets: list[int]) -> Tensor:
     begin, end = (start + offset for offset in data_offsets)
-    kind = SAFETENSORS_TYPES[dtype]
+    torch_dtype = SAFETENSORS_TYPES[dtype]
     if not start <= begin <= end <= len(data):
         raise ValueError("it ends too early")
-    if math.prod(shape) * kind.itemsize != end - begin:
+    if math.prod(shape) * torch_dtype.itemsize != end - begin:
         raise ValueError(f"shape {shape} does not take {end - begin} bytes")
     if begin == end:
-        return torch.empty(shape, dtype=kind)
-    return torch.frombuffer(data[begin:end], dtype=kind).reshape(shape)
+        return torch.empty(shape, dtype=torch_dtype)
+    return torch.frombuffer(data[begin:end], dtype=torch_dtype).reshape(shape)

@@ -12,19 +12,27 @@ from models.backbones.mit import SHAPES, MiT
 from models.segformer.model import SegFormerConfig
 from storage import check_state
 from structures import DatasetInfo
-from tools.convert_weights.tensors import Converted, State, account, below, first, move, recognise
+from tools.convert_weights.tensors import (
+    Converted,
+    State,
+    check_leftovers,
+    list_names,
+    move_module,
+    recognise_upsampler,
+    select_prefix,
+)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a publisher names the modules of SegFormer, by our names. {s}: stage, counted from `first`; {b}: block.
+    """A publisher's names for the modules of SegFormer, by our names. {s}: stage, from `first_stage`; {b}: block.
 
-    prefixes: what may stand before the encoder's names. Several names for one of ours: their rows, one after another.
-    dropped: the beginnings of names that have no place in our model.
+    prefixes: possible prefixes of the encoder's names. Several names for one of ours: their rows are concatenated.
+    dropped: prefixes of names that our model does not use.
     """
 
     prefixes: tuple[str, ...]
-    first: int
+    first_stage: int
     stage: dict[str, str]
     block: dict[str, tuple[str, ...]]
     head: dict[str, str]
@@ -32,7 +40,7 @@ class Layout:
 
 
 def _block(prefix: str, *names: str) -> dict[str, tuple[str, ...]]:
-    """Names of a block's modules, in the order below, where `a+b` stands for rows of a, then of b."""
+    """The published names of a block's modules, by our names. names: in the order of `ours`; a+b: rows of a, then b."""
     attention = (f"attention.{part}" for part in ("query", "key_value", "reduce", "reduce_norm", "project"))
     ours = ("attention_norm", *attention, "mlp_norm", "mlp.expand", "mlp.depthwise", "mlp.contract")
     published = (tuple(prefix + part for part in name.split("+")) for name in names)
@@ -45,7 +53,7 @@ HUB_HEAD = {"fuse": "decode_head.linear_fuse", "norm": "decode_head.batch_norm",
 
 SEGFORMER = Layout(
     prefixes=("backbone.", ""),
-    first=1,
+    first_stage=1,
     stage={"patch": "patch_embed{s}.proj", "patch_norm": "patch_embed{s}.norm", "norm": "norm{s}"},
     block=_block(
         *("block{s}.{b}.", "norm1", "attn.q", "attn.kv", "attn.sr", "attn.norm"),
@@ -61,7 +69,7 @@ SEGFORMER = Layout(
 )
 HUB = Layout(
     prefixes=("segformer.encoder.", "encoder.", ""),
-    first=0,
+    first_stage=0,
     stage={
         "patch": "patch_embeddings.{s}.proj",
         "patch_norm": "patch_embeddings.{s}.layer_norm",
@@ -76,7 +84,7 @@ HUB = Layout(
 )
 TRANSFORMERS = Layout(
     prefixes=("segformer.", ""),
-    first=0,
+    first_stage=0,
     stage={
         "patch": "stages.{s}.patch_embeddings.proj",
         "patch_norm": "stages.{s}.patch_embeddings.layer_norm",
@@ -92,9 +100,9 @@ TRANSFORMERS = Layout(
 )
 MMSEG = Layout(
     prefixes=("backbone.", ""),
-    first=0,
+    first_stage=0,
     stage={"patch": "layers.{s}.0.projection", "patch_norm": "layers.{s}.0.norm", "norm": "layers.{s}.2"},
-    block=_block(  # q and kv: made from in_proj
+    block=_block(  # attn.q and attn.kv are made of in_proj by `_split_projections`
         *("layers.{s}.1.{b}.", "norm1", "attn.attn.q", "attn.attn.kv", "attn.sr", "attn.norm"),
         *("attn.attn.out_proj", "norm2", "ffn.layers.0", "ffn.layers.1", "ffn.layers.4"),
     ),
@@ -104,24 +112,24 @@ MMSEG = Layout(
 
 
 def convert(source: str, state: State, where: object) -> Converted:
-    """See `tools.convert_weights.sources`."""
+    """Convert an encoder or a whole model. source: segformer, mmseg or huggingface."""
     layout = {"segformer": SEGFORMER, "mmseg": MMSEG, "huggingface": HUB}[source]
     if source == "huggingface" and any("stages.0." in name for name in state):
         layout = TRANSFORMERS
     if source == "mmseg":
         state = _split_projections(state)
-    left = dict(state)
-    backbone = _take_backbone(left, layout)
+    remaining = dict(state)
+    backbone = _take_backbone(remaining, layout)
     shape = _shape(backbone)
     named = [name for name, known in SHAPES.items() if known == shape]
     if not named:
-        what = f"holds no MiT-B0 to B5 by the names of {source}, but {first(list(state))}"
+        what = f"holds no MiT-B0 to B5 by the names of {source}, but {list_names(list(state))}"
         raise UserError(where, what, "check --from")
-    head, upsampler = _take_head(left, layout)
-    dropped = [name for name in left if name.startswith(layout.dropped)]
-    remark = account(left, dropped, where)
+    head, upsampler = _take_head(remaining, layout)
+    dropped = [name for name in remaining if name.startswith(layout.dropped)]
+    remark = check_leftovers(remaining, dropped, where)
     if source == "mmseg" and any(name.startswith("decode_head.") for name in dropped):
-        remark = "backbone only: mmseg's head is another network"
+        remark = "backbone only: the head of mmseg is a different network"
     if not head:
         with torch.device("meta"):
             check_state(MiT(*SHAPES[named[0]]).state_dict(), backbone, where)
@@ -133,54 +141,59 @@ def convert(source: str, state: State, where: object) -> Converted:
     return Converted(f"segformer_{named[0]}", model, remark)
 
 
-def _take_backbone(left: State, layout: Layout) -> State:
-    """Move the encoder's tensors out of `left`, under our names."""
-    mark = layout.stage["patch"].format(s=layout.first)
-    prefix = next((prefix for prefix in layout.prefixes if f"{prefix}{mark}.weight" in left), "")
-    taken: State = {}
+def _take_backbone(remaining: State, layout: Layout) -> State:
+    """Move the tensors of the encoder out of `remaining`. Return them under our names."""
+    patch = layout.stage["patch"].format(s=layout.first_stage)
+    prefix = next((prefix for prefix in layout.prefixes if f"{prefix}{patch}.weight" in remaining), "")
+    converted: State = {}
     for stage in range(4):
         for ours, published in layout.stage.items():
-            move(left, (prefix + published.format(s=stage + layout.first),), taken, f"stages.{stage}.{ours}")
+            move_module(
+                remaining,
+                (prefix + published.format(s=stage + layout.first_stage),),
+                converted,
+                f"stages.{stage}.{ours}",
+            )
         for block in range(max(shape.depths[stage] for shape in SHAPES.values())):
             for ours, parts in layout.block.items():
-                names = tuple(prefix + part.format(s=stage + layout.first, b=block) for part in parts)
-                move(left, names, taken, f"stages.{stage}.blocks.{block}.{ours}")
-    for name in taken:
+                names = tuple(prefix + part.format(s=stage + layout.first_stage, b=block) for part in parts)
+                move_module(remaining, names, converted, f"stages.{stage}.blocks.{block}.{ours}")
+    for name in converted:
         if re.search(r"mlp\.(expand|contract)\.weight$", name):
-            taken[name] = taken[name].flatten(1)  # from a 1x1 convolution, where it is one
-    return taken
+            converted[name] = converted[name].flatten(1)  # some publishers have a 1x1 convolution here
+    return converted
 
 
-def _take_head(left: State, layout: Layout) -> tuple[State, Any]:
-    """Move the head's tensors, if there are any, out of `left`, under our names, and tell the upsampler."""
-    taken: State = {}
+def _take_head(remaining: State, layout: Layout) -> tuple[State, Any]:
+    """Move the tensors of the head, if any, out of `remaining`. Return them under our names, and the upsampler."""
+    converted: State = {}
     for ours, published in layout.head.items():
         if ours == "embeds":
             for stage in range(4):
-                move(left, (published.format(s=stage + layout.first),), taken, f"embeds.{stage}")
+                move_module(remaining, (published.format(s=stage + layout.first_stage),), converted, f"embeds.{stage}")
         else:
-            move(left, (published,), taken, ours)
-    stages = [below(left, f"decode_head.upsamplers.{index}.") for index in range(6)]
-    if "norm.weight" in taken and all(stages):
-        found = recognise(stages, len(taken["norm.weight"]))
+            move_module(remaining, (published,), converted, ours)
+    stages = [select_prefix(remaining, f"decode_head.upsamplers.{index}.") for index in range(6)]
+    if "norm.weight" in converted and all(stages):
+        found = recognise_upsampler(stages, len(converted["norm.weight"]))
         if found is not None:
-            for name in below(left, "decode_head.upsamplers."):
-                del left[f"decode_head.upsamplers.{name}"]
-            return taken | {f"upsamplers.{name}": value for name, value in found[0].items()}, found[1]
-    return taken, "bilinear"  # tensors of unknown upsamplers stay behind, and are complained of
+            for name in select_prefix(remaining, "decode_head.upsamplers."):
+                del remaining[f"decode_head.upsamplers.{name}"]
+            return converted | {f"upsamplers.{name}": value for name, value in found[0].items()}, found[1]
+    return converted, "bilinear"  # tensors of an unknown upsampler remain, and `check_leftovers` refuses them
 
 
 def _shape(backbone: State) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Channels and depths."""
+    """The channels and the number of blocks of each stage."""
     patches = [backbone.get(f"stages.{stage}.patch.weight") for stage in range(4)]
     channels = tuple(0 if patch is None else len(patch) for patch in patches)
     blocks = [re.match(r"stages\.(\d)\.blocks\.(\d+)\.", name) for name in backbone]
     found = {(int(block[1]), int(block[2])) for block in blocks if block}
-    return channels, tuple(sum(stage == of for of, _ in found) for stage in range(4))
+    return channels, tuple(sum(stage == block_stage for block_stage, _ in found) for stage in range(4))
 
 
 def _check_model(backbone: str, model: State, upsampler: Any, where: object) -> int:
-    """Refuse a model of which something is missing; its number of classes."""
+    """Return the number of classes. Raises UserError if a tensor of the model is missing."""
     classifier, norm = model.get("head.classifier.weight"), model.get("head.norm.weight")
     if classifier is None or norm is None:
         raise UserError(where, "has an incomplete head", "give the whole model, or its backbone alone")
@@ -191,7 +204,7 @@ def _check_model(backbone: str, model: State, upsampler: Any, where: object) -> 
 
 
 def _split_projections(state: State) -> State:
-    """Queries, keys and values of a block are one tensor at mmseg: rows q, k, v."""
+    """Split the projections of queries, keys and values, which are one tensor in mmseg: rows q, k, v."""
     result: State = {}
     for name, value in state.items():
         found = re.fullmatch(r"(.+\.attn\.attn\.)in_proj_(weight|bias)", name)

@@ -1,4 +1,4 @@
-"""Published weights into ours, one module for each family of networks."""
+"""The sources of published weights, and the function that converts each."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,7 +8,7 @@ from tools.convert_weights.tensors import Converted, State
 
 
 def _convert_hub(state: State, where: object) -> Converted:
-    """A SegFormer or a MaskFormer of the hub."""
+    """Convert a SegFormer or a MaskFormer of the Hugging Face hub."""
     return (
         maskformer.convert_hub(state, where)
         if maskformer.is_hub(state)
@@ -16,7 +16,7 @@ def _convert_hub(state: State, where: object) -> Converted:
     )
 
 
-# What --from may say. Each raises UserError, naming the second argument, if these are not weights of that source.
+# The values of --from. Each function raises UserError, naming its second argument, for weights of another source.
 SOURCES: dict[str, Callable[[State, object], Converted]] = {
     **{name: partial(segformer.convert, name) for name in ("segformer", "mmseg")},
     "huggingface": _convert_hub,
@@ -30,5 +30,5 @@ SOURCES: dict[str, Callable[[State, object], Converted]] = {
 
 
 def convert(source: str, state: State, where: object) -> Converted:
-    """Convert tensors that `source` published. Raises UserError, naming `where`, if they are no weights of it."""
+    """Convert tensors that `source` published. Raises UserError, naming `where`, for weights of another source."""
     return SOURCES[source](state, where)

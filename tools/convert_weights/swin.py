@@ -1,4 +1,4 @@
-"""Swin Transformers of ImageNet, of the original release and of timm, and as the backbones of other networks."""
+"""Swin Transformers: ImageNet classifiers of the original release and of timm, and backbones of other networks."""
 
 import json
 import math
@@ -11,19 +11,19 @@ from torch import Tensor
 from errors import UserError
 from models.backbones.swin import SHAPES, SwinConfig
 from storage import check_state
-from tools.convert_weights.tensors import Converted, State, account, first, move
+from tools.convert_weights.tensors import Converted, State, check_leftovers, list_names, move_module
 
 TABLE = "relative_position_bias_table"
-BUFFERS = ("relative_position_index", "attn_mask")  # what follows from the window's side
+BUFFERS = ("relative_position_index", "attn_mask")  # computed from the window size, so not converted
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a publisher names the modules of a Swin, by our names. {s}: stage, {b}: block. a+b: the rows of a, then of b.
+    """A publisher's names for the modules of a Swin, by our names. {s}: stage, {b}: block. a+b: rows of a, then of b.
 
-    attention: below which position biases stand. merge: below which the norm and the reduction of merged pixels stand.
-    unfolded: their channels lie pixel by pixel, in the order of rows, in every channel; else channel by channel in
-    every pixel, in the order of columns, as here.
+    attention: the module with the position biases. merge: the module with the norm and the reduction of merged pixels.
+    unfolded: whether the input channels of the merge are ordered as by `unfold`: for each channel its four pixels, row
+    by row. Ours are ordered the other way: for each pixel, column by column, all its channels.
     """
 
     patch: dict[str, str]
@@ -65,60 +65,65 @@ HUB = Layout(
 
 
 def convert(state: State, where: object) -> Converted:
-    """An ImageNet classifier without its last norm and layer; the norms of our four levels start anew."""
-    left = dict(state)
-    options, model = take_swin(left, "", ORIGINAL, where)
+    """Convert an ImageNet classifier, without its last norm and layer.
+
+    The norms of our four levels, which it does not have, get their initial values.
+    """
+    remaining = dict(state)
+    options, model = extract_swin(remaining, "", ORIGINAL, where)
     with torch.device("meta"):
         wanted = SwinConfig.model_validate(options).build().state_dict()
     for name, like in wanted.items():
         if name.startswith("norms."):
             model.setdefault(name, torch.full(like.shape, float(name.endswith("weight"))))
     check_state(wanted, model, where)
-    dropped = [name for name in left if name.startswith(("head.", "norm.")) or name.endswith(BUFFERS)]
-    remark = f"for model.backbone: {json.dumps(options)}; {account(left, dropped, where)}"
+    dropped = [name for name in remaining if name.startswith(("head.", "norm.")) or name.endswith(BUFFERS)]
+    remark = f"for model.backbone: {json.dumps(options)}; {check_leftovers(remaining, dropped, where)}"
     return Converted(options["name"], model, remark)
 
 
-def take_swin(left: State, prefix: str, layout: Layout, where: object) -> tuple[dict[str, Any], State]:
-    """Move the tensors of a Swin out of `left`; our model.backbone, and they by our names, norms of levels where there.
+def extract_swin(remaining: State, prefix: str, layout: Layout, where: object) -> tuple[dict[str, Any], State]:
+    """Move the tensors of a Swin out of `remaining`. Return our `model.backbone` and the tensors under our names.
 
-    Raises UserError for other networks.
+    Norms of the levels are included if they are there. Raises UserError for other networks.
     """
-    taken: State = {}
+    converted: State = {}
     for ours, name in layout.patch.items():
-        move(left, (prefix + name,), taken, ours)
-    depths = tuple(_take_blocks(left, prefix, layout, stage, taken) for stage in range(4))
-    width = len(taken.get("patch.bias", ()))
+        move_module(remaining, (prefix + name,), converted, ours)
+    depths = tuple(_take_blocks(remaining, prefix, layout, stage, converted) for stage in range(4))
+    width = len(converted.get("patch.bias", ()))
     names = [name for name, shape in SHAPES.items() if (shape.channels, shape.depths) == (width, depths)]
     if not names:
-        raise UserError(where, f"holds no Swin-T, S, B or L, but {first(list(left | taken))}", "check --from")
-    # timm counts what lies between two stages to the second, the original release to the first.
-    second = f"{prefix}{layout.merge.format(s=0)}.reduction.weight" not in left
+        raise UserError(
+            where, f"holds no Swin-T, S, B or L, but {list_names(list(remaining | converted))}", "check --from"
+        )
+    # A merge lies between two stages. In timm it belongs to the second one, in the original release to the first.
+    second = f"{prefix}{layout.merge.format(s=0)}.reduction.weight" not in remaining
     for stage in range(3):
         merge = prefix + layout.merge.format(s=stage + second)
-        move(left, (f"{merge}.norm",), taken, f"merges.{stage}.norm")
-        move(left, (f"{merge}.reduction",), taken, f"merges.{stage}.reduce")
+        move_module(remaining, (f"{merge}.norm",), converted, f"merges.{stage}.norm")
+        move_module(remaining, (f"{merge}.reduction",), converted, f"merges.{stage}.reduce")
     for stage in range(4):
-        move(left, (f"{prefix}norm{stage}",), taken, f"norms.{stage}")
+        move_module(remaining, (f"{prefix}norm{stage}",), converted, f"norms.{stage}")
     if layout.unfolded:
-        taken |= {name: _pixel_by_pixel(value) for name, value in taken.items() if name.startswith("merges.")}
-    window = (math.isqrt(len(taken["stages.0.0.attention.position_bias"])) + 1) // 2
-    return {"name": names[0]} | ({} if window == SHAPES[names[0]].window else {"window": window}), taken
+        converted |= {name: _pixel_by_pixel(value) for name, value in converted.items() if name.startswith("merges.")}
+    window = (math.isqrt(len(converted["stages.0.0.attention.position_bias"])) + 1) // 2
+    return {"name": names[0]} | ({} if window == SHAPES[names[0]].window else {"window": window}), converted
 
 
-def _take_blocks(left: State, prefix: str, layout: Layout, stage: int, taken: State) -> int:
-    """Move the tensors of a stage's blocks; their number."""
+def _take_blocks(remaining: State, prefix: str, layout: Layout, stage: int, converted: State) -> int:
+    """Move the tensors of the blocks of a stage. Return the number of blocks."""
     block = 0
-    while (table := f"{prefix}{layout.attention.format(s=stage, b=block)}.{TABLE}") in left:
+    while (table := f"{prefix}{layout.attention.format(s=stage, b=block)}.{TABLE}") in remaining:
         ours = f"stages.{stage}.{block}"
-        taken[f"{ours}.attention.position_bias"] = left.pop(table)
+        converted[f"{ours}.attention.position_bias"] = remaining.pop(table)
         for part, name in layout.block.items():
             rows = tuple(prefix + each.format(s=stage, b=block) for each in name.split("+"))
-            move(left, rows, taken, f"{ours}.{part}")
+            move_module(remaining, rows, converted, f"{ours}.{part}")
         block += 1
     return block
 
 
 def _pixel_by_pixel(value: Tensor) -> Tensor:
-    """Of merged pixels: the channels (the last axis) in our order instead of `Layout.unfolded`."""
+    """Reorder the channels of merged pixels (the last axis) from `Layout.unfolded` to our order."""
     return value.unflatten(-1, (-1, 4))[..., [0, 2, 1, 3]].transpose(-1, -2).flatten(-2)

@@ -1,4 +1,7 @@
-"""What the converters of all publishers share: tensors go from their names to ours, and every one is accounted for."""
+"""Shared by all converters: move tensors from published names to ours, and check that none is left over.
+
+A converter moves tensors out of `remaining` (published names) into `converted` (our names).
+"""
 
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
@@ -11,59 +14,59 @@ from upsamplers import PAPER_NAMES, build_upsampler, load_published
 
 State = dict[str, Tensor]
 
-# What an upsampler is told by: the first of these that takes its tensors.
+# An upsampler is recognised by its tensors: it is the first of these that loads them.
 UPSAMPLERS: list[Any] = [*PAPER_NAMES, {"name": "fade", "gate": True}, {"name": "sapa", "norm": "group"}]
-BIASED: list[Any] = [{"name": name, "scope_bias": True} for name in ("dysample+", "dysample-s+")]  # the early form
+BIASED: list[Any] = [{"name": name, "scope_bias": True} for name in ("dysample+", "dysample-s+")]  # an early version
 
 
 class Converted(NamedTuple):
-    """What network the tensors are of, the tensors by our names, and a remark for the user."""
+    """kind: the network. model: its tensors under our names. remark: a message for the user."""
 
     kind: str
     model: State
     remark: str
 
 
-def move(left: State, published: tuple[str, ...], taken: State, ours: str) -> None:
-    """Move a module's tensors from `left` to `taken`, under our name. Of several modules: rows one after another."""
+def move_module(remaining: State, published: tuple[str, ...], converted: State, ours: str) -> None:
+    """Move a module's tensors to `converted` under our name. Several published modules: concatenate their rows."""
     for tensor in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
         names = [f"{name}.{tensor}" for name in published]
-        if all(name in left for name in names):
-            parts = [left.pop(name) for name in names]
-            taken[f"{ours}.{tensor}"] = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if all(name in remaining for name in names):
+            parts = [remaining.pop(name) for name in names]
+            converted[f"{ours}.{tensor}"] = parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def below(state: State, prefix: str) -> State:
-    """The tensors whose names begin with `prefix`, without it."""
+def select_prefix(state: State, prefix: str) -> State:
+    """The tensors whose names begin with `prefix`; the prefix is removed from the names."""
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
-def recognise(stages: Sequence[State], channels: int, guide_channels: int | None = None) -> tuple[State, Any] | None:
-    """Which upsampler these are published weights of, one dictionary a stage; None if of none that is known.
+def recognise_upsampler(stages: Sequence[State], channels: int) -> tuple[State, Any] | None:
+    """Find the upsampler that these published tensors belong to, one dictionary per stage. None if it is unknown.
 
-    Returns them by our names, each after the number of its stage, and what the YAML calls the upsampler.
+    Returns the tensors under our names, with the number of the stage as prefix, and the upsampler's YAML value.
     """
     for candidate in BIASED if "scope.bias" in stages[0] else UPSAMPLERS:
         modules = torch.nn.ModuleList()
         try:
             for weights in stages:
-                module = build_upsampler(candidate, channels, guide_channels)
+                module = build_upsampler(candidate, channels)
                 load_published(module, weights)
                 modules.append(module)
-        except ValueError:  # these are weights of another upsampler
+        except ValueError:  # these are the weights of another upsampler
             continue
         return dict(modules.state_dict()), candidate
     return None
 
 
-def account(left: State, dropped: Collection[str], where: object) -> str:
-    """A remark on the tensors that are left over. Raises UserError if any is not among the `dropped`."""
-    unknown = sorted(left.keys() - set(dropped))
+def check_leftovers(remaining: State, dropped: Collection[str], where: object) -> str:
+    """Return a remark on the tensors that are not used. Raises UserError if any remains that is not in `dropped`."""
+    unknown = sorted(remaining.keys() - set(dropped))
     if unknown:
-        raise UserError(where, f"{len(unknown)} unknown tensors ({first(unknown)})", "check --from")
+        raise UserError(where, f"{len(unknown)} unknown tensors ({list_names(unknown)})", "check --from")
     return f"dropped {len(dropped)} tensors that the model does not use" if dropped else "all tensors used"
 
 
-def first(names: Sequence[str]) -> str:
-    """The first three of them."""
+def list_names(names: Sequence[str]) -> str:
+    """The first three names."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

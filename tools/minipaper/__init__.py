@@ -1,1 +1,1 @@
-"""The paper's comparisons at the scale of a CPU: `python -m tools.minipaper`."""
+"""The paper's comparisons, small enough for a CPU: `python -m tools.minipaper`."""

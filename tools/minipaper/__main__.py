@@ -1,9 +1,9 @@
-"""The paper's comparisons at the scale of a CPU, and RESULTS.md, which is generated from what they gave.
+"""Do the paper's comparisons, small enough for a CPU, and write RESULTS.md from their results.
 
 `python -m tools.minipaper [--only NAME] [--check] [--report] [--jobs J]`
 
-Each experiment of tools/minipaper/experiments.yaml is one call of tools.compare; the same command again goes on where
-it stopped. Finished ones lie in results/ and are left alone as long as their definition is the same.
+Each experiment of tools/minipaper/experiments.yaml is one call of tools.compare. Run the same command again to continue
+where it stopped. Results of finished experiments are in results/; they are kept as long as the definition is the same.
 """
 
 import os
@@ -16,7 +16,7 @@ from tools.minipaper.plan import print_plan
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = ArgumentParser(prog="tools.minipaper", description=__doc__)
     parser.add_argument("--only", metavar="NAME", help="one experiment (default: all that are not finished)")
     parser.add_argument("--check", action="store_true", help="print the plan and exit")
@@ -24,32 +24,32 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=min(8, os.cpu_count() or 1), metavar="J", help="runs at a time")
     parser.add_argument("--experiments", type=Path, default=EXPERIMENTS, metavar="FILE", help=f"default: {EXPERIMENTS}")
     parser.add_argument("--root", type=Path, default=Path(), help="where RESULTS.md and results/ lie (default: here)")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
 
-    paper = validate(MiniPaper, read_config(given.experiments), given.experiments)
+    paper = validate(MiniPaper, read_config(arguments.experiments), arguments.experiments)
     names = list(paper.experiments)
-    if given.only is not None and given.only not in names:
-        raise UserError(f"--only {given.only}", "no such experiment", suggest(given.only, names))
-    if given.jobs < 1:
-        raise UserError(f"--jobs {given.jobs}", "is less than 1", "give 1 or more")
+    if arguments.only is not None and arguments.only not in names:
+        raise UserError(f"--only {arguments.only}", "no such experiment", suggest(arguments.only, names))
+    if arguments.jobs < 1:
+        raise UserError(f"--jobs {arguments.jobs}", "is less than 1", "give 1 or more")
     comparisons = {name: paper.comparison(name) for name in names}
 
-    def finished(name: str) -> bool:
-        path = given.root / f"results/{name}.json"
+    def is_finished(name: str) -> bool:
+        path = arguments.root / f"results/{name}.json"
         return read_result(path, comparisons[name], paper.experiments[name].metrics) is not None
 
-    if given.check:
-        print_plan(comparisons, {name for name in names if finished(name)}, given.jobs)
+    if arguments.check:
+        print_plan(comparisons, {name for name in names if is_finished(name)}, arguments.jobs)
         return
-    write_page(paper, comparisons, given.root)
-    for name in [] if given.report else [given.only] if given.only else names:
-        if finished(name):
+    write_page(paper, comparisons, arguments.root)
+    for name in [] if arguments.report else [arguments.only] if arguments.only else names:
+        if is_finished(name):
             print(f"{name}: finished before")
             continue
-        run_compare(paper.words(name, given.jobs))
-        keep_result(comparisons[name].out, given.root / "results", name)
-        write_page(paper, comparisons, given.root)
-    print(f"written to  {given.root / 'RESULTS.md'}")
+        run_compare(paper.compare_arguments(name, arguments.jobs))
+        keep_result(comparisons[name].out, arguments.root / "results", name)
+        write_page(paper, comparisons, arguments.root)
+    print(f"written to  {arguments.root / 'RESULTS.md'}")
 
 
 if __name__ == "__main__":

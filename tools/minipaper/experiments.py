@@ -1,4 +1,4 @@
-"""The experiments of the mini-paper: read their list, run each by tools.compare, keep its result."""
+"""The experiments of the mini-paper: read their list, run each with tools.compare, keep its result."""
 
 import json
 import os
@@ -20,16 +20,16 @@ from runtime.run_folder import differences
 from runtime.signals import StopSignals
 from tools.compare.comparison import make_comparison
 from tools.compare.runs import POLL_SECONDS, Comparison
-from tools.minipaper.report import MADE_OF, Section, compare_sections, draw, page, read_paper
+from tools.minipaper.report import CIRCUMSTANCES, Section, compare_sections, draw, page, read_paper
 
 EXPERIMENTS = Path(__file__).parent / "experiments.yaml"
 
 
 class MiniExperiment(Schema):
-    """One comparison. title, note: of its section. cfg: the configuration. variants: a file as tools.compare takes it.
+    """One comparison. title, note: of its section in RESULTS.md. variants: a file for tools.compare --variants.
 
-    seeds: so many for each variant, from first_seed. metrics: what is tested, the first by tools.compare itself.
-    paper: the table of tools/minipaper/paper.json that stands beside it.
+    seeds: number of seeds for each variant, from first_seed. metrics: all that are tested; the first is given to
+    tools.compare. paper: name of the table in tools/minipaper/paper.json that is printed beside our numbers.
     """
 
     title: str
@@ -43,8 +43,9 @@ class MiniExperiment(Schema):
 
 
 class MiniPaper(Schema):
-    """All experiments, in their order. out: the runs of a configuration go to out/NAME_OF_CFG, so that experiments
-    share them. overrides: KEY=VALUE for all runs.
+    """All experiments, in order. out: the runs of a configuration go to out/NAME_OF_CFG, which experiments share.
+
+    overrides: KEY=VALUE for all runs.
     """
 
     out: Path
@@ -52,9 +53,9 @@ class MiniPaper(Schema):
     experiments: Annotated[dict[str, MiniExperiment], Field(min_length=1)]
 
     def comparison(self, name: str) -> Comparison:
-        """What tools.compare will do for an experiment; reads no data. Raises UserError for anything wrong with it."""
+        """The comparison that tools.compare does for an experiment; reads no data. Raises UserError if invalid."""
         item = self.experiments[name]
-        given = Namespace(
+        arguments = Namespace(
             cfg=item.cfg,
             variants=item.variants,
             baseline=None,
@@ -66,19 +67,22 @@ class MiniPaper(Schema):
             jobs=1,
             threads=1,
         )
-        return make_comparison(given)
+        return make_comparison(arguments)
 
-    def words(self, name: str, jobs: int) -> list[str]:
-        """The arguments of tools.compare for an experiment. One thread a run, so that no machine's cores matter."""
+    def compare_arguments(self, name: str, jobs: int) -> list[str]:
+        """The command-line arguments of tools.compare for an experiment.
+
+        One thread per run, so that the results do not depend on the number of cores.
+        """
         item = self.experiments[name]
         files = ["--cfg", str(item.cfg), "--variants", str(item.variants), "--out", str(self.out / item.cfg.stem)]
         first = ["--first-seed", str(item.first_seed)] if item.first_seed else []
-        what = ["--seeds", str(item.seeds), *first, "--metric", item.metrics[0]]
-        return [*files, *what, "--jobs", str(jobs), "--threads", "1", *self.overrides]
+        seeds = ["--seeds", str(item.seeds), *first, "--metric", item.metrics[0]]
+        return [*files, *seeds, "--jobs", str(jobs), "--threads", "1", *self.overrides]
 
 
 def read_result(path: Path, comparison: Comparison, metrics: Sequence[str]) -> dict[str, Any] | None:
-    """The report at `path`; None if there is none, or not one of these settings, variants, seeds and metrics."""
+    """Read the report at `path`. None if there is none, or if it has other settings, variants, seeds or metrics."""
     if not path.exists():
         return None
     try:
@@ -89,16 +93,21 @@ def read_result(path: Path, comparison: Comparison, metrics: Sequence[str]) -> d
         found = (report["metric"], report["baseline"], report["seeds"], variants)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(path, "is damaged", "remove it and run python -m tools.minipaper again") from None
-    asked = (comparison.metric, comparison.baseline, list(comparison.seeds), list(comparison.variants.items()))
-    complete = {*MADE_OF, "step", "repeat"} <= report.keys() and all(set(metrics) <= values.keys() for values in scores)
-    return report if found == asked and complete and not changed else None
+    wanted = (comparison.metric, comparison.baseline, list(comparison.seeds), list(comparison.variants.items()))
+    complete = {*CIRCUMSTANCES, "step", "repeat"} <= report.keys() and all(
+        set(metrics) <= values.keys() for values in scores
+    )
+    return report if found == wanted and complete and not changed else None
 
 
-def run_compare(words: Sequence[str]) -> None:
-    """Run tools.compare to its end. If it fails, exit as it did: it has said why. Raises Interrupted after a signal."""
+def run_compare(arguments: Sequence[str]) -> None:
+    """Run tools.compare to its end. Raises Interrupted after a stop signal.
+
+    If it fails, it has printed the reason: exit with the same code.
+    """
     with StopSignals() as stop:
-        # A process group of its own: Ctrl-C on the terminal reaches this process alone, which passes it on once.
-        process = Popen([sys.executable, "-m", "tools.compare", *words], process_group=0)
+        # In its own process group it does not get Ctrl-C from the terminal; this process passes it on once.
+        process = Popen([sys.executable, "-m", "tools.compare", *arguments], process_group=0)
         while process.poll() is None:
             if stop.received is not None:
                 process.send_signal(stop.received)
@@ -111,13 +120,13 @@ def run_compare(words: Sequence[str]) -> None:
             time.sleep(POLL_SECONDS)
     if process.returncode < 0:
         what = f"was ended by {signal.Signals(-process.returncode).name}"
-        raise UserError("tools.compare", what, "run the same command again: it goes on where it stopped")
+        raise UserError("tools.compare", what, "run the same command again: it continues where it stopped")
     if process.returncode:
         sys.exit(process.returncode)
 
 
 def keep_result(out: Path, results: Path, name: str) -> None:
-    """Copy what tools.compare wrote; the JSON last and at once, since an experiment that has one is finished."""
+    """Copy the results of tools.compare. The JSON comes last and atomically: it marks the experiment as finished."""
     try:
         results.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(out / "report.png", results / f"{name}.png")
@@ -130,7 +139,7 @@ def keep_result(out: Path, results: Path, name: str) -> None:
 
 
 def write_page(paper: MiniPaper, comparisons: dict[str, Comparison], root: Path) -> None:
-    """RESULTS.md in `root` and its picture, of what is in results/ there."""
+    """Write RESULTS.md in `root`, and its picture, from the reports in results/ there."""
     sections = [
         Section(
             *(name, item.title, item.note, str(item.cfg), item.metrics, item.paper),
@@ -150,7 +159,7 @@ def write_page(paper: MiniPaper, comparisons: dict[str, Comparison], root: Path)
 
 
 def lower_is_better(comparison: Comparison, metrics: Sequence[str]) -> dict[str, bool]:
-    """Of each metric. Raises UserError for one that the task does not have."""
+    """Whether lower is better, for each metric. Raises UserError for a metric that the task does not have."""
     known = comparison.repeat.experiment.build_metrics()
     names = [name for item in known for name in item.names]
     for metric in metrics:

@@ -1,4 +1,4 @@
-"""What there is to run for the mini-paper, and how long it will take."""
+"""The plan of the mini-paper: which runs are left, and how long they will take."""
 
 import json
 import statistics
@@ -8,9 +8,9 @@ from tools.compare.runs import Comparison, Run
 
 
 def print_plan(comparisons: dict[str, Comparison], finished: set[str], jobs: int) -> None:
-    """The runs of each experiment, the finished ones, and how long the others will take. Shared runs count once.
+    """Print the runs of each experiment, how many are finished, and how long the others will take.
 
-    finished: experiments that have their result; the runs behind it may be gone.
+    A run that experiments share counts once. finished: experiments with a result; their run folders may be deleted.
     """
     seen: set[Path] = set()
     print(f"{'experiment':<12}{'runs':>6}{'finished':>10}{'minutes left':>14}")
@@ -19,15 +19,15 @@ def print_plan(comparisons: dict[str, Comparison], finished: set[str], jobs: int
         seen.update(run.folder for run in runs)
         left = 0 if name in finished else sum(not run.finished for run in runs)
         durations = [
-            seconds for other in comparisons.values() if other.out == comparison.out for seconds in timed(other)
+            seconds for other in comparisons.values() if other.out == comparison.out for seconds in run_seconds(other)
         ]
         minutes = f"{left * statistics.median(durations) / jobs / 60:.0f}" if durations else "0" if not left else "?"
         print(f"{name:<12}{len(runs):>6}{len(runs) - left:>10}{minutes:>14}")
     print(f"minutes: {jobs} runs at a time, each as long as the finished ones of its configuration; ?: there are none")
 
 
-def timed(comparison: Comparison) -> list[float]:
-    """The seconds that finished runs took for steps and scores, not for their start."""
+def run_seconds(comparison: Comparison) -> list[float]:
+    """The seconds that each finished run took for its steps and evaluations; start-up is not included."""
     return [_seconds(run) for run in comparison.runs if run.finished]
 
 

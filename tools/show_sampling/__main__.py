@@ -1,8 +1,9 @@
-"""Where a trained upsampler samples: `python -m tools.show_sampling --checkpoint PATH IMAGE --out FILE`.
+"""Show where a trained upsampler samples: `python -m tools.show_sampling --checkpoint PATH IMAGE --out FILE`.
 
-For DySample, as in Figs. 3, 7 and 9 of its paper: the points of a region with arrows from their starts, the map before
-and after, and the histogram of all offsets. For upsamplers that sum windows, the kernels of four points; for the others
-the maps alone. FILE is a picture; the numbers of all stages are written beside it as JSON.
+For DySample, as in Figs. 3, 7 and 9 of its paper: the sampling points of a region, each with an arrow from its initial
+position, the feature map before and after upsampling, and the histogram of all offsets. For kernel-based upsamplers:
+the kernels at four points. For the others: the feature maps only. FILE is a picture; the numbers of all stages are
+written beside it as JSON. A stage is one call of an upsampler.
 """
 
 import json
@@ -21,8 +22,8 @@ from datasets.loading import single_batch
 from errors import ArgumentParser, UserError, run_command
 from runtime.distributed import start_processes
 from runtime.memory import keep_freed_memory
-from tools.show_sampling.panels import check_region, sampling_sheet, stage_panels, view_of
-from tools.show_sampling.stages import Stage, choose, run_stages, stage_record, without_stage
+from tools.show_sampling.panels import check_region, draw_sampling_sheet, draw_stage_panels, make_view
+from tools.show_sampling.stages import Stage, choose_stage, run_stages, stage_record, upsamplers_without_stage
 from workflow.results import check_writable, write_result
 from workflow.trained import find_checkpoint, load_trained
 
@@ -30,7 +31,7 @@ FORMATS = (".png", ".jpg", ".jpeg")
 
 
 def log_to_board(folder: Path, step: int, name: str, chosen: int, picture: np.ndarray, stages: list[Stage]) -> None:
-    """The picture of the chosen stage and the histograms of all stages' offsets, on a TensorBoard."""
+    """Log the picture of the chosen stage and the offset histograms of all stages to TensorBoard."""
     with SummaryWriter(str(folder)) as board:
         board.add_image(f"sampling/{name}/stage_{chosen}", picture, step, dataformats="HWC")
         for number, stage in enumerate(stages):
@@ -40,30 +41,30 @@ def log_to_board(folder: Path, step: int, name: str, chosen: int, picture: np.nd
 
 
 def describe(record: dict[str, Any]) -> str:
-    """One line for a stage."""
+    """One line of text about a stage."""
     line = f"stage {record['stage']}  {record['name']}  {record['upsampler']} of {record['input']}"
-    found = record["offsets"]
-    if found is None:
+    offsets = record["offsets"]
+    if offsets is None:
         return line
     return (
-        f"{line}: offsets {found['mean_abs']:.4f} in the mean, {found['max_abs']:.3f} at most,"
-        f" {found['share_beyond']:.1%} of points beyond {found['margin']:.3g}"
+        f"{line}: offsets {offsets['mean_abs']:.4f} in the mean, {offsets['max_abs']:.3f} at most,"
+        f" {offsets['share_beyond']:.1%} of points beyond {offsets['margin']:.3g}"
     )
 
 
 def _json_beside(out: Path, image: Path) -> Path:
-    """The path of the JSON beside the picture.
+    """The path of the JSON file beside the picture `out`.
 
-    Raises UserError if `out` is no picture's name or the image's, if a JSON that is not of this command lies there, or
-    if one of both cannot be written.
+    Raises UserError if `out` has no suffix of a picture or is the input image, if another program's JSON file is there,
+    or if the picture or the JSON file cannot be written.
     """
     if out.suffix.lower() not in FORMATS:
-        raise UserError(f"--out {out}", "is no name of a picture", f"end it with {' or '.join(FORMATS)}")
+        raise UserError(f"--out {out}", "is not the name of a picture", f"end it with {' or '.join(FORMATS)}")
     if out.resolve() == image.resolve():
         raise UserError(f"--out {out}", "would overwrite the image", "choose another file")
     path = out.with_suffix(".json")
     if path.exists() and not _is_ours(path):
-        what = f"would write its numbers over {path}, which tools.show_sampling did not write"
+        what = f"would overwrite {path}, which tools.show_sampling did not write"
         raise UserError(f"--out {out}", what, "choose another name")
     check_writable(out)
     check_writable(path)
@@ -71,32 +72,32 @@ def _json_beside(out: Path, image: Path) -> Path:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a JSON is a record of this command."""
+    """Whether a JSON file was written by this command."""
     try:
-        found = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError):
         return False
-    return isinstance(found, dict) and {"shown", "stages"} <= found.keys()
+    return isinstance(content, dict) and {"shown", "stages"} <= content.keys()
 
 
 def _board_folder(checkpoint: Path) -> Path:
     folder = checkpoint.resolve().parent.parent / "tensorboard"
     if not folder.is_dir():
-        what = f"{checkpoint} lies in no run folder with a tensorboard"
+        what = f"{checkpoint} is not in a run folder with a tensorboard folder"
         raise UserError("--tensorboard", what, "name a run folder, or a checkpoint in it")
     return folder
 
 
 @torch.inference_mode()
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = ArgumentParser(prog="tools.show_sampling", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, help="or a run folder")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     parser.add_argument(
         "--stage",
         type=int,
-        help="in the order of running, from 0; default: the last with sampling points, else the last that learns",
+        help="in the order of the forward pass, from 0; default: the last with sampling points, else with parameters",
     )
     parser.add_argument("--region", type=int, nargs=4, metavar=("X", "Y", "W", "H"), help="in pixels of the image")
     parser.add_argument("--tensorboard", action="store_true", help="also log to the TensorBoard of the run")
@@ -119,22 +120,22 @@ def main() -> None:
     sample = Sample(arguments.image.stem, image.shape[:2], image)
     batch = single_batch(sample, experiment.data.test_transforms, model.size_divisor).to(device)
 
-    with experiment.autocast(device):  # positions and kernels are then computed as the model computes them
+    with experiment.autocast(device):  # compute positions and kernels in the precision of the model
         stages = run_stages(model.to(device).eval(), batch)
-        chosen = choose(stages, arguments.stage, checkpoint)
-        view = view_of(stages[chosen], batch, image, tuple(arguments.region) if arguments.region else None)
+        chosen = choose_stage(stages, arguments.stage, checkpoint)
+        view = make_view(stages[chosen], batch, image, tuple(arguments.region) if arguments.region else None)
         records = [stage_record(number, stage) for number, stage in enumerate(stages)]
-        shown, rows = stage_panels(stages[chosen], records[chosen]["offsets"], view)
-        picture = sampling_sheet(stages[chosen], rows, view)
+        shown, rows = draw_stage_panels(stages[chosen], records[chosen]["offsets"], view)
+        picture = draw_sampling_sheet(stages[chosen], rows, view)
         if board is not None:
             log_to_board(board, step, arguments.image.stem, chosen, picture, stages)
     Image.fromarray(picture).save(arguments.out)
-    left_out = without_stage(model, stages)
+    left_out = upsamplers_without_stage(model, stages)
     result = {"checkpoint": str(checkpoint), "step": step, "image": str(arguments.image), "region": list(view.region)}
     write_result(json_path, {**result, "stage": chosen, "shown": shown, "stages": records, "without_stage": left_out})
     print("\n".join(describe(record) for record in records))
     for name in left_out:
-        print(f"no stage: {name}, which enlarges single regions, not the image")
+        print(f"no stage: {name}, which upsamples single regions, not the image")
     print(f"{shown} of stage {chosen} in {arguments.out}, numbers of all in {json_path}")
 
 

@@ -1,6 +1,6 @@
-"""What an upsampler does at one stage: where it samples, by which kernels, and its map before and after.
+"""Draw what an upsampler does at one stage: its sampling points, its kernels, the feature map before and after.
 
-Positions in a picture are (column, row) in pixels of that picture, the centre of its first pixel at (1/2, 1/2).
+Positions in a picture are (column, row) in pixels of that picture; the centre of its first pixel is at (1/2, 1/2).
 """
 
 from dataclasses import dataclass
@@ -15,18 +15,21 @@ from structures import Size
 PANEL = 360  # the longer side of a panel, in pixels
 PANELS_IN_ROW = 4
 SUBPIXELS = 4  # OpenCV draws to 1 / 2**SUBPIXELS of a pixel
-SHORTEST_ARROW = 3.0  # pixels; what moves less is drawn as a line without a head
+SHORTEST_ARROW = 3.0  # pixels; shorter arrows are drawn without a head
 HISTOGRAM_HEIGHT = 160
-PERCENTILES = 1, 99  # the ends of a component's range: single wild pixels do not stretch it
+PERCENTILES = 1, 99  # of a component: the ends of its colour range, so that outliers do not stretch it
 
 
-Panels = dict[str, np.ndarray]  # pictures by their titles
+Panels = dict[str, np.ndarray]  # pictures by title
 Region = tuple[int, int, int, int]  # left, top, width, height in pixels of the image
 
 
 @dataclass(frozen=True)
 class View:
-    """How an image [H, W, 3] lies on the map of a stage. stride: image pixels per low-res pixel, (column, row)."""
+    """A region of an image [H, W, 3], seen with the low-res map of a stage.
+
+    stride: image pixels per low-res pixel, (column, row). Low-res means: before upsampling.
+    """
 
     image: np.ndarray
     stride: np.ndarray
@@ -34,7 +37,7 @@ class View:
 
     @property
     def corners(self) -> np.ndarray:
-        """Of the region, [[left, top], [right, bottom]] in image pixels."""
+        """The corners of the region, [[left, top], [right, bottom]] in image pixels."""
         left, top, width, height = self.region
         return np.array([[left, top], [left + width, top + height]], float)
 
@@ -48,7 +51,7 @@ class View:
         height, width = self.panel
         return (points * self.stride - self.corners[0]) * np.array([width, height]) / self.region[2:]
 
-    def holds(self, points: np.ndarray) -> np.ndarray:
+    def contains(self, points: np.ndarray) -> np.ndarray:
         """Whether low-res positions [..., 2] lie in the region."""
         places = points * self.stride
         return ((self.corners[0] <= places) & (places < self.corners[1])).all(-1)
@@ -56,10 +59,10 @@ class View:
     def crop(self) -> np.ndarray:
         """The region of the image as a panel."""
         left, top, width, height = self.region
-        return _fitted(self.image[top : top + height, left : left + width], self.panel)
+        return _resize(self.image[top : top + height, left : left + width], self.panel)
 
     def crop_with_pixels(self) -> np.ndarray:
-        """The same, paler, with the edges of the low-res pixels."""
+        """The same in paler colours, with the borders of the low-res pixels."""
         pale = (self.crop() * 0.6 + 255 * 0.4).astype(np.uint8)
         height, width = self.panel
         for axis, (low, high) in enumerate((self.corners / self.stride).T):
@@ -80,7 +83,7 @@ class View:
 
 
 class Kernel(NamedTuple):
-    """The weights [K, K] by which the pixel (column, row) of an output `scale` times as large sums its window."""
+    """The kernel [K, K] of one output pixel, (column, row). The output is `scale` times as large as the input."""
 
     column: int
     row: int
@@ -88,9 +91,12 @@ class Kernel(NamedTuple):
     weights: np.ndarray
 
 
-def sheet(view: View, before: np.ndarray, after: np.ndarray, scale: int, rows: list[Panels]) -> np.ndarray:
-    """The whole picture: image, maps [C, h, w] before and after (without padding), their region, rows of panels."""
-    colours = feature_colours(before, after)
+def draw_sheet(view: View, before: np.ndarray, after: np.ndarray, scale: int, rows: list[Panels]) -> np.ndarray:
+    """Draw the whole picture: the image and the maps before and after, the same for the region, then rows of panels.
+
+    before, after: maps [C, h, w] without padding.
+    """
+    colours = colour_features(before, after)
     size = _panel_size(*view.image.shape[:2])
     ratio = np.array(size[::-1]) / view.image.shape[1::-1]
     titles = [
@@ -98,8 +104,8 @@ def sheet(view: View, before: np.ndarray, after: np.ndarray, scale: int, rows: l
         for name, maps in zip(("feature", "upsampled"), (before, after), strict=True)
     ]
     whole = [
-        _with_frame(_fitted(view.image, size), view.corners * ratio),
-        *(_fitted(colour, size) for colour in colours),
+        _draw_frame(_resize(view.image, size), view.corners * ratio),
+        *(_resize(colour, size) for colour in colours),
     ]
     near = [view.crop(), view.crop_of_map(colours[0], 1), view.crop_of_map(colours[1], scale)]
     maps = [dict(zip(["image", *titles], whole, strict=True)), dict(zip(["region", *titles], near, strict=True))]
@@ -108,33 +114,33 @@ def sheet(view: View, before: np.ndarray, after: np.ndarray, scale: int, rows: l
         names = list(row)
         for first in range(0, len(names), PANELS_IN_ROW):
             lines.append(tile({name: row[name] for name in names[first : first + PANELS_IN_ROW]}, {}))
-    return _stacked(lines)
+    return _stack(lines)
 
 
 def output_centres(height: int, width: int, scale: int) -> np.ndarray:
-    """Where the pixels of an output lie on the low-res map, [height, width, 2]."""
+    """The centres of the output pixels on the low-res map, [height, width, 2]."""
     columns, rows = ((np.arange(length) + 0.5) / scale for length in (width, height))
     return np.stack(np.meshgrid(columns, rows), axis=-1)
 
 
-def arrow_panels(
+def draw_arrow_panels(
     view: View, starts: np.ndarray, ends: np.ndarray, beyond: np.ndarray, margin: float, scale: int
 ) -> Panels:
-    """A panel for each group: for the output's pixels in the region where they start and end up, both [g, h, w, 2].
+    """Draw a panel for each group: arrows from `starts` to `ends` [g, h, w, 2] for the output pixels in the region.
 
-    beyond: whether their offsets exceed the margin, [g, h, w].
+    starts, ends: initial and final sampling points. beyond: whether an offset exceeds the margin, [g, h, w].
     """
-    shown = view.holds(output_centres(ends.shape[1], ends.shape[2], scale))
+    shown = view.contains(output_centres(ends.shape[1], ends.shape[2], scale))
     panels = {}
     for group, colour in enumerate(palette(len(ends))):
         places = view.on_panel(starts[group][shown]), view.on_panel(ends[group][shown])
         title = f"group {group}: {beyond[group][shown].mean():.0%} here beyond {margin:.3g}"
-        panels[title] = with_arrows(view.crop_with_pixels(), *places, as_tuple(colour))
+        panels[title] = draw_arrows(view.crop_with_pixels(), *places, as_tuple(colour))
     return panels
 
 
-def kernel_panels(view: View, kernels: list[Kernel]) -> Panels:
-    """A panel for each kernel, all in one range of colours."""
+def draw_kernel_panels(view: View, kernels: list[Kernel]) -> Panels:
+    """Draw a panel for each kernel, all with the same colour range."""
     largest = max(float(kernel.weights.max()) for kernel in kernels)
     panels = {}
     for column, row, scale, weights in kernels:
@@ -142,68 +148,69 @@ def kernel_panels(view: View, kernels: list[Kernel]) -> Panels:
         window = view.on_panel(np.stack([first, first + len(weights)]))
         point = view.on_panel((np.array([column, row]) + 0.5) / scale)
         title = f"({column}, {row}): up to {weights.max():.3f}, sum {weights.sum():.3f}"
-        panels[title] = with_kernel(view.crop_with_pixels(), weights, window, point, largest)
+        panels[title] = draw_kernel(view.crop_with_pixels(), weights, window, point, largest)
     return panels
 
 
-def with_arrows(picture: np.ndarray, starts: np.ndarray, ends: np.ndarray, colour: Colour) -> np.ndarray:
-    """The picture with an arrow from each start to its end, both [N, 2], and a dot at each end."""
+def draw_arrows(picture: np.ndarray, starts: np.ndarray, ends: np.ndarray, colour: Colour) -> np.ndarray:
+    """Draw an arrow from each start to its end, both [N, 2], and a dot at each end, on a copy of the picture."""
     drawn = picture.copy()
     for start, end in zip(starts, ends, strict=True):
         length = float(np.hypot(*(end - start)))
         head = min(0.5, 6 / length) if length >= SHORTEST_ARROW else 0
-        cv2.arrowedLine(drawn, _fixed(start), _fixed(end), BLACK, 1, cv2.LINE_AA, SUBPIXELS, head)
+        cv2.arrowedLine(drawn, _to_fixed_point(start), _to_fixed_point(end), BLACK, 1, cv2.LINE_AA, SUBPIXELS, head)
     for end in ends:
-        cv2.circle(drawn, _fixed(end), 2 << SUBPIXELS, colour, cv2.FILLED, cv2.LINE_AA, SUBPIXELS)
+        cv2.circle(drawn, _to_fixed_point(end), 2 << SUBPIXELS, colour, cv2.FILLED, cv2.LINE_AA, SUBPIXELS)
     return drawn
 
 
-def with_kernel(
+def draw_kernel(
     picture: np.ndarray, kernel: np.ndarray, window: np.ndarray, point: np.ndarray, largest: float
 ) -> np.ndarray:
-    """The picture under a kernel [K, K], dark where 0 and bright from `largest` on, and a ring at the point it serves.
+    """Draw a kernel [K, K] over the picture, and a ring at its output pixel, `point`.
 
-    window: the corners of the kernel in the picture, [[left, top], [right, bottom]]; what lies outside is cut off.
+    Weight 0 is dark, `largest` is bright. window: the corners of the kernel in the picture, [[left, top], [right,
+    bottom]]; parts outside the picture are cut off.
     """
     height, width = picture.shape[:2]
-    taps = len(kernel)
+    size = len(kernel)
     (left, top), (right, bottom) = window
-    columns = np.floor((np.arange(width) + 0.5 - left) / (right - left) * taps).astype(int)
-    rows = np.floor((np.arange(height) + 0.5 - top) / (bottom - top) * taps).astype(int)
-    inside = np.ix_((rows >= 0) & (rows < taps), (columns >= 0) & (columns < taps))
-    weights = kernel[np.ix_(rows.clip(0, taps - 1), columns.clip(0, taps - 1))]
+    columns = np.floor((np.arange(width) + 0.5 - left) / (right - left) * size).astype(int)
+    rows = np.floor((np.arange(height) + 0.5 - top) / (bottom - top) * size).astype(int)
+    inside = np.ix_((rows >= 0) & (rows < size), (columns >= 0) & (columns < size))
+    weights = kernel[np.ix_(rows.clip(0, size - 1), columns.clip(0, size - 1))]
     shares = np.rint(np.clip(weights / max(largest, 1e-12), 0, 1) * 255).astype(np.uint8)
     colours = cv2.applyColorMap(shares, cv2.COLORMAP_VIRIDIS)[..., ::-1]
     drawn = picture.copy()
     drawn[inside] = (0.25 * picture[inside] + 0.75 * colours[inside]).astype(np.uint8)
-    cv2.circle(drawn, _fixed(point), 6 << SUBPIXELS, BLACK, 3, cv2.LINE_AA, SUBPIXELS)
-    return cv2.circle(drawn, _fixed(point), 6 << SUBPIXELS, WHITE, 1, cv2.LINE_AA, SUBPIXELS)
+    cv2.circle(drawn, _to_fixed_point(point), 6 << SUBPIXELS, BLACK, 3, cv2.LINE_AA, SUBPIXELS)
+    return cv2.circle(drawn, _to_fixed_point(point), 6 << SUBPIXELS, WHITE, 1, cv2.LINE_AA, SUBPIXELS)
 
 
-def feature_colours(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Maps [C, h, w] before and after upsampling, both as RGB: the first three principal components of `low`.
+def colour_features(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Show maps [C, h, w] before (low) and after (high) upsampling as RGB.
 
-    The same colours mean the same features in both.
+    The channels are the first three principal components of `low`. Equal colours mean equal features in both.
     """
     features = low.reshape(len(low), -1).astype(np.float64)
     mean = features.mean(1, keepdims=True)
     _, vectors = np.linalg.eigh((features - mean) @ (features - mean).T)
     axes = vectors[:, ::-1][:, :3]
-    axes = axes * np.where(axes.sum(0) < 0, -1, 1)  # an eigenvector has no sign of its own
+    axes = axes * np.where(axes.sum(0) < 0, -1, 1)  # the sign of an eigenvector is arbitrary
     ends = np.percentile(axes.T @ (features - mean), PERCENTILES, axis=1)[..., None]
 
-    def coloured(maps: np.ndarray) -> np.ndarray:
+    def colour(maps: np.ndarray) -> np.ndarray:
         projected = axes.T @ (maps.reshape(len(maps), -1) - mean)
         shares = np.clip((projected - ends[0]) / np.maximum(ends[1] - ends[0], 1e-12), 0, 1)
         picture = np.zeros((3, shares.shape[1]))
-        picture[: len(shares)] = shares  # fewer than three channels leave colours out
+        picture[: len(shares)] = shares  # with fewer than three channels the other colours are 0
         return np.rint(picture.T.reshape(*maps.shape[1:], 3) * 255).astype(np.uint8)
 
-    return coloured(low), coloured(high)
+    return colour(low), colour(high)
 
 
-def histogram_panel(counts: np.ndarray, edges: np.ndarray, margin: float) -> np.ndarray:
-    """Bars of `counts`, the edges of whose bins are `edges`, red beyond +-margin, over a labelled axis."""
+def draw_histogram(counts: np.ndarray, edges: np.ndarray, margin: float) -> np.ndarray:
+    """Draw a histogram with a labelled axis. counts, edges: of its bins. Bins beyond +-margin are red."""
     width = 3 * PANEL
     panel = np.full((HISTOGRAM_HEIGHT + 22, width, 3), 255, np.uint8)
     places = 20 + (edges - edges[0]) / (edges[-1] - edges[0]) * (width - 40)
@@ -223,15 +230,15 @@ def histogram_panel(counts: np.ndarray, edges: np.ndarray, margin: float) -> np.
     return panel
 
 
-def _stacked(rows: list[np.ndarray]) -> np.ndarray:
-    """Rows below each other on white."""
+def _stack(rows: list[np.ndarray]) -> np.ndarray:
+    """Stack rows of different widths, on white."""
     width = max(row.shape[1] for row in rows)
     padded = [np.pad(row, ((0, 8), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
     return np.vstack(padded)
 
 
-def _fixed(point: np.ndarray) -> tuple[int, int]:
-    """A point as OpenCV's fixed-point numbers, for which pixel centres are whole."""
+def _to_fixed_point(point: np.ndarray) -> tuple[int, int]:
+    """A point in OpenCV's fixed-point coordinates, in which pixel centres are whole pixels."""
     column, row = np.rint((point - 0.5) * (1 << SUBPIXELS)).astype(int).tolist()
     return column, row
 
@@ -241,12 +248,12 @@ def _panel_size(height: int, width: int) -> Size:
     return max(round(height * factor), 1), max(round(width * factor), 1)
 
 
-def _fitted(picture: np.ndarray, size: Size) -> np.ndarray:
-    """The picture [h, w, 3] at (height, width), pixels left sharp."""
+def _resize(picture: np.ndarray, size: Size) -> np.ndarray:
+    """Resize the picture [h, w, 3] to (height, width) by nearest neighbour."""
     return cv2.resize(picture, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
-def _with_frame(picture: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """The picture with a rectangle from corner to corner, [[left, top], [right, bottom]]."""
+def _draw_frame(picture: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """Draw a rectangle with the corners [[left, top], [right, bottom]] into the picture."""
     (left, top), (right, bottom) = np.rint(corners).astype(int).tolist()
     return cv2.rectangle(picture, (left, top), (right - 1, bottom - 1), RED, 2)

@@ -1,4 +1,4 @@
-"""The calls of a model's upsamplers for one image: what they get and give, and where they sample."""
+"""The stages of a model for one image: the calls of its upsamplers, their inputs, outputs and sampling points."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +13,14 @@ from structures import Batch, Size
 from tools.show_sampling.drawing import Kernel
 from upsamplers import DySample, Upsampler
 
-BINS = 81
+BINS = 81  # of the histogram of offsets
 
 
 @dataclass
 class Stage:
     """One call of an upsampler: x [1, C, H, W], the guide as `upsample` takes it, and the output [1, C, h, w].
 
-    extent: (rows, columns) of x that the image covers; beyond them lies padding.
+    extent: (rows, columns) of x that the image covers; the rest is padding.
     """
 
     name: str
@@ -32,34 +32,34 @@ class Stage:
 
     @property
     def margin(self) -> float:
-        """How far points may move without entering the range of their neighbours (section 3.2), in low-res pixels."""
+        """How far points can move before the ranges of neighbours overlap (paper, section 3.2), in low-res pixels."""
         return 1 / (2 * self.upsampler.scale)
 
     def offsets(self) -> np.ndarray | None:
-        """Of the output's pixels in the image, [g, h, w, 2], (column, row) in low-res pixels; None but for DySample."""
+        """Offsets of the output pixels in the image, [g, h, w, 2], (column, row) in low-res pixels. DySample only."""
         return self._in_image(self.upsampler.offsets(self.x)) if isinstance(self.upsampler, DySample) else None
 
-    def starts(self) -> np.ndarray | None:
-        """Where the points lie without their offsets, in the form of the offsets."""
+    def initial_points(self) -> np.ndarray | None:
+        """The sampling points without their offsets, in the same format."""
         if not isinstance(self.upsampler, DySample):
             return None
         return self._in_image(self.upsampler.sampling_points(self.x) - self.upsampler.offsets(self.x))
 
     def sampling_points(self) -> np.ndarray | None:
-        """Where x is read, in the form of the offsets: beyond the outermost centres of x, at those."""
+        """Where x is sampled, in the same format, clamped to the outermost pixel centres of x."""
         if not isinstance(self.upsampler, DySample):
             return None
         points = self._in_image(self.upsampler.sampling_points(self.x))
         return points.clip(0.5, np.array(self.x.shape[:1:-1], points.dtype) - 0.5)
 
     def kernel(self, column: int, row: int) -> Kernel | None:
-        """Of a pixel of the output, the mean over groups; None for upsamplers that are no sum of a window."""
+        """The kernel of an output pixel, averaged over groups; None for upsamplers without kernels."""
         kernels = self.upsampler.kernels(self.x, self.guide)
         if kernels is None:
             return None
-        s, taps = self.upsampler.scale, round(kernels.shape[2] ** 0.5)
+        s, size = self.upsampler.scale, round(kernels.shape[2] ** 0.5)
         weights = kernels[0, :, :, row % s * s + column % s, row // s, column // s].float().mean(0)
-        return Kernel(column, row, s, weights.reshape(taps, taps).detach().cpu().numpy())
+        return Kernel(column, row, s, weights.reshape(size, size).detach().cpu().numpy())
 
     def _in_image(self, positions: Tensor) -> np.ndarray:
         height, width = (
@@ -69,7 +69,7 @@ class Stage:
 
 
 def run_stages(model: DenseModel, batch: Batch) -> list[Stage]:
-    """What each upsampler gets and gives for a batch of one image, in the order in which the model runs them."""
+    """Run the model on a batch of one image and record each call of an upsampler, in order."""
     stages: list[Stage] = []
     names = {module: name for name, module in model.named_modules() if isinstance(module, Upsampler)}
 
@@ -77,7 +77,7 @@ def run_stages(model: DenseModel, batch: Batch) -> list[Stage]:
         assert isinstance(module, Upsampler)
         x = inputs[0]
         rows, columns = np.ceil(np.array(batch.sizes[0]) / strides(batch, x)).astype(int).tolist()
-        guide = module.whole_guide(x, options.get("guide"))
+        guide = module.prepare_guide(x, options.get("guide"))
         stages.append(Stage(names[module], module, x, guide, output, (rows, columns)))
 
     handles = [module.register_forward_hook(record, with_kwargs=True) for module in names]
@@ -90,22 +90,25 @@ def run_stages(model: DenseModel, batch: Batch) -> list[Stage]:
 def strides(batch: Batch, x: Tensor) -> np.ndarray:
     """(vertical, horizontal) pixels of the batch per pixel of a map x [1, C, H, W].
 
-    Maps of odd sizes are rounded up, but their strides are powers of two.
+    Sizes of maps are rounded up where they do not divide; the strides are powers of two in any case.
     """
     return 2 ** np.rint(np.log2(np.array(batch.images.shape[2:]) / np.array(x.shape[2:]))).astype(int)
 
 
-def without_stage(model: nn.Module, stages: list[Stage]) -> list[str]:
-    """The upsamplers that a whole image does not pass, such as that of a mask head, which gets one region at a time."""
+def upsamplers_without_stage(model: nn.Module, stages: list[Stage]) -> list[str]:
+    """Names of the upsamplers that do not process the whole image, for example in a mask head, which gets regions."""
     shown = {stage.name for stage in stages}
     return [name for name, part in model.named_modules() if isinstance(part, Upsampler) and name not in shown]
 
 
 def offset_statistics(offsets: np.ndarray, margin: float) -> dict[str, Any]:
-    """Of offsets [g, h, w, 2] in low-res pixels. A point is beyond the margin if its offset is along either axis."""
+    """Statistics of offsets [g, h, w, 2] in low-res pixels.
+
+    A point counts as beyond the margin if its offset along either axis is larger than the margin.
+    """
     beyond = (np.abs(offsets) > margin).any(-1)
-    reach = max(2 * margin, float(np.abs(offsets).max()))
-    counts, edges = np.histogram(offsets, BINS, (-reach, reach))
+    limit = max(2 * margin, float(np.abs(offsets).max()))
+    counts, edges = np.histogram(offsets, BINS, (-limit, limit))
     return {
         "margin": margin,
         "share_beyond": float(beyond.mean()),
@@ -118,10 +121,10 @@ def offset_statistics(offsets: np.ndarray, margin: float) -> dict[str, Any]:
 
 
 def stage_record(number: int, stage: Stage) -> dict[str, Any]:
-    """What the JSON says of a stage. Raises UserError if an offset is no finite number."""
+    """The JSON record of a stage. Raises UserError if an offset is not finite."""
     offsets = stage.offsets()
     if offsets is not None and not np.isfinite(offsets).all():
-        raise UserError(f"stage {number} ({stage.name})", "gives offsets that are no numbers", "use another checkpoint")
+        raise UserError(f"stage {number} ({stage.name})", "has offsets that are not finite", "use another checkpoint")
     return {
         "stage": number,
         "name": stage.name,
@@ -132,18 +135,20 @@ def stage_record(number: int, stage: Stage) -> dict[str, Any]:
     }
 
 
-def choose(stages: list[Stage], number: int | None, checkpoint: Path) -> int:
-    """The number of the stage to show. Raises UserError if there is none, or not that one.
+def choose_stage(stages: list[Stage], number: int | None, checkpoint: Path) -> int:
+    """Choose the stage to show; return its number. Raises UserError if there is no stage, or not this one.
 
-    By default the last one whose upsampler has sampling points, else the last that has learned anything, else the last:
-    a model may end in an enlargement of its own, as Panoptic FPN does.
+    Default: the last stage with sampling points, else the last with parameters, else the last. The very last stage may
+    be a fixed interpolation at the end of the model, as in Panoptic FPN.
     """
     if not stages:
         what = "its model runs no upsampler, so there is nothing to show"
-        raise UserError(checkpoint, what, "use one that does; SegFormer with bilinear does with model.one_step=false")
+        advice = "use one that does; SegFormer with bilinear does with model.one_step=false"
+        raise UserError(checkpoint, what, advice)
     if number is None:
         ranks = [
-            2 * isinstance(one.upsampler, DySample) + any(True for _ in one.upsampler.parameters()) for one in stages
+            2 * isinstance(stage.upsampler, DySample) + any(True for _ in stage.upsampler.parameters())
+            for stage in stages
         ]
         return max(range(len(stages)), key=lambda index: (ranks[index], index))
     if not 0 <= number < len(stages):

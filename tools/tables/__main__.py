@@ -1,15 +1,15 @@
 """The parameter and FLOPs columns of the paper's Tables 4 and 6 to 9, from our models: `python -m tools.tables`.
 
-Every figure that the paper prints (`tools/tables/tables.json`) stands beside ours, with a verdict:
+Every figure that the paper prints (`tools/tables/tables.json`) is shown beside ours, with a verdict:
 
-    equal       ours, all learnable numbers, is the printed figure in the printed digits
-    rounding    it is, by another rounding than to the nearest
-    explained   it is, by another way of counting, which the note names
-    open        it is not; the note says what was tried
+    equal       ours (parameters: all learnable numbers) equals the printed figure in all its digits
+    rounding    equal, if rounded in another way than to the nearest
+    explained   equal, if counted in another way, which the note names
+    open        not equal; the note says what was tried
 
 No weights and no data are needed. FLOPs are multiply-accumulates, in G, by the rule of `Upsampler.macs`.
 --grid adds every upsampler in every model, with a dash where the paper prints nothing. --json prints a list of
-{table, row, column, paper, ours, verdict, note}; with --grid the grid's list instead.
+{table, row, column, paper, ours, verdict, note}; with --grid it prints the list of the grid instead.
 """
 
 import json
@@ -21,34 +21,22 @@ from typing import get_args
 
 from errors import ArgumentParser, run_command
 from tools.markdown import markdown_table
-from tools.tables.counts import (
-    HOSTS,
-    input_size,
-)
+from tools.tables.counts import HOSTS, input_size
 from tools.tables.grid import grid
 from tools.tables.verdicts import Cell, Verdict, cells
 
-HEADER = """# Counts beside the paper's
+HEADER = """# Our counts beside the paper's
 
 `{command}` printed this on {date}.
 
-"Ours" are all learnable numbers that an upsampler adds, or of the whole model, and multiply-accumulates in G. "Weights"
-are those without biases and norms, which most of the paper's figures in K count.
-Verdicts: **equal**, the printed figure in the printed digits; **rounding**, by another rounding; **explained**, by
-another way of counting; **open**, not reproduced. Figures of the paper without + are those of the whole model."""
-
-
-# --- beside the paper's ----------------------------------------------------------------------------------------------
-
-
-# --- the grid --------------------------------------------------------------------------------------------------------
-
-
-# --- as text ---------------------------------------------------------------------------------------------------------
+"Ours": all learnable numbers that the upsampler adds, or those of the whole model; or multiply-accumulates in G.
+"Weights": the same without biases and norms, which is what most of the paper's figures in K count.
+Verdicts: **equal**, in all printed digits; **rounding**, equal if rounded in another way; **explained**, equal if
+counted in another way; **open**, not reproduced. Figures of the paper without a + are for the whole model."""
 
 
 def cells_text(found: Sequence[Cell], markdown: bool) -> str:
-    """A table for each of the paper's, and how many cells have which verdict."""
+    """The cells as text: one table for each table of the paper, then the number of cells with each verdict."""
     parts = []
     for table, hosts in HOSTS.items():
         rows = [
@@ -66,7 +54,7 @@ def cells_text(found: Sequence[Cell], markdown: bool) -> str:
 
 
 def grid_text(table: int, variant: str, markdown: bool) -> str:
-    """One model's part of the grid."""
+    """The grid of one model as text. table, variant: keys of HOSTS."""
     names = ("upsampler", "paper", "added", "weights", "paper, G", "added, G", "whole model", "trainable")
     rows = [
         (
@@ -84,7 +72,7 @@ def _table(title: str, names: Sequence[str], rows: Sequence[Sequence[str]], mark
     if markdown:
         return f"### {title}\n\n{markdown_table(names, rows)}"
     widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
-    lines = [[word.ljust(width) for word, width in zip(line, widths, strict=True)] for line in (names, *rows)]
+    lines = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in (names, *rows)]
     return "\n".join([title, *("  ".join(line).rstrip() for line in lines)])
 
 
@@ -95,7 +83,7 @@ def _number(value: int | float | None) -> str:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = ArgumentParser(prog="tools.tables", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON")

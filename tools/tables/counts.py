@@ -1,21 +1,18 @@
-"""What our models count to: parameters and multiply-accumulates, without any values.
+"""Count parameters and multiply-accumulates of our models.
 
-Models are built from the configurations on the meta device, so no weights and no data are needed.
+The models are built from their configurations on the meta device, so no weights and no data are needed.
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from experiment import Experiment, load_experiment
 from models.base import DenseModel
-from models.cost import complexity
+from models.cost import complexity, shapes_only
 from structures import Size
 from upsamplers import Upsampler
 
@@ -24,7 +21,10 @@ CONFIGS = Path(__file__).parent.parent.parent / "configs"
 
 @dataclass(frozen=True)
 class Host:
-    """A model of the paper. device: where its forward pass can run without costing time; "meta" computes nothing."""
+    """A model of the paper, in which upsamplers are compared.
+
+    device: where its forward pass can run; "meta" is free, since it computes nothing.
+    """
 
     title: str
     config: str
@@ -32,12 +32,12 @@ class Host:
     device: str = "meta"
 
     def experiment(self, upsampler: str) -> Experiment:
-        """The configuration, with an upsampler by its paper name or as a mapping in YAML."""
+        """The experiment with an upsampler, given by its paper name or as a mapping in YAML."""
         return load_experiment(CONFIGS / f"{self.config}.yaml", [*self.overrides, f"model.upsampler={upsampler}"])
 
 
 R101, FOUR_STAGES = "model.backbone=resnet101", "model.neck=fpn_p6"
-# By table, and by what the paper's rows name before the upsampler.
+# By table of the paper, and by variant: the part of a row's name before the upsampler.
 HOSTS: dict[int, dict[str, Host]] = {
     4: {"": Host("SegFormer-B1", "seg_bilinear")},
     5: {
@@ -45,7 +45,7 @@ HOSTS: dict[int, dict[str, Host]] = {
         "Swin-L": Host("MaskFormer Swin-L", "maskformer_swinl_nearest"),
     },
     6: {"": Host("Faster R-CNN R50", "det_nearest"), "R101": Host("Faster R-CNN R101", "det_nearest", (R101,))},
-    7: {  # the caption's increments are of four stages; the text says three, which is our default
+    7: {  # the increments in the caption are those of four stages; the text says three, which is our default
         "": Host("Mask R-CNN R50, four stages", "inst_nearest", (FOUR_STAGES,)),
         "R101": Host("Mask R-CNN R101, four stages", "inst_nearest", (FOUR_STAGES, R101)),
         "three stages": Host("Mask R-CNN R50, three stages", "inst_nearest"),
@@ -58,7 +58,10 @@ HOSTS: dict[int, dict[str, Host]] = {
 
 @dataclass(frozen=True)
 class Counts:
-    """Parameters. Of a model: all, the trainable ones. Of its upsamplers: all, and those without biases and norms."""
+    """Numbers of parameters. total, trainable: of the whole model. added: of its upsamplers.
+
+    weights: of its upsamplers, without biases and norms.
+    """
 
     total: int
     trainable: int
@@ -68,8 +71,8 @@ class Counts:
 
 @functools.cache
 def count(host: Host, upsampler: str) -> Counts:
-    """Parameters of a model with an upsampler."""
-    model = _unfilled(host, upsampler)
+    """Count the parameters of a model with an upsampler."""
+    model = _build_on_meta(host, upsampler)
     modules = upsamplers_of(model).values()
     return Counts(
         total=sum(parameter.numel() for parameter in model.parameters()),
@@ -84,15 +87,15 @@ def added_macs(host: Host, upsampler: str) -> int:
     """MACs of the upsamplers for one training image."""
     height, width = input_size(host)
     strides = _strides(host)
-    modules = upsamplers_of(_unfilled(host, upsampler))
+    modules = upsamplers_of(_build_on_meta(host, upsampler))
     return sum(module.macs(height // strides[name], width // strides[name]) for name, module in modules.items())
 
 
 def indexnet_macs_with_norms(host: Host) -> int:
-    """`added_macs` of IndexNet if its BatchNorm counts too, by a factor and a sum for each number."""
+    """`added_macs` of IndexNet if its BatchNorm is counted too: one multiplication and one addition per value."""
     (height, width), strides = input_size(host), _strides(host)
     norms = 0
-    for name, module in upsamplers_of(_unfilled(host, "indexnet")).items():
+    for name, module in upsamplers_of(_build_on_meta(host, "indexnet")).items():
         features = sum(part.num_features for part in module.modules() if isinstance(part, nn.BatchNorm2d))
         norms += 2 * features * (height // strides[name]) * (width // strides[name])
     return added_macs(host, "indexnet") + norms
@@ -102,55 +105,44 @@ def indexnet_macs_with_norms(host: Host) -> int:
 def whole_macs(host: Host, upsampler: str) -> int:
     """MACs of the whole model for one training image."""
     with torch.device("meta"):
-        macs: int = complexity(_unfilled(host, upsampler), input_size(host))["macs"]
+        macs: int = complexity(_build_on_meta(host, upsampler), input_size(host))["macs"]
     return macs
 
 
 def input_size(host: Host) -> Size:
-    """Height and width of a training image, padded to what the model asks for."""
-    return host.experiment("nearest").padded_input(_unfilled(host, "nearest"))
+    """(height, width) of a training image, padded for the model."""
+    return host.experiment("nearest").padded_input(_build_on_meta(host, "nearest"))
 
 
 def stage_with_unused_branch(host: Host) -> int:
-    """A2U's first stage with a second copy of its kernel branch, which older published modules hold and never call."""
-    stage = next(iter(upsamplers_of(_unfilled(host, "a2u")).values()))
+    """Parameters of A2U's first stage plus a second kernel branch, which older published modules hold but never use."""
+    stage = next(iter(upsamplers_of(_build_on_meta(host, "a2u")).values()))
     branch = stage.get_submodule("bconv_UP")
     return sum(parameter.numel() for part in (stage, branch) for parameter in part.parameters())
 
 
 def upsamplers_of(model: nn.Module) -> dict[str, Upsampler]:
-    """The upsamplers of a model by their names in it, which do not depend on which they are."""
+    """The upsamplers of a model by module name. The names do not depend on the kind of upsampler."""
     return {name: module for name, module in model.named_modules() if isinstance(module, Upsampler)}
 
 
-class _NoFilling(TorchFunctionMode):
-    """Random initialisers do nothing: on meta tensors they have nothing to do, and take two thirds of the time."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func in (Tensor.normal_, Tensor.uniform_, Tensor.erfinv_):
-            return args[0]
-        return func(*args, **(kwargs or {}))
-
-
 @functools.cache
-def _unfilled(host: Host, upsampler: str) -> DenseModel:
-    with torch.device("meta"), _NoFilling():
+def _build_on_meta(host: Host, upsampler: str) -> DenseModel:
+    with shapes_only():
         return host.experiment(upsampler).build_model(pretrained=False)
 
 
 @functools.cache
 def _strides(host: Host) -> dict[str, int]:
-    """By the name of each upsampler: so many pixels of the image are one of its input."""
+    """The stride of the input of each upsampler, in pixels of the image, by module name."""
     side, strides = 128, {}
 
-    def enter(name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def record(name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         strides[name] = side // inputs[0].shape[-1]
 
     with torch.device(host.device), torch.inference_mode():
         model = host.experiment("nearest").build_model(pretrained=False).eval()
         for name, module in upsamplers_of(model).items():
-            module.register_forward_pre_hook(functools.partial(enter, name))
+            module.register_forward_pre_hook(functools.partial(record, name))
         model.outputs(torch.zeros(1, 3, side, side))
     return strides

@@ -2,18 +2,17 @@
 
 from dataclasses import asdict, dataclass
 
-from tools.tables.counts import (
-    HOSTS,
-    added_macs,
-    count,
-)
-from tools.tables.verdicts import JUDGES, _row, published
+from tools.tables.counts import HOSTS, added_macs, count
+from tools.tables.verdicts import JUDGES, read_published, row_name
 from upsamplers import PAPER_NAMES
 
 
 @dataclass(frozen=True)
 class GridRow:
-    """An upsampler in a model: as `Counts`, and MACs. paper_..: as printed, None where the paper prints nothing."""
+    """An upsampler in a model: its parameters (see `Counts`) and its MACs.
+
+    paper_params, paper_macs: as the paper prints them, None where it prints nothing.
+    """
 
     table: int
     model: str
@@ -28,10 +27,10 @@ class GridRow:
 
 
 def grid(table: int, variant: str) -> list[GridRow]:
-    """Every upsampler in one model, a key of `HOSTS`."""
-    host, columns, rows = HOSTS[table][variant], published().get(table, {}), []
+    """Every upsampler in one model. table, variant: keys of `HOSTS`."""
+    host, columns, rows = HOSTS[table][variant], read_published().get(table, {}), []
     for upsampler in PAPER_NAMES:
-        params, macs = (columns.get(column, {}).get(_row(variant, upsampler)) for column in JUDGES)
+        params, macs = (columns.get(column, {}).get(row_name(variant, upsampler)) for column in JUDGES)
         counts = asdict(count(host, upsampler)) | {"macs": added_macs(host, upsampler)}
         rows.append(GridRow(table, host.title, upsampler, paper_params=params, paper_macs=macs, **counts))
     return rows

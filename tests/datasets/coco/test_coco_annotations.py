@@ -37,18 +37,18 @@ def to(**values: Any) -> Change:
     return lambda record: record.update(values)
 
 
-POLYGONS = "polygon is not an even number (6 or more) of finite numbers"
+POLYGONS = "polygon of its segmentation is not an even number (6 or more) of finite numbers"
 RUNS = {"size": [40, 60], "counts": [2400]}
 ANNOTATION = [
     (without("id"), "has no integer id"),
     (to(id="17"), "has no integer id"),
     (to(id=100), "its id appears twice"),
-    (without("image_id"), "image_id None is none of the images"),
-    (to(image_id=10), "image_id 10 is none of the images"),
-    (to(image_id="9"), "image_id '9' is none of the images"),
-    (to(image_id=[9]), "image_id [9] is none of the images"),
-    (to(category_id=2), "category_id 2 is none of the categories"),
-    (to(category_id=1.0), "category_id 1.0 is none of the categories"),
+    (without("image_id"), "image_id None is not one of the images"),
+    (to(image_id=10), "image_id 10 is not one of the images"),
+    (to(image_id="9"), "image_id '9' is not one of the images"),
+    (to(image_id=[9]), "image_id [9] is not one of the images"),
+    (to(category_id=2), "category_id 2 is not one of the categories"),
+    (to(category_id=1.0), "category_id 1.0 is not one of the categories"),
     (without("bbox"), "bbox None is not [x, y, width, height]"),
     (to(bbox=[1, 2, 3]), "bbox [1, 2, 3] is not [x, y, width, height]"),
     (to(bbox=[1, 2, 3, math.nan]), "nan] is not [x, y, width, height] in finite numbers"),
@@ -58,8 +58,8 @@ ANNOTATION = [
     (to(bbox=[1, 2, -3, 4]), "is inverted"),
     (to(iscrowd=2), "iscrowd is 2, neither 0 nor 1"),
     (to(iscrowd="no"), "iscrowd is 'no'"),
-    (to(area="7"), "area '7' is no finite number"),
-    (to(area=math.nan), "area nan is no finite number"),
+    (to(area="7"), "area '7' is not a finite number"),
+    (to(area=math.nan), "area nan is not a finite number"),
     (without("segmentation"), "has no segmentation"),
     (to(segmentation=[]), "has no segmentation"),
     (to(segmentation=[[1, 2, 3, 4]]), POLYGONS),
@@ -69,16 +69,16 @@ ANNOTATION = [
     (to(segmentation=[[1, 2, 3, 4, 5, "6"]]), POLYGONS),
     (to(segmentation=[[1, 2, 3, 4, 5, [6]]]), POLYGONS),
     (to(segmentation=[1, 2, 3, 4, 5, 6]), POLYGONS),
-    (to(segmentation=[[1, 2, 3, 4, 5, 1e9]]), "far out of an image of 60"),
+    (to(segmentation=[[1, 2, 3, 4, 5, 1e9]]), "far outside an image of 60"),
     (to(segmentation=RUNS | {"size": [60, 40]}), "size [60, 40] but its image [40, 60] (height, width)"),
-    (to(segmentation=RUNS | {"counts": [2399]}), "counts cover 2399 pixels, its image has 2400"),
-    (to(segmentation=RUNS | {"counts": [-1, 2401]}), "neither text nor integers from 0 on"),
-    (to(segmentation=RUNS | {"counts": []}), "counts cover 0 pixels"),
-    (to(segmentation=RUNS | {"counts": None}), "neither text nor integers from 0 on"),
-    (to(segmentation=RUNS | {"counts": "~~~"}), "no compressed run lengths"),
-    (to(segmentation=RUNS | {"counts": "l"}), "no compressed run lengths"),
-    (to(segmentation=RUNS | {"counts": ""}), "no compressed run lengths"),
-    (to(segmentation=RUNS | {"counts": "1"}), "counts cover 1 pixels"),
+    (to(segmentation=RUNS | {"counts": [2399]}), "counts of its segmentation cover 2399 pixels, its image has 2400"),
+    (to(segmentation=RUNS | {"counts": [-1, 2401]}), "neither text nor integers of at least 0"),
+    (to(segmentation=RUNS | {"counts": []}), "counts of its segmentation cover 0 pixels"),
+    (to(segmentation=RUNS | {"counts": None}), "neither text nor integers of at least 0"),
+    (to(segmentation=RUNS | {"counts": "~~~"}), "not compressed run lengths"),
+    (to(segmentation=RUNS | {"counts": "l"}), "not compressed run lengths"),
+    (to(segmentation=RUNS | {"counts": ""}), "not compressed run lengths"),
+    (to(segmentation=RUNS | {"counts": "1"}), "counts of its segmentation cover 1 pixels"),
     (to(segmentation={"counts": "1"}), "size None but its image [40, 60]"),
 ]
 
@@ -109,12 +109,12 @@ IMAGE = [
     (to(width=60.0), "width 60.0 and"),
     (without("width"), "width None and"),
     (to(width=10**6, height=10**6), "are more than 178956970 pixels"),
-    (without("file_name"), "file_name None is no file name"),
-    (to(file_name=""), "file_name '' is no file name"),
-    (to(file_name="a\0"), "is no file name"),
-    (to(file_name="\ud800.jpg"), "is no file name"),
-    (to(file_name="\udc80.jpg"), "is no file name"),  # a byte of a name that is no UTF-8: it could not be printed
-    (to(file_name="a" * 5000), "is no file name"),
+    (without("file_name"), "file_name None is not a file name"),
+    (to(file_name=""), "file_name '' is not a file name"),
+    (to(file_name="a\0"), "is not a file name"),
+    (to(file_name="\ud800.jpg"), "is not a file name"),
+    (to(file_name="\udc80.jpg"), "is not a file name"),  # a byte of a name that is no UTF-8: it could not be printed
+    (to(file_name="a" * 5000), "is not a file name"),
     (to(file_name="/etc/passwd"), "leads out of the images' folder"),
     (to(file_name="../val2017/000000000009.jpg"), "leads out of the images' folder"),
     (to(file_name="a/../../b.jpg"), "leads out of the images' folder"),
@@ -196,7 +196,7 @@ def instead(key: str, value: Any) -> Change:
         (instead("categories", [{"id": 1, "name": "dog"}]), "category 1 is called dog here but person in data.classes"),
         (
             instead("categories", [{"id": 12, "name": "railing"}]),
-            "but is none of data.classes; set 'data.classes={12: r",
+            "but is not in data.classes; set 'data.classes={12: r",
         ),
         (
             instead("categories", [{"id": 100 + key, "name": f"class {key}"} for key in range(80)]),
@@ -215,12 +215,12 @@ def test_unusable_files(layout: Path, change: Change, message: str, on_error: st
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"", "is no valid JSON at character 0 of 0"),
-        (b'{"images": [', "is no valid JSON at character 12 of 12"),
+        (b"", "is not valid JSON at character 0 of 0"),
+        (b'{"images": [', "is not valid JSON at character 12 of 12"),
         (b"[]", "is not a JSON object"),
-        (b"\xff\xff\xff\xff\xff", "is no valid JSON"),
-        (b'{"a": ' + b"[" * 200_000, "is no valid JSON"),
-        (b'{"a": ' + b"1" * 5_000 + b"}", "is no valid JSON"),
+        (b"\xff\xff\xff\xff\xff", "is not valid JSON"),
+        (b'{"a": ' + b"[" * 200_000, "is not valid JSON"),
+        (b'{"a": ' + b"1" * 5_000 + b"}", "is not valid JSON"),
     ],
 )
 def test_files_that_are_no_json(layout: Path, text: bytes, message: str) -> None:
@@ -233,7 +233,7 @@ def test_missing_paths_name_their_key(layout: Path) -> None:
     assert "no such folder; unpack train2017.zip" in refused(lambda: config(layout / "coco").build("val"))
     assert "data.val_annotations" in refused(lambda: config(layout, val_annotations="a.json").build("val"))
     assert "data.val_annotations" in refused(lambda: config(layout, val_annotations="a" * 5000).build("val"))
-    assert "write the whole path" in refused(lambda: config("~nobody-of-this-name/coco").build("val"))
+    assert "write the full path" in refused(lambda: config("~nobody-of-this-name/coco").build("val"))
     message = refused(lambda: config(layout, train_images="photos").build("train"))
     assert f"{layout / 'photos'}: no such folder" in message
     assert "data.train_images" in message

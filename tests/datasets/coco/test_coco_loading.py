@@ -46,8 +46,8 @@ def test_every_image_is_evaluated_once(layout: Path, processes: int) -> None:
             settings.test_transforms,
             batch_size=2,
             size_divisor=32,
-            process=process,
-            processes=processes,
+            rank=process,
+            world_size=processes,
             workers=process % 2,
         )
         for batch in loader:

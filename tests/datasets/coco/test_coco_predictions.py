@@ -231,7 +231,7 @@ def test_images_without_records_have_no_detections(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("records", "message"),
     [
-        (json.dumps([RECORD])[:-9], r"a\.json: is not JSON, or not all of it \(.*\); write"),
+        (json.dumps([RECORD])[:-9], r"a\.json: is not JSON, or incomplete \(.*\); write"),
         ("", r"a\.json: is not JSON"),
         ("[" * 100000, r"a\.json: is not JSON"),
         ({"annotations": []}, r"a\.json: is not a list of results; name"),
@@ -241,8 +241,8 @@ def test_images_without_records_have_no_detections(tmp_path: Path) -> None:
         ([{**RECORD, "bbox": []}], "record 1: has no segmentation"),
         ([{**RECORD, "image_id": 1.5}], r"record 1: image_id 1\.5 is neither"),
         ([{**RECORD, "image_id": True}], "record 1: image_id True is neither"),
-        ([{**RECORD, "category_id": 4}], r"record 1: category_id 4 is none of \(2, 3, 7, 44, 90\)"),
-        ([{**RECORD, "category_id": [2]}], r"record 1: category_id \[2\] is none"),
+        ([{**RECORD, "category_id": 4}], r"record 1: category_id 4 is not one of \(2, 3, 7, 44, 90\)"),
+        ([{**RECORD, "category_id": [2]}], r"record 1: category_id \[2\] is not one"),
         ([{**RECORD, "score": "0.5"}], "record 1: score '0.5' is not a finite number"),
         ([{**RECORD, "score": float("nan")}], "record 1: score nan is not a finite number"),
         ([{**RECORD, "score": 10**400}], "record 1: score .* is not a finite number"),

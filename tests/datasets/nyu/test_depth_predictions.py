@@ -65,7 +65,7 @@ def test_diverged_predictions_are_refused(tmp_path: Path, wrong: float) -> None:
         (np.full((7, 5), 900, np.uint16), r"is 5 x 7 pixels \(width x height\) but its image is 7 x 5"),
         (np.full((5, 7), 90, np.uint8), "has 8 bits per pixel"),
         (np.full((5, 7, 3), 90, np.uint8), "has pixels of kind RGB"),
-        (np.arange(35, dtype=np.uint16).reshape(5, 7)[::-1], "value 0 at row 4, column 0 is no distance"),
+        (np.arange(35, dtype=np.uint16).reshape(5, 7)[::-1], "value 0 at row 4, column 0 is not a distance"),
     ],
 )
 def test_unusable_files_are_refused_in_one_line(tmp_path: Path, values: np.ndarray | None, message: str) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from config import validate
 from datasets.nyu import lists as nyu_lists
 from datasets.nyu.dataset import NYU, NYUConfig
-from datasets.nyu.depth_maps import implausible
+from datasets.nyu.depth_maps import problem_with_values
 from errors import UserError
 
 TRANSFORMS = {"train_transforms": ["normalize"], "test_transforms": ["normalize"]}
@@ -269,12 +269,12 @@ def test_images_of_one_name_are_refused(root: Path, make_config: MakeConfig) -> 
         file.write(f"\n{first[0].replace('/', '_')} {first[1]} 500")
     message = refused(lambda: make_config().build("val"))
     assert "nyu_test.txt line 6: image" in message
-    assert "as that of line 1; name every image once" in message
+    assert "as that of line 1; list every image once" in message
 
 
 def test_list_without_pairs_or_of_another_kind(root: Path, make_config: MakeConfig) -> None:
     (root / "nyu_test.txt").write_text("\n\n")
-    assert "names no pair" in refused(lambda: make_config().build("val"))
+    assert "lists no pair" in refused(lambda: make_config().build("val"))
     (root / "nyu_test.txt").write_bytes(b"\xff\xd8\xff")
     assert "is not a text file" in refused(lambda: make_config().build("val"))
 
@@ -284,9 +284,9 @@ def test_missing_files_are_named_with_their_line(root: Path, make_config: MakeCo
     (root / second[0]).unlink()
     (root / fourth[1]).unlink()
     message = refused(lambda: make_config().build("train"))
-    assert f"nyu_train.txt line 2: {root}/{second[0]} is not there, like 1 more of its files;" in message
+    assert f"nyu_train.txt line 2: {root}/{second[0]} is missing (and 1 more files of the list);" in message
     message = refused(lambda: make_config().build("train", annotations_only=True))
-    assert f"nyu_train.txt line 4: {root}/{fourth[1]} is not there; add" in message
+    assert f"nyu_train.txt line 4: {root}/{fourth[1]} is missing; add" in message
 
 
 def test_depth_of_another_size(own: Path, make_config: MakeConfig) -> None:
@@ -324,7 +324,7 @@ def problem(tmp_path: Path, make_config: MakeConfig, values: np.ndarray, **optio
         ((ramp() >> 5) * 257, "8-bit depth stretched to 16 bits: all values are multiples of 257"),
         ((ramp() >> 5) * 256, "all values are multiples of 256"),
         (ramp() >> 5, "has no value above 187, which is 0.187 m, as in a copy of 8-bit depth"),
-        (ramp().byteswap(), "has its bytes swapped, it seems: read the other way round, its values stay below 10 m"),
+        (ramp().byteswap(), "seems to have its bytes swapped: in the other byte order its values stay below 10 m"),
         (ramp(5000, 60000), "is mostly farther than 15 m, where data.max_depth is 10; set data.depth_scale (now 1000"),
         (ramp(5000, 60000) // 100 * 100 + 1, "is mostly farther than 15 m"),
     ],
@@ -337,7 +337,7 @@ def test_depth_that_cannot_be_right_is_named(
 
 def test_a_scale_that_makes_all_too_near_is_named(tmp_path: Path, make_config: MakeConfig) -> None:
     message = problem(tmp_path, make_config, ramp(), depth_scale=40000)
-    assert "is nowhere farther than 0.15 m (value 6000); set data.depth_scale (now 40000 units per metre)" in message
+    assert "has no depth beyond 0.15 m (value 6000); set data.depth_scale (now 40000 units per metre)" in message
 
 
 def test_the_scale_of_kitti_on_millimetres_is_named(tmp_path: Path, make_config: MakeConfig) -> None:
@@ -347,7 +347,7 @@ def test_the_scale_of_kitti_on_millimetres_is_named(tmp_path: Path, make_config:
 
 @pytest.mark.parametrize("room", [(900, 1100), (2000, 2300), (600, 9990), (4000, 9000)])
 def test_swapped_bytes_are_found_in_rooms_of_all_sizes(room: tuple[int, int]) -> None:
-    found = implausible(ramp(*room).byteswap(), 1000, 10)
+    found = problem_with_values(ramp(*room).byteswap(), 1000, 10)
     assert found is not None
     assert "bytes swapped" in found[0]
 
@@ -370,7 +370,7 @@ def test_swapped_bytes_are_found_in_rooms_of_all_sizes(room: tuple[int, int]) ->
     ],
 )
 def test_depth_that_may_be_right_is_taken(values: np.ndarray, scale: float, max_depth: float) -> None:
-    assert implausible(values, scale, max_depth) is None
+    assert problem_with_values(values, scale, max_depth) is None
 
 
 def test_files_that_are_no_png_or_damaged(own: Path, make_config: MakeConfig) -> None:

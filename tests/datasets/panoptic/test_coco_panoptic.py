@@ -14,7 +14,7 @@ from config import dump, validate
 from datasets.base import Objects, Sample
 from datasets.coco import dataset as coco
 from datasets.files.folders import Names
-from datasets.geometry import cropped, flipped, padded, resized
+from datasets.geometry import crop, flip, pad, resize
 from datasets.loading import BatchLayout, evaluation_loader, training_loader
 from datasets.panoptic.dataset import COCOPanoptic, COCOPanopticConfig
 from structures import IGNORE
@@ -112,9 +112,9 @@ def test_a_configuration_keeps_its_classes_without_the_file(layout: Path) -> Non
     ("options", "message"),
     [
         ({"classes": {}}, "there are no classes"),
-        ({"classes": ["a"]}, "is not a mapping of category ids to names and kinds; write for example {1: {name: p"),
-        ({"classes": {1: "person"}}, "is not a mapping of category ids to names and kinds"),
-        ({"classes": {1: {"name": "person"}}}, "is not a mapping of category ids to names and kinds"),
+        ({"classes": ["a"]}, "is not a mapping of category ids to name and isthing; write for example {1: {name: p"),
+        ({"classes": {1: "person"}}, "is not a mapping of category ids to name and isthing"),
+        ({"classes": {1: {"name": "person"}}}, "is not a mapping of category ids to name and isthing"),
         ({"classes": {1: {"name": "person", "isthing": True, "color": 3}}}, "is not a mapping of category ids to"),
         ({"classes": {1: {"name": "", "isthing": True}}}, "data: classes.1.name: '' is not possible"),
         ({"classes": {1: {"name": "a", "isthing": "often"}}}, "data: classes.1.isthing: 'often' is not possible"),
@@ -340,7 +340,7 @@ def test_unusable_instances(layout: Path) -> None:
 
     given = with_instances(layout, lambda found: found["categories"].append({"id": 90, "name": "sky"}))
     line = refused(lambda: given.build("train"))
-    assert f"{INSTANCES}: category 90 is called sky here but is none of the things of data.classes" in line
+    assert f"{INSTANCES}: category 90 is called sky here but is not in the things of data.classes" in line
     assert "; name a file with these things and images as data.train_instances" in line
 
     given = with_instances(layout, lambda found: found.update(images=[dict(found["images"][0], id=1)], annotations=[]))
@@ -389,11 +389,11 @@ def test_objects_and_semantic_map_stay_together(scenes: Path, seed: int) -> None
     for index in range(len(dataset)):
         for _ in range(4):
             sample = dataset.load(index)
-            sample = resized(sample, (int(rng.integers(20, 90)), int(rng.integers(20, 90))), antialias=True)
-            sample = flipped(sample) if rng.random() < 0.5 else sample
+            sample = resize(sample, (int(rng.integers(20, 90)), int(rng.integers(20, 90))), antialias=True)
+            sample = flip(sample) if rng.random() < 0.5 else sample
             top, left = int(rng.integers(8)), int(rng.integers(8))
-            sample = cropped(sample, top, left, (int(rng.integers(12, 80)), int(rng.integers(12, 80))))
-            sample = padded(sample, (24, 24))
+            sample = crop(sample, top, left, (int(rng.integers(12, 80)), int(rng.integers(12, 80))))
+            sample = pad(sample, (24, 24))
             objects, masks = objects_of(sample)
             assert sample.semantic is not None
             assert masks.shape[1:] == sample.semantic.shape
@@ -406,10 +406,10 @@ def test_objects_and_semantic_map_stay_together(scenes: Path, seed: int) -> None
 def test_the_panoptic_map_stays_as_it_is(scenes: Path) -> None:
     sample = scene_config(scenes).build("val").load(0)
     for changed in (
-        flipped(sample),
-        resized(sample, (20, 30)),
-        cropped(sample, 1, 2, (9, 9)),
-        padded(sample, (99, 99)),
+        flip(sample),
+        resize(sample, (20, 30)),
+        crop(sample, 1, 2, (9, 9)),
+        pad(sample, (99, 99)),
     ):
         assert changed.panoptic is sample.panoptic
         assert changed.target().panoptic is sample.panoptic
@@ -462,20 +462,20 @@ ENTRIES = [
     (of_segment(to(id=2**24)), "annotation of image 9: segments_info[1] has no id from 1 to 16777215"),
     (of_segment(to(id=1.0)), "annotation of image 9: segments_info[1] has no id from 1 to 16777215"),
     (of_segment(to(id=256)), "annotation of image 9: segment 256 appears twice"),
-    (of_segment(to(category_id=4)), "annotation of image 9: of segment 1 category_id 4 is none of the categories"),
-    (of_segment(to(category_id=[3])), "annotation of image 9: of segment 1 category_id [3] is none of the categories"),
-    (of_segment(to(category_id=True)), "annotation of image 9: of segment 1 category_id True is none of the"),
-    (of_segment(to(iscrowd=2)), "annotation of image 9: of segment 1 iscrowd is 2, neither 0 nor 1"),
+    (of_segment(to(category_id=4)), "annotation of image 9: segment 1: category_id 4 is not one of the categories"),
+    (of_segment(to(category_id=[3])), "annotation of image 9: segment 1: category_id [3] is not one of the categories"),
+    (of_segment(to(category_id=True)), "annotation of image 9: segment 1: category_id True is not one of the"),
+    (of_segment(to(iscrowd=2)), "annotation of image 9: segment 1: iscrowd is 2, neither 0 nor 1"),
     (
         of_segment(to(category_id=2, iscrowd=1)),
-        "annotation of image 9: of segment 1 iscrowd is 1, but category 2 is st",
+        "annotation of image 9: segment 1: iscrowd is 1, but category 2 is st",
     ),
-    (of_segment(without("bbox")), "annotation of image 9: of segment 1 bbox None is not [x, y, width, height]"),
-    (of_segment(to(bbox=[1, 2, 3, "4"])), "annotation of image 9: of segment 1 bbox [1, 2, 3, '4'] is not"),
-    (of_segment(to(bbox=[1, 2, -3, 4])), "annotation of image 9: of segment 1 bbox [1, 2, -3, 4] is inverted"),
+    (of_segment(without("bbox")), "annotation of image 9: segment 1: bbox None is not [x, y, width, height]"),
+    (of_segment(to(bbox=[1, 2, 3, "4"])), "annotation of image 9: segment 1: bbox [1, 2, 3, '4'] is not"),
+    (of_segment(to(bbox=[1, 2, -3, 4])), "annotation of image 9: segment 1: bbox [1, 2, -3, 4] is inverted"),
     (of_annotation(without("segments_info")), "annotation of image 9: has no list segments_info"),
     (of_annotation(to(segments_info=[3])), "annotation of image 9: segments_info[0] has no id"),
-    (of_annotation(without("file_name")), "annotation of image 9: file_name None is no file name"),
+    (of_annotation(without("file_name")), "annotation of image 9: file_name None is not a file name"),
     (
         of_annotation(to(file_name="../a.png")),
         "annotation of image 9: file_name ../a.png leads out of the PNGs' folder",
@@ -547,7 +547,7 @@ def test_what_may_be_missing(layout: Path) -> None:
             lambda found: found["categories"][0].update(isthing=1),
             "category 90 is called sky (a thing) here but sky (stuff) in data.classes",
         ),
-        (lambda found: found["categories"].append({"id": 5, "name": "x", "isthing": 0}), "is none of data.classes"),
+        (lambda found: found["categories"].append({"id": 5, "name": "x", "isthing": 0}), "is not in data.classes"),
     ],
 )
 @pytest.mark.parametrize("on_error", ["stop", "skip"])
@@ -622,9 +622,7 @@ def test_ids_in_the_png_alone(layout: Path) -> None:
     ids[0, :3] = 3, 2, 2
     store_png(png(layout), ids)
     line = refused(lambda: config(layout).build("train").target(1))
-    expected = (
-        f"segment 2 is in it but not in the segments_info of image 9 of {layout / TRAIN} (and 1 more likewise); make"
-    )
+    expected = f"segment 2 is in the PNG but not in the segments_info of image 9 of {layout / TRAIN} (and 1 more); make"
     assert line.startswith(f"{png(layout)}: {expected}")
 
 
@@ -632,4 +630,4 @@ def test_ids_in_the_json_alone(layout: Path) -> None:
     extra = {"id": 77, "category_id": 1, "bbox": [0, 0, 5, 5]}
     spoil(layout, lambda found: annotation(found, 9)["segments_info"].append(extra), VAL)
     line = refused(lambda: config(layout).build("val").target(2))
-    assert f"segment 77 is in the segments_info of image 9 of {layout / VAL} but not in it; make" in line
+    assert f"segment 77 is in the segments_info of image 9 of {layout / VAL} but not in the PNG; make" in line

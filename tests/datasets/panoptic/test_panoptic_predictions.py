@@ -221,21 +221,21 @@ def of_image(**values: Any) -> Callable[[Any], object]:
         (of_image(image_id=True), "annotations[0]: has no image_id"),
         (of_image(image_id=8), "image 8: appears twice"),
         (of_image(image_id="08"), "image 8: appears twice"),
-        (of_image(image_id=6), "has no segments of image 7; predict that image, too"),
-        (of_image(file_name=3), "image 7: file_name 3 is no file name"),
+        (of_image(image_id=6), "has no record of image 7; predict that image too"),
+        (of_image(file_name=3), "image 7: file_name 3 is not a file name"),
         (of_image(file_name="../a.png"), "image 7: file_name ../a.png leads out of the PNGs' folder"),
         (of_image(file_name="a.png"), "predictions/a.png: no such file; predict image 7, or put the PNGs into"),
-        (of_image(file_name="a" * 3000), "no file that can be read (File name too long); predict image 7"),
+        (of_image(file_name="a" * 3000), "this file cannot be read (File name too long); predict image 7"),
         (of_image(segments_info=None), "image 7: has no list segments_info"),
         (of_image(segments_info=[[]]), "image 7: segments_info[0] has no id from 1 to 16777215"),
         (of_segment(id=0), "image 7: segments_info[1] has no id from 1 to 16777215"),
         (of_segment(id=2**24), "image 7: segments_info[1] has no id from 1 to 16777215"),
         (of_segment(id="300"), "image 7: segments_info[1] has no id from 1 to 16777215"),
         (of_segment(id=1), "image 7: segment 1 appears twice"),
-        (of_segment(category_id=4), "image 7: of segment 300 category_id 4 is none of the categories"),
-        (of_segment(category_id=None), "image 7: of segment 300 category_id None is none of the categories"),
-        (of_segment(category_id=2.0), "image 7: of segment 300 category_id 2.0 is none of the categories"),
-        (of_segment(id=5), "000000000007.png: segment 300 is in it but not in the segments_info of image 7 of"),
+        (of_segment(category_id=4), "image 7: segment 300: category_id 4 is not one of the categories"),
+        (of_segment(category_id=None), "image 7: segment 300: category_id None is not one of the categories"),
+        (of_segment(category_id=2.0), "image 7: segment 300: category_id 2.0 is not one of the categories"),
+        (of_segment(id=5), "000000000007.png: segment 300 is in the PNG but not in the segments_info of image 7 of"),
         (
             lambda content: content["annotations"][0]["segments_info"].append({"id": 5, "category_id": 2}),
             "000000000007.png: segment 5 is in the segments_info of image 7 of",
@@ -247,7 +247,8 @@ def test_malformed_results_are_refused_in_one_line(tmp_path: Path, change: Any, 
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("", "is not JSON"), ("[]", "has no list of annotations"), ("{", "is not JSON, or not all")]
+    ("text", "message"),
+    [("", "is not JSON"), ("[]", "has no list of annotations"), ("{", "is not JSON, or incomplete")],
 )
 def test_files_that_are_no_results(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "predictions.json").write_text(text)

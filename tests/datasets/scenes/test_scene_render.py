@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets.scenes.camera import look
+from datasets.scenes.camera import make_camera
 from datasets.scenes.classes import CLASSES, SCENE_CLASSES, THING_CLASSES, label_of
 from datasets.scenes.labels import segments
 from datasets.scenes.materials import Material, hsv
@@ -18,7 +18,7 @@ from datasets.scenes.write import Settings, render_scene
 SIZE = (30, 40)
 WHITE = Material((0.9, 0.9, 0.9))
 CENTRE = np.zeros(3)
-FORWARD = look(CENTRE, yaw=0, pitch=0, roll=0, fov=np.pi / 2)  # a focal length of 20 pixels at this size
+FORWARD = make_camera(CENTRE, yaw=0, pitch=0, roll=0, fov=np.pi / 2)  # a focal length of 20 pixels at this size
 
 
 def picture(*primitives, camera=FORWARD, size=SIZE) -> Rendering:
@@ -37,7 +37,7 @@ def test_wall_ahead_has_the_same_depth_everywhere():
 
 
 def test_depth_is_along_the_optical_axis_after_a_turn():
-    camera = look(np.array([1.0, 2.0, 0.5]), yaw=0.4, pitch=-0.2, roll=0.1, fov=1.0)
+    camera = make_camera(np.array([1.0, 2.0, 0.5]), yaw=0.4, pitch=-0.2, roll=0.1, fov=1.0)
     wall = replace(box((0, 0, 0), (30, 30, 1), WHITE), centre=camera.position + 4 * camera.axes[2], axes=camera.axes)
     np.testing.assert_allclose(picture(wall, camera=camera).depth, 3.5, atol=1e-4)
 

@@ -194,7 +194,7 @@ def test_unknown_label_is_named_with_file_value_and_place(layout: Path, make_con
     write_labels(layout, labels)
     dataset = make_config().build("train")
     message = refused(lambda: dataset.load(0) if read == "load" else dataset.target(0))
-    assert "ADE_training_0.png: value 151 at row 7, column 9 is no class (classes: 1 to 150; ignored: 0)" in message
+    assert "ADE_training_0.png: value 151 at row 7, column 9 is not a class (classes: 1 to 150; ignored: 0)" in message
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_unknown_label_is_named_with_file_value_and_place(layout: Path, make_con
         ({"ignore_labels": [150]}, "ignore_labels names 150, which is class flag"),
         ({"first_label": 65500}, "beyond 65535"),
         ({"first_lable": 0}, "did you mean first_label?"),
-        ({"train_transforms": []}, "normalize is there 0 times"),
+        ({"train_transforms": []}, "normalize is listed 0 times"),
         ({"train_transforms": ["normalize", "photometric_distortion"]}, "comes after normalize"),
         ({"test_transforms": ["random_flip", "normalize"]}, "unknown name random_flip"),
         ({"train_transforms": ["random_flop"]}, "did you mean random_flip?"),

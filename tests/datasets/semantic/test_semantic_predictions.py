@@ -37,8 +37,8 @@ def test_names_may_contain_dots(tmp_path: Path) -> None:
     [
         (None, r"a\.png: no such file; predict image a"),
         (np.zeros((4, 5), np.uint8), r"a\.png: is 5 x 4 pixels \(width x height\) but its image is 4 x 4"),
-        (np.full((4, 4), 3, np.uint8), r"a\.png: value 3 is no class \(0 to 2\)"),
-        (np.full((4, 4), 65535, np.uint16), r"a\.png: value 65535 is no class"),
+        (np.full((4, 4), 3, np.uint8), r"a\.png: value 3 is not a class \(0 to 2\)"),
+        (np.full((4, 4), 65535, np.uint16), r"a\.png: value 65535 is not a class"),
         (np.zeros((4, 4, 3), np.uint8), r"a\.png: has pixels of kind RGB"),
     ],
 )

@@ -77,11 +77,11 @@ def test_drop_path_leaves_out_whole_images_at_its_rate_and_keeps_the_mean() -> N
     torch.manual_seed(0)
     block = Block(8, heads=1, reduction=1, drop_path=0.25).train()
     x, branch = torch.zeros(8000, 1, 1, 8), torch.ones(8000, 1, 1, 8)
-    added = block.add(x, branch)
+    added = block.add_branch(x, branch)
     assert set(added.flatten(1).std(dim=1).tolist()) == {0.0}
     assert added.mean().item() == pytest.approx(1, abs=0.02)
     assert (added[:, 0, 0, 0] == 0).float().mean().item() == pytest.approx(0.25, abs=0.02)
-    torch.testing.assert_close(block.eval().add(x, branch), branch)
+    torch.testing.assert_close(block.eval().add_branch(x, branch), branch)
 
 
 def test_drop_path_rises_linearly_over_all_blocks() -> None:

@@ -236,7 +236,7 @@ def test_a_hosts_start_leaves_that_of_its_upsamplers_alone() -> None:
 def test_depth_is_resized_from_corner_to_corner_after_the_padding_is_cut() -> None:
     model = build(flip_test=False).eval()
     ramp = torch.linspace(1, 3.2, 32).expand(1, 1, 24, 32)
-    model._depth = lambda images: ramp
+    model._half_size_depth = lambda images: ramp
     data = Batch(torch.zeros(1, 3, 48, 64), [(48, 43)], [Target("a", (30, 85))])
     depth = model.predict(data)[0].depth
     whole = torch.linspace(1, 3.2, 64)[:43]
@@ -249,7 +249,7 @@ def test_depth_is_resized_from_corner_to_corner_after_the_padding_is_cut() -> No
 def test_predictions_are_clamped_before_they_are_resized_and_averaged() -> None:
     model = build().eval()
     halves = iter([torch.full((1, 1, 8, 8), 30.0), torch.full((1, 1, 8, 8), 1e-9)])
-    model._depth = lambda images: next(halves)
+    model._half_size_depth = lambda images: next(halves)
     data = Batch(torch.zeros(1, 3, 16, 16), [(16, 16)], [Target("a", (16, 16))])
     torch.testing.assert_close(model.predict(data)[0].depth, torch.full((16, 16), (10 + 0.001) / 2))
 
@@ -307,6 +307,7 @@ def test_bfloat16_autocast_stays_near_float32(upsampler: str) -> None:
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
+@pytest.mark.slow
 def test_the_neck_compiles_without_a_graph_break() -> None:
     torch.manual_seed(0)
     neck = HAHI([4, 4, 4], channels=8, points=1, dropout=0.0).eval()
@@ -316,6 +317,7 @@ def test_the_neck_compiles_without_a_graph_break() -> None:
         torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_exported_graphs_give_the_same_depth() -> None:
     class Network(nn.Module):
         def __init__(self, model: DepthFormer) -> None:

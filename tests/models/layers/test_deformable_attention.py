@@ -52,7 +52,7 @@ def by_loops(values: Tensor, reference: Tensor, offsets: Tensor, weights: Tensor
 def test_values_and_gradients_are_those_of_loops_however_the_work_is_cut(
     at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deformable_attention, "_AT_ONCE_ON_CPU", at_once)
+    monkeypatch.setattr(deformable_attention, "_CHUNK_ELEMENTS_ON_CPU", at_once)
     inputs = example()
     values, reference, offsets, weights = inputs
     expected = by_loops(*inputs)
@@ -174,6 +174,6 @@ def test_without_a_gradient_tokens_attend_part_by_part(at_once: int, monkeypatch
     pixels = sum(height * width for height, width in SIZES)
     inputs = torch.randn(2, 9, 16), torch.randn(9, 16), torch.randn(2, pixels, 16), torch.rand(9, 2)
     expected = attention(*inputs, SIZES)
-    monkeypatch.setattr(deformable_attention, "_POINTS_AT_ONCE", at_once)
+    monkeypatch.setattr(deformable_attention, "_OFFSET_ELEMENTS_PER_CHUNK", at_once)
     with torch.no_grad():
         torch.testing.assert_close(attention(*inputs, SIZES), expected.detach())

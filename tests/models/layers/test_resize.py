@@ -11,7 +11,7 @@ from models.layers.resize import resized_argmax
 def test_running_argmax_equals_the_plain_one(
     at_once: int, original: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resize, "_AT_ONCE", at_once)
+    monkeypatch.setattr(resize, "_CHUNK_ELEMENTS", at_once)
     logits = torch.randn(11, 8, 12, generator=torch.Generator().manual_seed(0))
     full = F.interpolate(logits[None], size=(32, 48), mode="bilinear")[:, :, :30, :44]
     expected = F.interpolate(full, size=original, mode="bilinear")[0].argmax(dim=0)
@@ -22,7 +22,7 @@ def test_running_argmax_equals_the_plain_one(
 
 @pytest.mark.parametrize("at_once", [1, 1 << 22])
 def test_of_equal_classes_the_lowest_wins(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resize, "_AT_ONCE", at_once)
+    monkeypatch.setattr(resize, "_CHUNK_ELEMENTS", at_once)
     logits = torch.zeros(5, 4, 4)
     logits[2:4] = 1
     assert resized_argmax(logits, (16, 16), (16, 16), (9, 9)).unique().tolist() == [2]

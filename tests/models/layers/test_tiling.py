@@ -10,7 +10,7 @@ from torch import Tensor
 from models.backbones.mit import MiT
 from models.backbones.swin import Swin
 from models.layers import tiling
-from models.layers.tiling import by_rows
+from models.layers.tiling import apply_by_rows
 from models.segformer.model import SegFormerConfig
 from structures import DatasetInfo
 
@@ -18,8 +18,8 @@ from structures import DatasetInfo
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every map is large, and worked on row by row."""
-    monkeypatch.setattr(tiling, "_LARGE", 0)
-    monkeypatch.setattr(tiling, "_AT_ONCE", 1)
+    monkeypatch.setattr(tiling, "_UNTILED_ELEMENTS", 0)
+    monkeypatch.setattr(tiling, "_TILE_ELEMENTS", 1)
 
 
 def blurred(x: Tensor) -> Tensor:
@@ -29,8 +29,8 @@ def blurred(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("at_once", [1, 100, 200, 10_000])
 def test_parts_equal_the_whole(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiling, "_LARGE", 0)
-    monkeypatch.setattr(tiling, "_AT_ONCE", at_once)
+    monkeypatch.setattr(tiling, "_UNTILED_ELEMENTS", 0)
+    monkeypatch.setattr(tiling, "_TILE_ELEMENTS", at_once)
     x = torch.randn(2, 7, 5, 3, generator=torch.Generator().manual_seed(0))
     seen = []
 
@@ -39,9 +39,9 @@ def test_parts_equal_the_whole(at_once: int, monkeypatch: pytest.MonkeyPatch) ->
         return blurred(part)
 
     with torch.no_grad():
-        torch.testing.assert_close(by_rows(function, x, 10, margin=1), blurred(x))
+        torch.testing.assert_close(apply_by_rows(function, x, 10, margin=1), blurred(x))
         total = torch.ones_like(x)
-        assert by_rows(function, x, 10, margin=1, total=total) is total
+        assert apply_by_rows(function, x, 10, margin=1, total=total) is total
         torch.testing.assert_close(total, blurred(x) + 1)
     assert max(seen) <= max(1, at_once // 50) + 2
 
@@ -49,7 +49,7 @@ def test_parts_equal_the_whole(at_once: int, monkeypatch: pytest.MonkeyPatch) ->
 def test_with_a_gradient_nothing_is_cut(few: None) -> None:
     x = torch.randn(1, 6, 4, 3, requires_grad=True)
     calls: list[Any] = []
-    by_rows(lambda part: calls.append(part.shape) or part, x, 10)
+    apply_by_rows(lambda part: calls.append(part.shape) or part, x, 10)
     assert calls == [x.shape]
 
 
@@ -62,8 +62,8 @@ def test_networks_do_not_depend_on_it(upsampler: str, monkeypatch: pytest.Monkey
     images = torch.randn(2, 3, 70, 93)
     with torch.inference_mode():
         whole = segformer.outputs(images)["logits"]
-        monkeypatch.setattr(tiling, "_LARGE", 0)
-        monkeypatch.setattr(tiling, "_AT_ONCE", 1)
+        monkeypatch.setattr(tiling, "_UNTILED_ELEMENTS", 0)
+        monkeypatch.setattr(tiling, "_TILE_ELEMENTS", 1)
         torch.testing.assert_close(segformer.outputs(images)["logits"], whole)
 
 
@@ -72,6 +72,6 @@ def test_backbones_do_not_depend_on_it(backbone: torch.nn.Module, monkeypatch: p
     images = torch.randn(2, 3, 70, 93, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         whole = backbone.eval()(images)
-        monkeypatch.setattr(tiling, "_LARGE", 0)
-        monkeypatch.setattr(tiling, "_AT_ONCE", 1)
+        monkeypatch.setattr(tiling, "_UNTILED_ELEMENTS", 0)
+        monkeypatch.setattr(tiling, "_TILE_ELEMENTS", 1)
         torch.testing.assert_close(backbone(images), whole)

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from models import ModelConfig
 from models.layers.resize import best_classes, resized_argmax
 from models.maskformer import losses as masks
-from models.maskformer.losses import Queries, Segments, match, match_costs
+from models.maskformer.losses import QueryLogits, Segments, match, match_costs
 from models.maskformer.model import MaskFormer, MaskFormerConfig
 from models.maskformer.partition import PartitionConfig, partition
 from models.maskformer.pixel_decoder import PixelDecoder
@@ -44,7 +44,7 @@ def batch(maps: list[torch.Tensor], sizes: list[tuple[int, int]] | None = None) 
 
 
 def segments_of(semantic: torch.Tensor) -> Segments:
-    return masks.segments_of(Target("0", semantic.shape, semantic=semantic), torch.zeros(5, dtype=torch.bool))
+    return masks.extract_segments(Target("0", semantic.shape, semantic=semantic), torch.zeros(5, dtype=torch.bool))
 
 
 def halves(left: int, right: int, size: tuple[int, int] = (64, 96)) -> torch.Tensor:
@@ -161,7 +161,7 @@ def test_things_are_segments_one_by_one_and_crowds_are_none() -> None:
         torch.zeros(3, 4), torch.tensor([0, 0, 2]), masks=objects, crowd=torch.tensor([False, False, True])
     )
     target = Target("0", (64, 96), semantic=semantic, instances=instances)
-    labels, found = masks.segments_of(target, torch.tensor(ROOMS.things))
+    labels, found = masks.extract_segments(target, torch.tensor(ROOMS.things))
     assert labels.tolist() == [0, 0, 3]
     assert torch.equal(found[:2], objects[:2])
     assert torch.equal(found[2], semantic == 3)
@@ -226,7 +226,7 @@ def test_no_other_assignment_costs_less() -> None:
 
 def test_losses_of_one_layer() -> None:
     classes, logits, truth = example()
-    found = masks.losses(Queries(classes[None], logits[None]), [truth], torch.Size((8, 12)))
+    found = masks.losses(QueryLogits(classes[None], logits[None]), [truth], torch.Size((8, 12)))
     rows, columns = match(classes, logits, truth)
     owner = dict(zip(rows.tolist(), columns.tolist(), strict=True))
     entropy = weight = mask = dice = 0.0
@@ -250,14 +250,14 @@ def test_more_classes_than_queries_leave_some_unmatched() -> None:
     truth = segments_of(torch.arange(5).repeat_interleave(20).view(10, 10).short())
     classes, logits = torch.randn(2, 6), torch.randn(2, 5, 5)
     assert len(match(classes, logits, truth)[0]) == 2
-    found = masks.losses(Queries(classes[None], logits[None]), [truth], torch.Size((10, 10)))
+    found = masks.losses(QueryLogits(classes[None], logits[None]), [truth], torch.Size((10, 10)))
     assert all(torch.isfinite(loss) for loss in found.values())
 
 
 def test_a_network_that_has_diverged_has_a_loss_that_is_not_finite() -> None:
     classes, logits, truth = example()
     logits[0] = float("nan")
-    found = masks.losses(Queries(classes[None], logits[None]), [truth], torch.Size((8, 12)))
+    found = masks.losses(QueryLogits(classes[None], logits[None]), [truth], torch.Size((8, 12)))
     assert not torch.isfinite(torch.stack(list(found.values())).sum())
 
 
@@ -266,7 +266,7 @@ def test_a_network_that_has_diverged_has_a_loss_that_is_not_finite() -> None:
 
 @pytest.mark.parametrize("size", [(60, 90), (61, 37), (200, 150)])
 def test_classes_by_votes_are_those_of_the_whole_maps(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.layers.resize._AT_ONCE", 20_000)  # a few rows at a time
+    monkeypatch.setattr("models.layers.resize._CHUNK_ELEMENTS", 20_000)  # a few rows at a time
     torch.manual_seed(0)
     classes, logits = torch.randn(6, 6).softmax(dim=1)[:, :-1], 4 * torch.randn(6, 16, 24)
     large = F.interpolate(logits[None], (64, 96), mode="bilinear").sigmoid()

@@ -236,6 +236,7 @@ def test_images_without_objects_give_finite_losses_and_every_gradient() -> None:
     assert [name for name, value in model.named_parameters() if value.grad is None] == []
 
 
+@pytest.mark.slow
 def test_it_learns_one_picture_by_heart() -> None:
     model = build(
         seed=1, fusion={"min_stuff_area": 32}, box_head={"channels": 64, "best_match": True, "min_score": 0.6}

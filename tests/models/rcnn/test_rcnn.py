@@ -1,20 +1,21 @@
 """Losses, gradients and predictions of both detectors."""
 
 import math
-import socket
 import statistics
+import sys
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from pycocotools import mask as coco_mask
 from pydantic import ValidationError
 from torchvision.ops import box_iou
 
 from models.rcnn.boxes import NEGATIVE
 from models.rcnn.model import FasterRCNNConfig, MaskRCNNConfig
+from runtime.distributed import start_processes
+from runtime.shutdown import exit_together
 from structures import Batch, DatasetInfo
+from tests import launch
 from tests.models.rcnn.examples import INFO, batch, build
 from upsamplers import PAPER_NAMES
 
@@ -107,7 +108,7 @@ def test_single_anchors_are_those_of_whole_levels_in_value_and_gradient():
     ends = torch.tensor([part.shape[1] for part in outputs.logits]).cumsum(0)
     anchors = torch.cat([torch.randint(total, (50,)), torch.tensor([0]), ends[:-1], ends - 1])
     images = torch.arange(len(anchors)) % 2
-    pairs = ((logits[images, anchors], deltas[images, anchors]), model.rpn.at(pyramid, images, anchors))
+    pairs = ((logits[images, anchors], deltas[images, anchors]), model.rpn.predict_at_anchors(pyramid, images, anchors))
     gradients = []
     for found, moved in pairs:
         loss = (found.sin().sum() + moved.cos().sum()) * 100
@@ -144,7 +145,7 @@ def test_anchors_end_exactly_where_the_padded_image_ends():
     model = build("faster_rcnn")
     sizes = [(2048 >> level, 4096 >> level) for level in range(2, 7)]
     anchors = torch.cat(model.rpn.anchors([torch.empty(1, 1, *size) for size in sizes]))
-    matched, _ = model.rpn._matched(anchors, (1300, 2490), batch([[]]).targets[0], 64)
+    matched, _ = model.rpn._match_anchors(anchors, (1300, 2490), batch([[]]).targets[0], 64)
     inside = sum((1344 >> level) * (2496 >> level) * 3 for level in range(2, 7))
     assert (matched == NEGATIVE).sum() == inside
 
@@ -155,7 +156,7 @@ def test_padding_of_the_batch_takes_no_part():
     data = batch([[[10.0, 10, 50, 50]]], (256, 256), inside=(60, 60))
     outputs = model.rpn(model.neck(model.backbone(data.images)))
     anchors = torch.cat(outputs.anchors)
-    matched, _ = model.rpn._matched(anchors, (60, 60), data.targets[0], model.size_divisor)
+    matched, _ = model.rpn._match_anchors(anchors, (60, 60), data.targets[0], model.size_divisor)
     centres = (anchors[:, :2] + anchors[:, 2:]) / 2
     assert (matched[(centres >= 64).any(dim=1)] == -2).all()
     assert (matched[(centres < 64).all(dim=1)] == -1).any()
@@ -184,6 +185,9 @@ def test_data_without_masks_or_boxes_are_refused():
         FasterRCNNConfig(backbone="resnet50", upsampler="nearest", neck="pafpn")
 
 
+SMALL = [[[5.0, 6, 30, 35], [40, 10, 60, 55]], [[15.0, 15, 45, 45]]]
+
+
 def _gradients(data: Batch) -> list[torch.Tensor]:
     # Every proposal is sampled: at the start their scores are equal but for rounding, which would choose among them.
     model = build(
@@ -194,25 +198,24 @@ def _gradients(data: Batch) -> list[torch.Tensor]:
     return [parameter.grad for parameter in model.parameters()]
 
 
-def _one_of_two(rank: int, port: int, path: str) -> None:
+@exit_together()
+def main() -> None:
+    """In each of two processes: the gradients of one image; the first process writes their mean to a file."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    data = batch(BOXES)
-    gradients = _gradients(Batch(data.images[rank : rank + 1], data.sizes[:1], data.targets[rank : rank + 1]))
-    for gradient in gradients:
-        dist.all_reduce(gradient)
-    if rank == 0:
-        torch.save([gradient / 2 for gradient in gradients], path)
-    dist.destroy_process_group()
+    processes = start_processes("cpu")
+    data, own = batch(SMALL, (64, 64)), slice(processes.rank, processes.rank + 1)
+    means = [
+        processes.mean(gradient) for gradient in _gradients(Batch(data.images[own], data.sizes[own], data.targets[own]))
+    ]
+    if processes.is_main:
+        torch.save(means, sys.argv[1])
 
 
 def test_two_processes_give_the_gradient_of_one(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(_one_of_two, (port, str(tmp_path / "gradients.pt")), nprocs=2)
+    done = launch.run("tests.models.rcnn.test_rcnn", tmp_path / "gradients.pt", processes=2)
+    assert done.codes == [0, 0], done.err
     one, two = (
         torch.cat([gradient.flatten() for gradient in gradients])
-        for gradients in (_gradients(batch(BOXES)), torch.load(tmp_path / "gradients.pt"))
+        for gradients in (_gradients(batch(SMALL, (64, 64))), torch.load(tmp_path / "gradients.pt"))
     )
     assert (two - one).norm() <= 1e-3 * one.norm()

@@ -122,7 +122,7 @@ def test_stages_run_in_the_published_order_guided_by_plain_embeddings() -> None:
 def test_folded_weights_of_training_equal_the_published_order(upsampler: str) -> None:
     head = build(upsampler=upsampler, one_step=True, dropout=0.0).head
     features = [torch.randn(2, channels, side, side) for channels, side in ((8, 16), (16, 8), (20, 4), (32, 2))]
-    torch.testing.assert_close(head._fused_by_folded_weights(features), head._fused(features))
+    torch.testing.assert_close(head._fuse_with_folded_weights(features), head._fuse_levels(features))
 
 
 def test_nearest_in_one_step_equals_six_stages() -> None:
@@ -141,7 +141,7 @@ def test_bilinear_is_one_step_unless_told_otherwise() -> None:
 
 
 def test_one_step_with_a_learned_upsampler_is_refused() -> None:
-    with pytest.raises(UserError, match="one_step with carafe; drop it"):
+    with pytest.raises(UserError, match="not with this carafe; change the upsampler or remove one_step"):
         validate(SegFormerConfig, {"backbone": TINY, "upsampler": "carafe", "one_step": True}, "test")
 
 
@@ -165,12 +165,14 @@ def test_bfloat16_autocast_stays_near_float32(upsampler: str) -> None:
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
+@pytest.mark.slow
 def test_outputs_compile_without_a_graph_break() -> None:
     model, images = build(upsampler="dysample", dropout=0.0), torch.randn(2, 3, 64, 64)
     compiled = torch.compile(lambda x: logits(model, x), backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(images), logits(model, images))
 
 
+@pytest.mark.slow
 def test_export_serves_other_sizes() -> None:
     class Network(torch.nn.Module):
         def __init__(self, model: SegFormer) -> None:

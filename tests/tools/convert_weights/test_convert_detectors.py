@@ -21,7 +21,7 @@ from models import ModelConfig
 from models.backbones.resnet import ResNetConfig
 from structures import DatasetInfo
 from tests.tools.convert_weights.renaming import renamed
-from tools.convert_weights.segformer import convert
+from tools.convert_weights.sources import convert
 
 State = dict[str, Tensor]
 ROOT = Path(__file__).parents[3]
@@ -111,7 +111,7 @@ def assert_same_results(model: Any, reference: Any, labels: Tensor) -> None:
     assert_same_rows(rows, torch.column_stack(expected_rows), 0.1)  # pixels and percent
 
     if model.mask_head is not None:
-        [masks] = model.mask_head.probabilities(pyramid, [found])
+        [masks] = model.mask_head.predict_masks(pyramid, [found])
         assert masks.std() > 0.01
         order = torch.cdist(rows, torch.column_stack(expected_rows)).argmin(1)
         torch.testing.assert_close(masks, expected["masks"][order, 0], rtol=0, atol=1e-4)
@@ -217,7 +217,7 @@ def refusal(state: State) -> str:
         ("retinanet_resnet50_fpn", "one-stage"),
         ("ssd300_vgg16", "one-stage"),
         ("keypointrcnn_resnet50_fpn", "Keypoint R-CNN"),
-        ("resnet34", "holds resnet34, which is no backbone here; give resnet50 or resnet101"),
+        ("resnet34", "holds resnet34, which is not supported; give resnet50 or resnet101"),
         ("resnet152", "holds resnet152"),
         ("resnext50_32x4d", "ResNeXt"),
         ("wide_resnet50_2", "wide ResNet"),

@@ -14,7 +14,7 @@ from models import ModelConfig
 from structures import DatasetInfo
 from tests.tools.convert_weights.renaming import renamed
 from tools.convert_weights.__main__ import main
-from tools.convert_weights.segformer import convert
+from tools.convert_weights.sources import convert
 from upsamplers import build_upsampler
 
 NECK, MASK = "neck.upsample_modules.", "roi_head.mask_head.upsample."

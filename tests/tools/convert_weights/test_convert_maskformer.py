@@ -14,7 +14,7 @@ from models.maskformer.model import MaskFormer, MaskFormerConfig
 from structures import DatasetInfo
 from tests.tools.convert_weights.renaming import renamed
 from tools.convert_weights.reading import read_published
-from tools.convert_weights.segformer import convert
+from tools.convert_weights.sources import convert
 from tools.convert_weights.tensors import State
 from upsamplers import build_upsampler
 
@@ -196,7 +196,7 @@ def test_the_release_comes_as_a_pickle_of_arrays(tmp_path: Path) -> None:
     assert found.keys() == state.keys()
     assert all(torch.equal(found[name], value) for name, value in state.items())
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match="no pickle of arrays alone"):
+    with pytest.raises(UserError, match="not a pickle of arrays only"):
         read_published(path)
 
 
@@ -209,7 +209,7 @@ def test_pickles_that_call_anything_else_are_refused_unread(tmp_path: Path) -> N
 
     path = tmp_path / "evil.pkl"
     path.write_bytes(pickle.dumps({"model": {"weight": Gadget()}}))
-    with pytest.raises(UserError, match=r"evil.pkl: is no pickle of arrays alone \(it calls posix.mkdir\)"):
+    with pytest.raises(UserError, match=r"evil.pkl: is not a pickle of arrays only \(it calls posix.mkdir\)"):
         read_published(path)
     assert not canary.exists()
 

@@ -18,7 +18,7 @@ from models.depthformer.model import DepthFormerConfig
 from structures import Batch, DatasetInfo, Target
 from tests.tools.convert_weights.renaming import renamed
 from tools.convert_weights.__main__ import main
-from tools.convert_weights.segformer import convert
+from tools.convert_weights.sources import convert
 
 NYU = DatasetInfo("depth", "nyu", max_depth=10.0)
 

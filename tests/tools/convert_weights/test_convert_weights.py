@@ -13,7 +13,7 @@ from structures import DatasetInfo
 from tests.tools.convert_weights.renaming import renamed
 from tools.convert_weights.__main__ import main
 from tools.convert_weights.reading import read_published
-from tools.convert_weights.segformer import convert
+from tools.convert_weights.sources import convert
 from upsamplers import build_upsampler
 
 CLASSES = 5
