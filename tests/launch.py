@@ -20,7 +20,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 Sabotage = Callable[[], None]  # done in the child before the command starts; importable, so that it can be pickled
+# The last two are what a first optimiser step and a detector import, which takes seconds.
 PRELOAD = ["train", "eval", "tools.predict", "tools.score", "tools.convert_weights.__main__", "tests.conftest"]
+PRELOAD += ["torch._dynamo", "torchvision"]
 
 
 @dataclass(frozen=True)
