@@ -2,8 +2,8 @@
 
 `python eval.py --checkpoint PATH [--cfg FILE] [--json FILE] [--predictions DIR] [KEY=VALUE ...]`
 
-PATH is a checkpoint, a run folder (its best checkpoint is used) or, with --cfg, a file of converted weights. Without
---cfg the configuration in the checkpoint is used.
+PATH is a checkpoint, a run folder (its best checkpoint is used, else its last) or, with --cfg, a file of converted
+weights. Without --cfg the configuration in the checkpoint is used.
 Under torchrun each process predicts a share of the images. The metrics are those of one process, up to rounding.
 """
 

@@ -175,7 +175,7 @@ class Experiment(Schema):
 
 
 def load_experiment(cfg: Path | str, overrides: Sequence[str] = ()) -> Experiment:
-    """Load an experiment from a YAML file and `KEY=VALUE` overrides; reads no data. Raises UserError if invalid."""
+    """Load an experiment from a YAML file and `KEY=VALUE` overrides; reads no images. Raises UserError if invalid."""
     config = read_config(cfg, overrides)
     return make_experiment({"run_name": Path(cfg).stem, **config}, str(cfg))
 

@@ -18,9 +18,9 @@ IGNORE = -1  # semantic label of pixels that are excluded from training and scor
 
 
 def image_sort_key(image_id: int | str) -> tuple[bool, int, str]:
-    """Sort key for image ids, as in pycocotools: decimal numbers by value, after them all other ids as text."""
+    """Sort key for image ids, as in pycocotools: decimal numbers (below 10**19) by value, then other ids as text."""
     text = str(image_id)
-    is_number = text.isascii() and text.isdigit()
+    is_number = text.isascii() and text.isdigit() and len(text) < 20
     return not is_number, int(text) if is_number else 0, text
 
 

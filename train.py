@@ -127,6 +127,7 @@ def train(experiment: Experiment, processes: Processes) -> None:
     ):
         announce(run, log)
         for step in range(state.step, steps + 1):
+            # First, since a resumed run does again an evaluation that was interrupted.
             if step > state.evaluated and (step % evaluate_every == 0 or step == steps):
                 evaluate_and_save(run, log, stop)
             if step == steps:

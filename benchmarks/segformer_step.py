@@ -20,8 +20,6 @@ from pathlib import Path
 
 import torch
 
-from workflow.environment import cpu_name
-
 ROOT = Path(__file__).parent.parent
 CLASSES = 150
 CHANNELS = {"mit_b0": ([32, 64, 160, 256], 256), "mit_b1": ([64, 128, 320, 512], 256)}
@@ -128,6 +126,9 @@ def main() -> None:
     if arguments.measure:
         print(json.dumps(measure(arguments.measure, arguments)))
         return
+    sys.path.append(str(ROOT))  # not before: a measuring process must not find our `datasets`, see keep_freed_memory
+    from workflow.environment import cpu_name
+
     kinds = arguments.upsamplers.split(",")
     if importlib.util.find_spec("transformers"):
         kinds.append("transformers")

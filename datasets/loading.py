@@ -90,7 +90,8 @@ class TrainingOrder:
         blocks = np.concatenate([indices[: len(indices) // size * size] for indices in members]).reshape(-1, size)
         rest = np.concatenate([indices[len(indices) // size * size :] for indices in members])
         blocks = blocks[rng.permutation(len(blocks))]
-        # The previous epoch may have ended within a block. So many ungrouped samples first: then blocks are aligned.
+        # The previous epoch may have ended within a block. Start with that many ungrouped samples, so that blocks are
+        # aligned.
         head = -self._epoch * self._length % size
         while len(rest) < head and len(blocks):
             rest, blocks = np.concatenate([rest, blocks[-1]]), blocks[:-1]
@@ -98,7 +99,7 @@ class TrainingOrder:
 
 
 def micro_batch_keys(order: TrainingOrder, layout: BatchLayout, first_step: int) -> Iterator[list[SampleKey]]:
-    """Yield endlessly the keys of this process's micro-batches. A late `first_step` takes no longer than an early one.
+    """Yield endlessly the keys of this process's micro-batches. Starting at a late step costs nothing.
 
     Optimiser step t has the `layout.total` positions from t * total on. They are divided into parts of `per_process`;
     accumulation round a of rank r takes part a * world_size + r.

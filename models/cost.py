@@ -37,8 +37,10 @@ class _NoFilling(TorchFunctionMode):
 def complexity(model: DenseModel, size: Size) -> dict[str, Any]:
     """Count parameters and MACs for one image of `size` (height, width). See `--json` of tools.complexity.
 
-    `weights` counts convolution and linear weights only, as the paper does. Fake tensors have shapes but no data, so
-    this needs no memory and computes nothing. Raises ValueError if the image is too small for the model.
+    Returns "params", "params_trainable", "macs", "input" ([3, height, width]) and "upsamplers": a dictionary of their
+    "count", "params", "weights" and "macs". `weights` counts convolution and linear weights only, as the paper does.
+    Fake tensors have shapes but no data, so this needs no memory and computes nothing. Raises ValueError if the image
+    is too small for the model.
     """
     counter = FlopCounterMode(display=False)
     upsampler_macs = upsampler_flops = 0

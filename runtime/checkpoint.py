@@ -40,7 +40,7 @@ class Checkpoints:
     def save(self, state: dict[str, Any], is_best: bool = False) -> None:
         """Save `state` as the last checkpoint and, if `is_best`, also as the best one.
 
-        Raises UserError if it cannot be written; the last undamaged checkpoint is then still there.
+        Raises UserError if it cannot be written; the last undamaged checkpoint, if any, is then still there.
         """
         part = self.folder / "last.pt.part"
         try:
@@ -57,10 +57,9 @@ class Checkpoints:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
                 (self.folder / LINK).unlink(missing_ok=True)
+            intact = "; the previous checkpoint is intact" if os.path.exists(self.last) else ""
             advice = "free space or fix the permissions, then run the same command again"
-            raise UserError(
-                self.last, f"cannot be written ({error}); the previous checkpoint is intact", advice
-            ) from error
+            raise UserError(self.last, f"cannot be written ({error}){intact}", advice) from error
 
     def load(self) -> tuple[dict[str, Any], Path] | None:
         """Load the newest checkpoint that is not damaged. Return it and its path, or None if there is no checkpoint.
@@ -73,7 +72,8 @@ class Checkpoints:
                 state = _read(path)
             except DamagedCheckpointError as error:
                 self._last_is_intact = self._last_is_intact and path != self.last
-                print(f"warning: {path} {error}; trying the previous checkpoint", flush=True)
+                advice = "" if path == present[-1] else "; trying the previous checkpoint"
+                print(f"warning: {path} {error}{advice}", flush=True)
                 continue
             if path != present[0]:
                 print(f"warning: using {path}, of step {state.get('step')}", flush=True)

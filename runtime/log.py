@@ -91,7 +91,7 @@ class RunLog:
             **dict(zip(names, means, strict=True)),
             "learning_rate": learning_rate,
             "images_per_second": rate,
-            "memory_gb": _memory_gb(self.processes.device),
+            "memory_gb": _memory_gb(self.processes.device),  # in GiB
         }
         self._write("train", record)
         self._print_progress(record)

@@ -5,7 +5,7 @@ import platform
 import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # constants of malloc.h
-TRAINING, EVALUATION = 1 << 30, 1 << 25  # bytes; the memory of tensors up to this size is kept
+TRAINING, EVALUATION = 1 << 30, 1 << 25  # bytes. Freed tensors up to this size keep their memory.
 
 
 def keep_freed_memory(up_to: int = TRAINING) -> bool:

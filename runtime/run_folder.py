@@ -62,23 +62,23 @@ class RunFolder:
             raise UserError(f"{key}={new}", f"the run in {self.path} was started with {old}{more}", advice)
 
 
-def lock_folder(path: Path, elsewhere: str, owner: str, other: str) -> TextIO:
+def lock_folder(path: Path, other_folder: str, holder: str, other_name: str) -> TextIO:
     """Make a folder and lock it for this process, until the returned file is closed.
 
-    elsewhere, owner, other: for the error messages. Raises UserError if the folder cannot be written ("choose
-    ELSEWHERE") or is locked ("OWNER is using this folder; stop it or choose OTHER").
+    other_folder, holder, other_name: for the error messages. Raises UserError if the folder cannot be written ("choose
+    OTHER_FOLDER") or is locked ("HOLDER is using this folder; stop it or choose OTHER_NAME").
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = (path / ".lock").open("w")
     except OSError as error:
-        raise UserError(path, f"cannot be written ({error})", f"choose {elsewhere}") from None
+        raise UserError(path, f"cannot be written ({error})", f"choose {other_folder}") from None
     try:
         # Not flock: data workers would inherit that lock and keep it for seconds after the run is killed.
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         lock.close()
-        raise UserError(path, f"{owner} is using this folder", f"stop it or choose {other}") from None
+        raise UserError(path, f"{holder} is using this folder", f"stop it or choose {other_name}") from None
     return lock
 
 

@@ -11,7 +11,7 @@ from config import Fraction, Schema
 
 
 class _ScheduleConfig(Schema):
-    """warmup_steps: steps in which the scheduled rate is also multiplied by a factor rising from warmup_ratio to 1."""
+    """warmup_steps: the rate is multiplied by a factor that rises from warmup_ratio to 1 over these steps."""
 
     warmup_steps: NonNegativeInt = 0
     warmup_ratio: Fraction = 0.001

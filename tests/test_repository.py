@@ -12,7 +12,7 @@ from models.cost import shapes_only
 
 ROOT = Path(__file__).parent.parent
 OUTSIDE = {"tests", "configs", "docs", "results", "data", "runs", "build"}  # folders at the top that are no rooms
-LONGEST_FILE, FULLEST_FOLDER = 350, 15
+LONGEST_FILE, FULLEST_FOLDER = 350, 13
 CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "base")
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -84,7 +84,8 @@ def test_modules_do_not_import_each_other():
 def test_files_are_short_and_folders_not_full():
     lengths = {path: len(path.read_text().splitlines()) for path in sources().values()}
     assert [path for path, length in lengths.items() if length > LONGEST_FILE] == []
-    folders = [path.parent for path in sources().values() if path.parent != ROOT]
+    # One file for each upsampler, however many there are.
+    folders = [path.parent for path in sources().values() if path.parent not in (ROOT, ROOT / "upsamplers")]
     assert [folder for folder in set(folders) if folders.count(folder) > FULLEST_FOLDER] == []
 
 
@@ -99,7 +100,7 @@ def test_documents_name_files_that_exist(path):
     text = path.read_text()
     linked = re.findall(r"\]\(([^)#:]+)\)", text)
     named = re.findall(r"(?:--cfg |python |base: )((?:[\w-]+/)*[\w-]+\.(?:py|yaml))", text)
-    named += [name for name in re.findall(r"`((?:[\w-]+/)+[\w-]+\.py)`", text) if name != "upsamplers/blur.py"]
+    named += [name for name in re.findall(r"`((?:[\w-]+/)+[\w-]+\.py)`", text) if name != "upsamplers/nearest_conv.py"]
     places = [ROOT, ROOT / "configs", path.parent]
     missing = [name for name in [*linked, *named] if not any((place / name).exists() for place in places)]
     modules = re.findall(r"python -m (tools\.\w+|benchmarks\.\w+)", text)

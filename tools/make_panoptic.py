@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.coco.annotations import Annotations, read_annotations, read_classes
-from datasets.coco.json_file import CORRECT, Faults, Files
+from datasets.coco.json_file import ADVICE_CORRECT, EntryErrors, Files
 from datasets.coco.masks import decode
 from datasets.files.images import read_label_map
 from datasets.files.paths import problem_with
@@ -55,8 +55,8 @@ def main() -> None:
     if shared := set(things.values()) & set(stuff.values()):
         raise UserError(f"--stuff {min(shared)}", f"is a category of {arguments.instances}, too", "rename it")
 
-    faults = Faults(arguments.instances, "stop", CORRECT)
-    annotations = read_annotations(arguments.instances, things, masks=True, images=None, faults=faults)
+    entry_errors = EntryErrors(arguments.instances, "stop", ADVICE_CORRECT)
+    annotations = read_annotations(arguments.instances, things, masks=True, images=None, entry_errors=entry_errors)
     label_maps = _label_maps(annotations, arguments.semantic)
     folder, names = (
         arguments.out.with_suffix(""),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from upsamplers.base import at_least_float32, shuffle
 
-_CHUNK_ELEMENTS = 1 << 20  # output elements that are computed together on a CPU
+_CHUNK_ELEMENTS = 1 << 20  # output elements of one chunk on a CPU
 
 
 def reassemble(x: Tensor, kernels: Tensor) -> Tensor:
@@ -28,11 +28,11 @@ def reassemble(x: Tensor, kernels: Tensor) -> Tensor:
     scale = math.isqrt(subpixel_count)
     grouped = at_least_float32(x).reshape(B, G, C // G, 1, H, W)
     weights = at_least_float32(kernels).contiguous().unsqueeze(2).unbind(3)  # K² times [B, G, 1, s², H, W]
-    parts = [
-        shuffle(_sum_windows(part, weights).flatten(1, 2), scale).unflatten(1, part.shape[1:3])
-        for part in grouped.split(_channels_per_chunk(grouped, subpixel_count), dim=2)
+    chunks = [
+        shuffle(_sum_windows(chunk, weights).flatten(1, 2), scale).unflatten(1, chunk.shape[1:3])
+        for chunk in grouped.split(_channels_per_chunk(grouped, subpixel_count), dim=2)
     ]
-    output = torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
+    output = torch.cat(chunks, dim=2) if len(chunks) > 1 else chunks[0]
     return output.flatten(1, 2).to(x.dtype)
 
 

@@ -13,7 +13,7 @@ from runtime.distributed import Processes
 def print_plan(experiment: Experiment, processes: Processes) -> None:
     """Build everything, run one batch through training and prediction, and print the plan.
 
-    Raises UserError for whatever would stop the training.
+    Raises UserError for whatever would stop the training at its first step. The run folder is not looked at.
     """
     layout = experiment.batch_layout(processes)
     training_set, validation_set = experiment.data.build("train"), experiment.data.build("val")

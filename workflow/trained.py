@@ -17,10 +17,10 @@ def find_checkpoint(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    for name in ("best.pt", "last.pt", "previous.pt"):
-        candidate = path / "checkpoints" / name
-        if candidate.exists():
-            return candidate
+    for folder in (path / "checkpoints", path):
+        for name in ("best.pt", "last.pt", "previous.pt"):
+            if (folder / name).exists():
+                return folder / name
     raise UserError(path, "holds no checkpoint", "name a .pt file or the folder of a run that has saved one")
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from datasets.coco.json_file import (
     AnnotationFile,
-    Faults,
-    Listing,
+    EntryErrors,
+    ImageIndex,
     advice_to_set_classes,
     check_classes,
     entry_name,
@@ -27,12 +27,12 @@ from datasets.files.folders import Names
 from errors import UserError
 from structures import Size
 
-FORM = "instances_train2017.json"
-BULK = "segmentation"  # nine tenths of the file; dropped during parsing if not needed, which saves the memory
+OFFICIAL_FILE = "instances_train2017.json"
+LARGEST_KEY = "segmentation"  # nine tenths of the file; dropped during parsing if not needed, which saves the memory
 
 
 @dataclass(frozen=True)
-class Annotations(Listing):
+class Annotations(ImageIndex):
     """The content of one file: its images, and N annotations, sorted by image and then in the order of the file.
 
     ids: [N] int64. labels: [N] int64, 0..K-1. boxes: [N, 4] float64, xywh in pixels. areas: [N] float64, in pixels.
@@ -63,11 +63,11 @@ def read_annotations(
     *,
     masks: bool,
     images: Path | None,
-    faults: Faults,
+    entry_errors: EntryErrors,
     classes_name: str = "data.classes",
     advice: str | None = None,
 ) -> Annotations:
-    """Read the annotations of a file. Unusable entries are reported to `faults` and left out.
+    """Read the annotations of a file. Unusable entries are reported to `entry_errors` and left out.
 
     classes: category id -> name; labels number the ids in ascending order. masks: also read and check segmentations.
     images: the folder where every image must exist; None: do not check. classes_name, advice: for the error if a
@@ -75,10 +75,10 @@ def read_annotations(
     Raises UserError naming the file, and also the image or annotation unless the whole file is unusable. An unusable
     image is left out with its annotations.
     """
-    file = AnnotationFile(path, FORM, None if masks else BULK)
+    file = AnnotationFile(path, OFFICIAL_FILE, None if masks else LARGEST_KEY)
     categories = file.categories()
     check_classes(path, categories, classes, advice or advice_to_set_classes(categories), classes_name)
-    found, unusable_images = read_images(file.list_of("images"), images, faults)
+    found, unusable_images = read_images(file.list_of("images"), images, entry_errors)
     if not found:
         raise UserError(path, "lists no usable image", "name another file")
     image_ids = sorted(found)
@@ -92,14 +92,14 @@ def read_annotations(
         try:
             reader.add(record)
         except ValueError as error:
-            faults.add(entry_name("annotation", record, number), str(error))
+            entry_errors.add(entry_name("annotation", record, number), str(error))
     return reader.sort_by_image(image_ids, Names(found[image_id][1] for image_id in image_ids))
 
 
 @no_garbage_collection()
 def read_classes(path: Path) -> dict[int, str]:
     """Category id -> name, from the file's `categories`. Raises UserError if they or the file are unusable."""
-    return AnnotationFile(path, FORM, BULK).categories()
+    return AnnotationFile(path, OFFICIAL_FILE, LARGEST_KEY).categories()
 
 
 class _AnnotationReader:

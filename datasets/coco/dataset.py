@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_
 from config import Schema
 from datasets.base import DenseDataset, Objects, Sample
 from datasets.coco.annotations import Annotations, read_annotations, read_classes
-from datasets.coco.json_file import Faults, Listing, OnError, file_with_classes
+from datasets.coco.json_file import EntryErrors, ImageIndex, OnError, file_with_classes
 from datasets.coco.masks import decode
 from datasets.coco.predictions import CocoFiles
 from datasets.files.images import read_image
@@ -151,15 +151,15 @@ class COCO(DenseDataset):
         check_path(self._file, "file", f"{split}_annotations")
         if not annotations_only:
             check_path(self._folder, "folder", f"{split}_images")
-        faults = Faults(self._file, config.on_error)
+        entry_errors = EntryErrors(self._file, config.on_error)
         self._annotations = read_annotations(
             self._file,
             config._names,
             masks=config.masks,
             images=None if annotations_only else self._folder,
-            faults=faults,
+            entry_errors=entry_errors,
         )
-        self.skipped = faults.lines
+        self.skipped = entry_errors.lines
         self._images = np.arange(len(self._annotations.image_ids))  # each image's row in the annotations
         if self._training:
             self._images = self._images[_trainable(self._annotations, config)]
@@ -218,17 +218,17 @@ def aspect_groups(sizes: np.ndarray) -> np.ndarray:
     return (sizes[:, 1] > sizes[:, 0]).astype(np.int64)
 
 
-def read_listed_image(folder: Path, listing: Listing, image: int, file: Path) -> np.ndarray:
-    """The pixels, RGB uint8 [H, W, 3], of the image in row `image` of `listing`, the content of `file`.
+def read_listed_image(folder: Path, index: ImageIndex, image: int, file: Path) -> np.ndarray:
+    """The pixels, RGB uint8 [H, W, 3], of the image in row `image` of `index`, the content of `file`.
 
     Raises UserError if the image is unusable or its size differs from the listed one.
     """
-    path = folder / listing.names[image]
+    path = folder / index.names[image]
     pixels = read_image(path)
-    height, width = listing.size(image)
+    height, width = index.size(image)
     if pixels.shape[:2] != (height, width):
         what = f"is displayed at {pixels.shape[1]} x {pixels.shape[0]} (width x height) but image"
-        what += f" {listing.image_ids[image]} of {file} is {width} x {height}"
+        what += f" {index.image_ids[image]} of {file} is {width} x {height}"
         raise UserError(path, what, "correct the JSON, or take the orientation (EXIF) out of the image")
     return pixels
 

@@ -22,14 +22,14 @@ from errors import UserError, one_line
 from structures import Size
 
 OnError = Literal["stop", "skip"]
-CORRECT = "correct the file"
-ADVICE = f"{CORRECT}, or leave out what is unusable with data.on_error=skip"
+ADVICE_CORRECT = "correct the file"
+ADVICE_CORRECT_OR_SKIP = f"{ADVICE_CORRECT}, or leave out what is unusable with data.on_error=skip"
 
 Category = TypeVar("Category")
 
 
 @dataclass(frozen=True)
-class Listing:
+class ImageIndex:
     """M images by ascending id, and which of N annotations belong to each.
 
     image_ids: [M] int64. sizes: [M, 2] int64, (height, width). names: M file names, relative to the images' folder.
@@ -73,7 +73,9 @@ def no_garbage_collection() -> Iterator[None]:
 
 
 class AnnotationFile:
-    """A parsed JSON file. form: the official file with the same form, for errors. drop: a key to drop from all objects.
+    """A parsed JSON file.
+
+    form: name of the official file with the same structure, for error messages. drop: a key to drop from all objects.
 
     The constructor and all methods raise UserError if the file as a whole is unusable.
     """
@@ -113,9 +115,9 @@ class AnnotationFile:
         for number, record in enumerate(self.list_of("categories")):
             category_id, name = (record.get("id"), record.get("name")) if isinstance(record, dict) else (None, None)
             if not is_id(category_id) or not is_text(name):
-                raise UserError(f"{self.path}: categories[{number}]", "lacks an integer id or a name", CORRECT)
+                raise UserError(f"{self.path}: categories[{number}]", "lacks an integer id or a name", ADVICE_CORRECT)
             if category_id in categories:
-                raise UserError(f"{self.path}: category {category_id}", "appears twice", CORRECT)
+                raise UserError(f"{self.path}: category {category_id}", "appears twice", ADVICE_CORRECT)
             categories[category_id] = name
         return categories
 
@@ -164,13 +166,13 @@ def file_with_classes(values: Any, official: str) -> Path | None:
     return path
 
 
-class Faults:
+class EntryErrors:
     """Handles unusable entries of a file: with on_error "stop" it raises an error, with "skip" it adds to `lines`.
 
     advice: what the error tells the user to do.
     """
 
-    def __init__(self, path: Path, on_error: OnError, advice: str = ADVICE) -> None:
+    def __init__(self, path: Path, on_error: OnError, advice: str = ADVICE_CORRECT_OR_SKIP) -> None:
         self.lines: list[str] = []
         self._path = path
         self._stop = on_error == "stop"
@@ -203,7 +205,7 @@ def id_of(record: Any) -> int:
 Images = dict[int, tuple[Size, str]]
 
 
-def read_images(records: list[Any], folder: Path | None, faults: Faults) -> tuple[Images, set[int]]:
+def read_images(records: list[Any], folder: Path | None, entry_errors: EntryErrors) -> tuple[Images, set[int]]:
     """Size and file name by image id, and the ids of unusable images.
 
     folder: where every image must exist; None: do not check.
@@ -220,7 +222,7 @@ def read_images(records: list[Any], folder: Path | None, faults: Faults) -> tupl
             found[image_id] = _size_of(record), file_name_of(record, files, "images")
             unusable.remove(image_id)
         except ValueError as error:
-            faults.add(entry_name("image", record, number), str(error))
+            entry_errors.add(entry_name("image", record, number), str(error))
     return found, unusable
 
 

@@ -69,7 +69,7 @@ def decode_runs(counts: str) -> np.ndarray | None:
 
     The encoding is that of pycocotools. A number is a sequence of characters, each with 5 bits, lowest bits first, as
     an offset from "0". Bit 32 says that another character follows; bit 16 of the last character says that the number
-    is negative. From the fourth number on, each is the difference to the last but one.
+    is negative. From the fourth number on, each is the difference from the number two places before.
     """
     if not counts or not counts.isascii():
         return None

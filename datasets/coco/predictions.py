@@ -17,13 +17,13 @@ from datasets.coco.values import box_of, is_number
 from errors import UserError
 from structures import Instances, Prediction, Size, Target, image_sort_key
 
-KEYS = ("image_id", "category_id", "score")
-COMPLETE = "write COCO results, with the category ids of the data and a bbox or a segmentation each"
-BOXES_ONLY = "write masks too, or score the boxes only: data.masks=false"
+REQUIRED_KEYS = ("image_id", "category_id", "score")
+ADVICE_COMPLETE = "write COCO results, with the category ids of the data and a bbox or a segmentation each"
+ADVICE_BOXES_ONLY = "write masks too, or score the boxes only: data.masks=false"
 
 
 @dataclass(frozen=True)
-class Results:
+class StoredResults:
     """The M records of a file. by_image: the rows of each image's records, in the order of the file.
 
     labels: [M] int64. scores: [M] float64. xywh: [M, 4] float64; None if the file has no boxes.
@@ -50,7 +50,7 @@ class CocoFiles(PredictionFiles):
         self._category_ids = category_ids
         self._labels = {category_id: label for label, category_id in enumerate(category_ids)}
         self._masks = masks
-        self._results: Results | None = None
+        self._results: StoredResults | None = None
         self._requested: set[ImageId] = set()
 
     # --- writing -----------------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ class CocoFiles(PredictionFiles):
             str(image_id) for image_id in sorted(self._load().by_image.keys() - self._requested, key=image_sort_key)
         ]
 
-    def _load(self) -> Results:
+    def _load(self) -> StoredResults:
         if self._results is None:
             records = self._file.read()
             if not isinstance(records, list):
@@ -144,7 +144,7 @@ class CocoFiles(PredictionFiles):
                 self._check(record, row, has_boxes)
                 by_image.setdefault(image_id_of(record["image_id"]), []).append(row)
             xywh = np.array([record["bbox"] for record in records] if has_boxes else [], np.float64).reshape(-1, 4)
-            self._results = Results(
+            self._results = StoredResults(
                 by_image,
                 torch.tensor([self._labels[record["category_id"]] for record in records], dtype=torch.int64),
                 torch.tensor([record["score"] for record in records], dtype=torch.float64),
@@ -156,12 +156,16 @@ class CocoFiles(PredictionFiles):
     def _check(self, record: Any, row: int, has_boxes: bool) -> None:
         if not isinstance(record, dict):
             raise self._malformed(row, f"{reprlib.repr(record)} is not a mapping with image_id, category_id, ..")
-        needed = [*KEYS, *(["bbox"] if has_boxes else []), *(["segmentation"] if self._masks or not has_boxes else [])]
+        needed = [
+            *REQUIRED_KEYS,
+            *(["bbox"] if has_boxes else []),
+            *(["segmentation"] if self._masks or not has_boxes else []),
+        ]
         for key in needed:
             if record.get(key) in (None, []):
                 boxes_only = key == "segmentation" and has_boxes
-                raise self._malformed(row, f"has no {key}", BOXES_ONLY if boxes_only else COMPLETE)
-        image_id, category_id, score = (record[key] for key in KEYS)
+                raise self._malformed(row, f"has no {key}", ADVICE_BOXES_ONLY if boxes_only else ADVICE_COMPLETE)
+        image_id, category_id, score = (record[key] for key in REQUIRED_KEYS)
         if type(image_id) not in (int, str):
             raise self._malformed(row, f"image_id {reprlib.repr(image_id)} is neither an integer nor a text")
         if type(category_id) is not int or category_id not in self._labels:
@@ -181,5 +185,5 @@ class CocoFiles(PredictionFiles):
         except ValueError as error:
             raise self._malformed(row, str(error)) from None
 
-    def _malformed(self, row: int, what: str, do: str = COMPLETE) -> UserError:
+    def _malformed(self, row: int, what: str, do: str = ADVICE_COMPLETE) -> UserError:
         return UserError(f"{self._file.path}: record {row + 1}", what, do)

@@ -12,11 +12,11 @@ from pydantic import Field
 
 from config import Schema
 from datasets.coco.json_file import (
-    CORRECT,
+    ADVICE_CORRECT,
     AnnotationFile,
-    Faults,
+    EntryErrors,
     Files,
-    Listing,
+    ImageIndex,
     advice_to_set_classes,
     check_classes,
     file_name_of,
@@ -30,7 +30,7 @@ from datasets.panoptic.ids import END
 from errors import UserError
 from structures import Size
 
-FORM = "panoptic_train2017.json"
+OFFICIAL_FILE = "panoptic_train2017.json"
 
 
 class Category(Schema):
@@ -44,7 +44,7 @@ class Category(Schema):
 
 
 @dataclass(frozen=True)
-class Segments(Listing):
+class Segments(ImageIndex):
     """The content of one file: its images, and N segments, sorted by image and then in the order of the file.
 
     files: M names of PNGs, one per image, relative to their folder. ids: [N] int32, unique within an image. labels: [N]
@@ -60,26 +60,26 @@ class Segments(Listing):
 
 @no_garbage_collection()
 def read_segments(
-    path: Path, classes: Mapping[int, Category], *, images: Path | None, pngs: Path, faults: Faults
+    path: Path, classes: Mapping[int, Category], *, images: Path | None, pngs: Path, entry_errors: EntryErrors
 ) -> Segments:
-    """Read the segments of a file. Images with an unusable or missing entry are reported to `faults` and left out.
+    """Read a file's segments. Images with an unusable or missing entry are reported to `entry_errors` and left out.
 
     classes: by category id; labels number the ids in ascending order. images: the folder where every image must exist;
     None: do not check. pngs: the folder where every PNG must exist; the PNGs are not read.
     Raises UserError naming the file, and also the image unless the whole file is unusable.
     """
-    file = AnnotationFile(path, FORM)
+    file = AnnotationFile(path, OFFICIAL_FILE)
     categories = _categories(file)
     plain = {category_id: category.model_dump() for category_id, category in categories.items()}
     check_classes(path, categories, classes, advice_to_set_classes(plain))
-    found, unusable = read_images(file.list_of("images"), images, faults)
+    found, unusable = read_images(file.list_of("images"), images, entry_errors)
     labels = {category: label for label, category in enumerate(sorted(classes)) if category in categories}
     things = {category_id for category_id, category in categories.items() if category.isthing}
     reader = _SegmentReader(labels, things, Files(pngs))
     for number, record in enumerate(file.list_of("annotations")):
         image_id = record.get("image_id") if isinstance(record, dict) else None
         if not is_id(image_id):
-            faults.add(f"annotations[{number}]", "has no integer image_id")
+            entry_errors.add(f"annotations[{number}]", "has no integer image_id")
         elif image_id in unusable:
             continue
         else:
@@ -88,10 +88,10 @@ def read_segments(
                     raise ValueError("there is no such image")
                 reader.add(image_id, record)
             except ValueError as error:
-                faults.add(f"annotation of image {image_id}", str(error))
+                entry_errors.add(f"annotation of image {image_id}", str(error))
                 unusable.add(image_id)
     for image_id in sorted(found.keys() - reader.images.keys() - unusable):
-        faults.add(f"image {image_id}", "has no annotation")
+        entry_errors.add(f"image {image_id}", "has no annotation")
     usable = {image_id: found[image_id] for image_id in sorted(reader.images.keys() - unusable)}
     if not usable:
         raise UserError(path, "lists no usable image", "name another file")
@@ -101,7 +101,7 @@ def read_segments(
 @no_garbage_collection()
 def read_categories(path: Path) -> dict[int, Category]:
     """The file's `categories` by id. Raises UserError if they or the file are unusable."""
-    return _categories(AnnotationFile(path, FORM))
+    return _categories(AnnotationFile(path, OFFICIAL_FILE))
 
 
 def _categories(file: AnnotationFile) -> dict[int, Category]:
@@ -110,7 +110,7 @@ def _categories(file: AnnotationFile) -> dict[int, Category]:
         isthing = record.get("isthing")
         if isthing not in (0, 1):
             what = f"isthing is {reprlib.repr(isthing)}, neither 0 nor 1" if "isthing" in record else "has no isthing"
-            raise UserError(f"{file.path}: category {record['id']}", what, CORRECT)
+            raise UserError(f"{file.path}: category {record['id']}", what, ADVICE_CORRECT)
         categories[record["id"]] = Category(name=names[record["id"]], isthing=bool(isthing))
     return categories
 

@@ -23,7 +23,7 @@ from datasets.coco.dataset import (
     training_objects,
 )
 from datasets.coco.dataset import TRAIN_ANNOTATIONS as TRAIN_INSTANCES
-from datasets.coco.json_file import Faults, OnError, file_with_classes
+from datasets.coco.json_file import EntryErrors, OnError, file_with_classes
 from datasets.files.paths import check_path, check_root, resolve_path
 from datasets.panoptic.annotations import Category, read_categories, read_segments
 from datasets.panoptic.ids import read_segment_ids
@@ -179,20 +179,20 @@ class COCOPanoptic(DenseDataset):
         check_path(self._pngs, "folder", f"{split}_segments")
         if not annotations_only:
             check_path(self._folder, "folder", f"{split}_images")
-        faults = Faults(self._file, config.on_error)
+        entry_errors = EntryErrors(self._file, config.on_error)
         self._segments = read_segments(
             self._file,
             config._categories,
             images=None if annotations_only else self._folder,
             pngs=self._pngs,
-            faults=faults,
+            entry_errors=entry_errors,
         )
-        self.skipped = faults.lines
+        self.skipped = entry_errors.lines
         self._images = np.arange(len(self._segments.image_ids))  # each image's row in the segments
         self._things = np.array(self.info.things)
         self._instances: Annotations | None = None
         if self._training and config.things_from == "instances":
-            self._read_instances(resolve_path(root, config.train_instances), config, faults)
+            self._read_instances(resolve_path(root, config.train_instances), config, entry_errors)
         if self._training:
             self._images = self._images[self._trainable(self._images, config)]
             if not len(self._images):
@@ -214,18 +214,18 @@ class COCOPanoptic(DenseDataset):
         """The annotation at original size; reads the PNG, but not the image."""
         return self._sample(self._images[index], pixels=np.empty((0, 0, 3), np.uint8)).target()
 
-    def _read_instances(self, path: Path, config: COCOPanopticConfig, faults: Faults) -> None:
+    def _read_instances(self, path: Path, config: COCOPanopticConfig, entry_errors: EntryErrors) -> None:
         """Read the things from a file of instances; leave out images that are not in it."""
         check_path(path, "file", "train_instances")
         things = {category_id: item.name for category_id, item in config._categories.items() if item.isthing}
-        own_faults = Faults(path, config.on_error)
+        own_entry_errors = EntryErrors(path, config.on_error)
         advice = "name a file with these things and images as data.train_instances, or set data.things_from=panoptic"
         found = read_annotations(
             path,
             things,
             masks=True,
             images=None,
-            faults=own_faults,
+            entry_errors=own_entry_errors,
             classes_name="the things of data.classes",
             advice=advice,
         )
@@ -235,15 +235,15 @@ class COCOPanoptic(DenseDataset):
         for image, row in enumerate(self._instance_rows):
             image_id = self._segments.image_ids[image]
             if row == len(found.image_ids) or found.image_ids[row] != image_id:
-                faults.add(f"image {image_id}", f"is not in {path}")
+                entry_errors.add(f"image {image_id}", f"is not in {path}")
             elif found.size(row) != self._segments.size(image):
-                faults.add(f"image {image_id}", f"has another size in {path}")
+                entry_errors.add(f"image {image_id}", f"has another size in {path}")
             else:
                 usable.append(image)
         if not usable:
             raise UserError(path, f"has no image of {self._file}", advice)
         self._images = np.array(usable)
-        self.skipped = [*faults.lines, *own_faults.lines]
+        self.skipped = [*entry_errors.lines, *own_entry_errors.lines]
 
     def _trainable(self, images: np.ndarray, config: COCOPanopticConfig) -> np.ndarray:
         """Which of the images in these rows to train on: [len] bool."""

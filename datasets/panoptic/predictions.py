@@ -15,7 +15,7 @@ from datasets.panoptic.ids import encode_ids, read_segment_ids, unique_ids
 from errors import UserError
 from structures import Panoptic, Prediction, Target, image_sort_key
 
-COMPLETE = "write COCO's panoptic results, with the category ids of the data"
+ADVICE_COMPLETE = "write COCO's panoptic results, with the category ids of the data"
 
 
 class PanopticFiles(PredictionFiles):
@@ -109,18 +109,18 @@ class PanopticFiles(PredictionFiles):
             content = self._file.read()
             records = content.get("annotations") if isinstance(content, dict) else None
             if not isinstance(records, list):
-                raise UserError(self._file.path, "has no list of annotations", COMPLETE)
+                raise UserError(self._file.path, "has no list of annotations", ADVICE_COMPLETE)
             self._results = {}
             for number, record in enumerate(records):
                 raw_id = record.get("image_id") if isinstance(record, dict) else None
                 if isinstance(raw_id, bool) or not isinstance(raw_id, int | str):
-                    raise UserError(f"{self._file.path}: annotations[{number}]", "has no image_id", COMPLETE)
+                    raise UserError(f"{self._file.path}: annotations[{number}]", "has no image_id", ADVICE_COMPLETE)
                 image_id = image_id_of(raw_id)
                 try:
                     if image_id in self._results:
                         raise ValueError("appears twice")
                     name, segments = file_name_of(record, None, "PNGs"), labelled_segments(record, self._labels)
                 except ValueError as error:
-                    raise UserError(f"{self._file.path}: image {image_id}", str(error), COMPLETE) from None
+                    raise UserError(f"{self._file.path}: image {image_id}", str(error), ADVICE_COMPLETE) from None
                 self._results[image_id] = name, {segment_id: label for segment_id, label, _ in segments}
         return self._results

@@ -22,8 +22,8 @@ HEADS = 8
 class HAHI(nn.Module):
     """Levels -> levels of the same shapes, each combined by attention with all transformer levels.
 
-    in_channels: of the convolutional branch, then of the transformer's levels, fine to coarse. channels: of the
-    attention layers, a multiple of 8. points, dropout: see `DeformableAttention`.
+    in_channels: channels of the convolutional branch, then of the transformer's levels, fine to coarse. channels:
+    channels of the attention layers, a multiple of 8. points, dropout: see `DeformableAttention`.
     Raises ValueError if 8 does not divide the channels.
     """
 

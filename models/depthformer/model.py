@@ -26,9 +26,11 @@ from structures import Batch, DatasetInfo, Prediction, Size
 class DepthFormerConfig(Schema):
     """A DepthFormer. The maximal depth (max_depth) is that of the data.
 
-    stem_channels: of the convolutional branch. channels, points, dropout: of the neck (see models/depthformer/hahi.py).
+    stem_channels: channels of the convolutional branch. channels, points, dropout: options of the neck (see
+    models/depthformer/hahi.py).
     activation: relu: ReLU(x) + min_depth, as published; sigmoid: sigmoid(x) * max_depth, the toolbox's alternative.
-    min_depth: in metres. flip_test: predict the mean over the image and its mirror image, as for the published numbers.
+    min_depth: smallest predicted depth, in metres. flip_test: predict the mean over the image and its mirror image, as
+    for the published numbers.
     weights: a converted DepthFormer or a checkpoint of this repository. weights_exclude: names of tensors or submodules
     that keep their initial values.
     """

@@ -67,8 +67,8 @@ class DeformableAttention(nn.Module):
         result = torch.empty_like(tokens)
         queries = max(1, _OFFSET_ELEMENTS_PER_CHUNK // (2 * self.heads * self.levels * self.points))
         for start in range(0, tokens.shape[1], queries):
-            part = slice(start, start + queries)
-            result[:, part] = self._attend(tokens[:, part], position[part], values, reference[part], sizes)
+            chunk = slice(start, start + queries)
+            result[:, chunk] = self._attend(tokens[:, chunk], position[chunk], values, reference[chunk], sizes)
         return result
 
     def _attend(

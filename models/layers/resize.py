@@ -1,7 +1,7 @@
 """Resize network outputs to the size of images or labels and compute losses or classes there, in bounded memory.
 
 Logits at full size would be by far the largest tensors of a segmentation network. So the loss, the best class of each
-pixel and the class scores from masks are computed a few rows or a few classes at a time.
+pixel and the class scores from masks are computed in chunks: a few rows or a few classes at a time.
 """
 
 from typing import Any
@@ -13,18 +13,18 @@ from torch import Tensor
 from structures import IGNORE, Size
 
 _CHUNK_ELEMENTS = 1 << 22  # elements at full resolution that are held at a time
-# The same for the loss. On a CPU a strip should fit into the cache; an accelerator needs large kernels.
-_STRIP_ELEMENTS_ON_CPU, _STRIP_ELEMENTS_ON_ACCELERATOR = 1 << 20, 1 << 26
+# The same for the loss. On a CPU a chunk should fit into the cache; an accelerator needs large kernels.
+_LOSS_CHUNK_ELEMENTS_ON_CPU, _LOSS_CHUNK_ELEMENTS_ON_ACCELERATOR = 1 << 20, 1 << 26
 
 
 def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of logits [B, K, h, w], resized bilinearly to the size of labels [B, H, W] -> scalar.
 
     labels: class or IGNORE. The mean is over all pixels, ignored ones included, as in the original SegFormer. It is
-    computed in float32 even under autocast, and strip by strip: neither the resized logits nor their gradient ever
-    exist as a whole.
+    computed in float32 even under autocast, and in chunks of rows: neither the resized logits nor their gradient
+    ever exist as a whole.
     """
-    if torch.compiler.is_compiling():  # the compiler would only unroll the loop over strips
+    if torch.compiler.is_compiling():  # the compiler would only unroll the loop over chunks
         loss: Tensor = torch.compiler.disable(_pixel_cross_entropy)(logits, labels)
         return loss
     return _pixel_cross_entropy(logits, labels)
@@ -37,37 +37,36 @@ def _pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class _PixelCrossEntropy(torch.autograd.Function):
-    """Computes the gradient in the forward pass, while each strip of resized logits is in memory."""
+    """Computes the gradient in the forward pass, while each chunk of resized logits is in memory."""
 
     @staticmethod
-    def forward(context: Any, logits: Tensor, labels: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
         logits = logits.contiguous(memory_format=torch.channels_last)
         gradient = torch.empty_like(logits)
         images = zip(logits.split(1), labels, gradient.split(1), strict=True)
         total = torch.stack([_image_loss(*image) for image in images]).sum()
-        context.save_for_backward(gradient.div_(labels.numel()))
+        ctx.save_for_backward(gradient.div_(labels.numel()))
         return total / labels.numel()
 
     @staticmethod
-    def backward(context: Any, factor: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = context.saved_tensors
+    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
         return gradient * factor, None
 
 
 def _image_loss(logits: Tensor, labels: Tensor, gradient: Tensor) -> Tensor:
     """Sum the loss over labels [H, W] of one image with logits [1, K, h, w]; write its gradient into `gradient`."""
     (_, K, h, w), (H, W) = logits.shape, labels.shape
-    # PyTorch resizes the columns first. Then the rows are resized strip by strip, as a matrix product with the rows of
-    # interpolation weights of the strip. Classes are the last axis, so that softmax and products use contiguous memory.
+    # PyTorch resizes the columns first. Then the rows are resized chunk by chunk, as a matrix product with the rows of
+    # interpolation weights of the chunk. Classes are the last axis, so that softmax and products use contiguous memory.
     wide = F.interpolate(logits, size=(h, W), mode="bilinear").permute(0, 2, 3, 1).reshape(h, W * K)
     wide_gradient = torch.zeros_like(wide)
     weights, first, last = row_weights(H, h, logits)
     total = logits.new_zeros(())
-    strip = max(
-        1, (_STRIP_ELEMENTS_ON_CPU if logits.device.type == "cpu" else _STRIP_ELEMENTS_ON_ACCELERATOR) // (W * K)
-    )
-    for top in range(0, H, strip):
-        bottom = min(top + strip, H)
+    elements = _LOSS_CHUNK_ELEMENTS_ON_CPU if logits.device.type == "cpu" else _LOSS_CHUNK_ELEMENTS_ON_ACCELERATOR
+    chunk_rows = max(1, elements // (W * K))
+    for top in range(0, H, chunk_rows):
+        bottom = min(top + chunk_rows, H)
         rows = slice(first[top], last[bottom - 1] + 1)
         matrix = weights[top:bottom, rows]
         scores = (matrix @ wide[rows]).view(-1, K).log_softmax(dim=1)
@@ -107,28 +106,30 @@ def resized_argmax(logits: Tensor, padded: Size, unpadded: Size, size: Size) -> 
     return classes
 
 
-def best_classes(classes: Tensor, masks: Tensor, padded: Size, unpadded: Size, size: Size) -> Tensor:
+def argmax_from_masks(
+    class_probabilities: Tensor, mask_logits: Tensor, padded: Size, unpadded: Size, size: Size
+) -> Tensor:
     """The class of every pixel, [H, W] int16 at the original `size`, from masks. Ties: the lowest class.
 
-    classes: [Q, K] probabilities. masks: [Q, h, w] logits. Masks are resized bilinearly to the `padded` size of the
+    class_probabilities: [Q, K]. mask_logits: [Q, h, w]. Mask logits are resized bilinearly to the `padded` size of the
     network input and turned into probabilities. The score of a class at a pixel is the sum over masks of the product of
     both probabilities. Scores are cropped to the `unpadded` size (without padding) and resized to the original `size`.
     This is done a few rows at a time.
     """
-    result = torch.empty(size, dtype=torch.int16, device=masks.device)
-    to_padded, first, last = row_weights(padded[0], masks.shape[1], masks)
-    to_original, first_unpadded, last_unpadded = row_weights(size[0], unpadded[0], masks)
-    rows = max(1, _CHUNK_ELEMENTS // (max(padded[1], size[1]) * sum(classes.shape)))
+    result = torch.empty(size, dtype=torch.int16, device=mask_logits.device)
+    to_padded, first, last = row_weights(padded[0], mask_logits.shape[1], mask_logits)
+    to_original, first_unpadded, last_unpadded = row_weights(size[0], unpadded[0], mask_logits)
+    rows = max(1, _CHUNK_ELEMENTS // (max(padded[1], size[1]) * sum(class_probabilities.shape)))
     for top in range(0, size[0], rows):
         bottom = min(top + rows, size[0])
         needed = slice(top, bottom)
         if unpadded != size:
             needed = slice(first_unpadded[top], last_unpadded[bottom - 1] + 1)
         source = slice(first[needed.start], last[needed.stop - 1] + 1)
-        narrow = masks[None, :, source].float()
+        narrow = mask_logits[None, :, source].float()
         wide = F.interpolate(narrow, (narrow.shape[2], padded[1]), mode="bilinear")[0]
-        probabilities = torch.einsum("or,qrw->qow", to_padded[needed, source], wide).sigmoid()[:, :, : unpadded[1]]
-        scores = torch.einsum("qk,qow->kow", classes.float(), probabilities)
+        mask_probabilities = torch.einsum("or,qrw->qow", to_padded[needed, source], wide).sigmoid()[:, :, : unpadded[1]]
+        scores = torch.einsum("qk,qow->kow", class_probabilities.float(), mask_probabilities)
         if unpadded != size:
             scores = F.interpolate(scores[None], (scores.shape[1], size[1]), mode="bilinear")[0]
             scores = torch.einsum("or,krw->kow", to_original[top:bottom, needed], scores)

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# Elements of the intermediate result: up to the first a map is not split (few images exceed it); in each tile.
-_UNTILED_ELEMENTS, _TILE_ELEMENTS = 1 << 24, 1 << 21
+_UNTILED_ELEMENTS = 1 << 24  # largest intermediate result of a map that is not split; few images exceed it
+_TILE_ELEMENTS = 1 << 21  # elements of the intermediate result in each tile
 
 
 def apply_by_rows(
@@ -14,7 +14,7 @@ def apply_by_rows(
 ) -> Tensor:
     """Apply `function` to x [B, H, W, C] and return the result [B, H, W, D].
 
-    Large maps are processed a few rows at a time, unless gradients are enabled.
+    Large maps are processed in tiles of a few rows, unless gradients are enabled.
     function: [B, h, W, C] -> [B, h, W, D] for any number of rows h; each output row must depend only on input rows at
     most `margin` away. channels: how many elements per pixel its intermediate result has. total: if given, a map
     [B, H, W, D] to which the result is added in place, and which is returned.
@@ -27,9 +27,9 @@ def apply_by_rows(
     rows = max(1, _TILE_ELEMENTS // (width * channels))
     for top in range(0, height, rows):
         first = max(top - margin, 0)
-        part = function(x[:, first : top + rows + margin])[:, top - first :][:, :rows]
+        tile = function(x[:, first : top + rows + margin])[:, top - first :][:, :rows]
         if total is None:
-            total = part.new_zeros(len(part), height, width, part.shape[3])
-        total[:, top : top + rows] += part
+            total = tile.new_zeros(len(tile), height, width, tile.shape[3])
+        total[:, top : top + rows] += tile
     assert total is not None
     return total

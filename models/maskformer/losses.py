@@ -56,31 +56,31 @@ def extract_segments(target: Target, things: Tensor) -> Segments:
 
 
 @torch.no_grad()
-def match(classes: Tensor, masks: Tensor, truth: Segments) -> tuple[Tensor, Tensor]:
+def match(class_logits: Tensor, mask_logits: Tensor, truth: Segments) -> tuple[Tensor, Tensor]:
     """Match the queries of one image with its true segments one to one, at the lowest total cost.
 
-    classes [Q, K + 1] and masks [Q, h, w] are logits. True masks are resized to h x w by nearest neighbour.
+    class_logits: [Q, K + 1]. mask_logits: [Q, h, w]. True masks are resized to h x w by nearest neighbour.
     Returns the indices of matched queries and of their true segments, [min(Q, T)] int64 each.
     """
-    costs = match_costs(classes.float(), masks.float(), truth)
+    costs = match_costs(class_logits.float(), mask_logits.float(), truth)
     # Without nan_to_num NaN would raise here. If the network has diverged, its loss is not finite and shows it.
     rows, columns = linear_sum_assignment(costs.nan_to_num().cpu().numpy())
-    return torch.from_numpy(rows).to(masks.device), torch.from_numpy(columns).to(masks.device)
+    return torch.from_numpy(rows).to(mask_logits.device), torch.from_numpy(columns).to(mask_logits.device)
 
 
-def match_costs(classes: Tensor, masks: Tensor, truth: Segments) -> Tensor:
+def match_costs(class_logits: Tensor, mask_logits: Tensor, truth: Segments) -> Tensor:
     """The cost of each pair of query and true segment, [Q, T].
 
     Computed as matrix products, so that no tensor has a value per query, true mask and pixel.
     """
-    true = F.interpolate(truth.masks[None].float(), masks.shape[-2:], mode="nearest")[0].flatten(1)
-    logits = masks.flatten(1)
+    true = F.interpolate(truth.masks[None].float(), mask_logits.shape[-2:], mode="nearest")[0].flatten(1)
+    logits = mask_logits.flatten(1)
     p = logits.sigmoid()
     inside = ALPHA * (1 - p) ** GAMMA * F.softplus(-logits)
     outside = (1 - ALPHA) * p**GAMMA * F.softplus(logits)
     focal = (inside @ true.T + outside @ (1 - true).T) / logits.shape[1]
     dice = 1 - (2 * p @ true.T + 1) / (p.sum(dim=1, keepdim=True) + true.sum(dim=1) + 1)
-    probability = classes.softmax(dim=1)[:, truth.labels]
+    probability = class_logits.softmax(dim=1)[:, truth.labels]
     return MASK_WEIGHT * focal + DICE_WEIGHT * dice - CLASS_WEIGHT * probability
 
 
@@ -91,9 +91,9 @@ def losses(queries: QueryLogits, truth: list[Segments], padded: torch.Size) -> d
     a weighted mean over queries. The other two are sums over matched masks, divided by the number of true masks (the
     mean over processes).
     """
-    classes = queries.class_logits.float()
-    no_object = classes.shape[2] - 1
-    labels = classes.new_full(classes.shape[:2], no_object, dtype=torch.int64)
+    class_logits = queries.class_logits.float()
+    no_object = class_logits.shape[2] - 1
+    labels = class_logits.new_full(class_logits.shape[:2], no_object, dtype=torch.int64)
     focal = dice = queries.mask_logits.float().sum() * 0  # so that masks have a gradient even without any true mask
     for image, segments in enumerate(truth):
         if not len(segments.labels):
@@ -106,12 +106,12 @@ def losses(queries: QueryLogits, truth: list[Segments], padded: torch.Size) -> d
         p = logits.sigmoid()
         overlap, total = (p * true).sum(dim=(1, 2)), p.sum(dim=(1, 2)) + true.sum(dim=(1, 2))
         dice = dice + (1 - (2 * overlap + 1) / (total + 1)).sum()
-    weights = classes.new_ones(no_object + 1)
+    weights = class_logits.new_ones(no_object + 1)
     weights[no_object] = NO_OBJECT_WEIGHT
-    entropy = F.cross_entropy(classes.flatten(0, 1), labels.flatten(), weights, reduction="sum")
-    number = mean_count(sum(len(segments.labels) for segments in truth), classes)
+    entropy = F.cross_entropy(class_logits.flatten(0, 1), labels.flatten(), weights, reduction="sum")
+    number = mean_count(sum(len(segments.labels) for segments in truth), class_logits)
     return {
-        "loss_class": CLASS_WEIGHT * entropy / mean_count(weights[labels].sum().item(), classes),
+        "loss_class": CLASS_WEIGHT * entropy / mean_count(weights[labels].sum().item(), class_logits),
         "loss_mask": MASK_WEIGHT * focal / number,
         "loss_dice": DICE_WEIGHT * dice / number,
     }

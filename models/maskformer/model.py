@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from config import Rate, Schema
 from models.base import Backbone, DenseModel
 from models.components import BackboneConfig, UpsamplerConfig
-from models.layers.resize import best_classes
+from models.layers.resize import argmax_from_masks
 from models.maskformer.losses import QueryLogits, extract_segments, losses
 from models.maskformer.partition import PartitionConfig, partition
 from models.maskformer.pixel_decoder import PixelDecoder
@@ -23,13 +23,14 @@ from structures import Batch, DatasetInfo, Prediction
 class MaskFormerConfig(Schema):
     """A MaskFormer for semantic segmentation or, on panoptic data, for panoptic segmentation. Defaults: as published.
 
-    upsampler: of the three stages of the pixel decoder. channels: of the pixel decoder and of the queries. queries:
-    their number, so the maximal number of masks per image. layers, heads, hidden, dropout: of the transformer decoder.
-    encoder_layers: of a transformer encoder on the coarsest level, with the same heads, hidden and dropout; published:
-    0 for semantic and 6 for panoptic segmentation. deep_supervision: losses on all decoder layers, not only on the
-    last. partition: post-processing of panoptic predictions. weights: a converted MaskFormer or a checkpoint of this
-    repository. weights_exclude: names of tensors or submodules that keep their initial values, for example classifier
-    for another class list.
+    upsampler: upsampler of the three stages of the pixel decoder. channels: channels of the pixel decoder and of the
+    queries. queries: number of queries, which is the maximum number of masks per image. layers: number of layers of the
+    transformer decoder. heads: attention heads of each layer. hidden: channels between the two linear layers of each
+    layer. dropout: dropout rate in the transformer. encoder_layers: number of layers of a transformer encoder on the
+    coarsest level, with the same heads, hidden and dropout; published: 0 for semantic and 6 for panoptic segmentation.
+    deep_supervision: losses on all decoder layers, not only on the last. partition: post-processing of panoptic
+    predictions. weights: a converted MaskFormer or a checkpoint of this repository. weights_exclude: names of tensors
+    or submodules that keep their initial values, for example classifier for another class list.
     """
 
     name: Literal["maskformer"] = "maskformer"
@@ -120,8 +121,8 @@ class MaskFormer(DenseModel):
 
         The last class is "no object".
         """
-        classes, masks = self._predict_layers(images)[-1]
-        return {"class_logits": classes, "mask_logits": masks}
+        class_logits, mask_logits = self._predict_layers(images)[-1]
+        return {"class_logits": class_logits, "mask_logits": mask_logits}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss_class", "loss_mask", "loss_dice"}, each summed over all supervised layers."""
@@ -139,15 +140,16 @@ class MaskFormer(DenseModel):
         """
         padded = batch.images.shape[-2], batch.images.shape[-1]
         predictions = []
-        for classes, masks, unpadded, target in zip(
+        for class_logits, mask_logits, unpadded, target in zip(
             *self._predict_layers(batch.images)[-1], batch.sizes, batch.targets, strict=True
         ):
             if self.is_panoptic:
-                found = partition(classes, masks, padded, unpadded, target.size, self.things, self.partition)
+                found = partition(class_logits, mask_logits, padded, unpadded, target.size, self.things, self.partition)
                 predictions.append(Prediction(panoptic=found))
             else:
-                scores = classes.float().softmax(dim=1)[:, :-1]
-                predictions.append(Prediction(semantic=best_classes(scores, masks, padded, unpadded, target.size)))
+                probabilities = class_logits.float().softmax(dim=1)[:, :-1]
+                found_classes = argmax_from_masks(probabilities, mask_logits, padded, unpadded, target.size)
+                predictions.append(Prediction(semantic=found_classes))
         return predictions
 
     def _predict_layers(self, images: Tensor) -> list[QueryLogits]:

@@ -23,23 +23,29 @@ class PartitionConfig(Schema):
 
 
 def partition(
-    classes: Tensor, masks: Tensor, padded: Size, unpadded: Size, size: Size, things: Tensor, config: PartitionConfig
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    padded: Size,
+    unpadded: Size,
+    size: Size,
+    things: Tensor,
+    config: PartitionConfig,
 ) -> Panoptic:
     """The panoptic segmentation of one image at its original `size`. Segment ids count from 1.
 
-    classes [Q, K + 1] and masks [Q, h, w] are logits; the last class is "no object". things: [K] bool. Masks are
+    class_logits: [Q, K + 1]; the last class is "no object". mask_logits: [Q, h, w]. things: [K] bool. Mask logits are
     resized bilinearly to the `padded` size of the network input, cropped to the `unpadded` size (without padding), and
     resized to `size`, one at a time. Each pixel belongs to the mask with the highest product of class probability and
     mask probability. It becomes void if that mask is dropped because too little of it is visible (min_visible). All
     masks of the same stuff class form one segment.
     """
-    scores, labels = classes.float().softmax(dim=1).max(dim=1)
+    scores, labels = class_logits.float().softmax(dim=1).max(dim=1)
     kept = ((labels < len(things)) & (scores > config.min_score)).nonzero()[:, 0].tolist()
     best = scores.new_zeros(size)
-    owner = torch.zeros(size, dtype=torch.int32, device=masks.device)  # 1 + index in `kept`; 0: none
+    owner = torch.zeros(size, dtype=torch.int32, device=mask_logits.device)  # 1 + index in `kept`; 0: none
     areas = []
     for number, query in enumerate(kept, 1):
-        mask = F.interpolate(masks[None, None, query].float(), padded, mode="bilinear")[
+        mask = F.interpolate(mask_logits[None, None, query].float(), padded, mode="bilinear")[
             :, :, : unpadded[0], : unpadded[1]
         ]
         if unpadded != size:

@@ -35,7 +35,7 @@ class EncoderLayer(nn.Module):
 
     def __init__(self, channels: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        # The self-attention. Its attribute name is in the keys of stored weights, so it must not change.
+        # The self-attention. Its attribute name is part of keys in saved checkpoints and converted weights: keep it.
         self.among = nn.MultiheadAttention(channels, heads, dropout, batch_first=True)
         self.expand = nn.Linear(channels, hidden)
         self.contract = nn.Linear(hidden, channels)
@@ -88,7 +88,8 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, channels: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        # Self-attention and cross-attention. Their attribute names are in the keys of stored weights: keep them.
+        # Self-attention and cross-attention. Their attribute names are part of keys in saved checkpoints and
+        # converted weights: keep them.
         self.among = nn.MultiheadAttention(channels, heads, dropout, batch_first=True)
         self.across = nn.MultiheadAttention(channels, heads, dropout, batch_first=True)
         self.expand = nn.Linear(channels, hidden)

@@ -21,7 +21,7 @@ class FusionConfig(Schema):
     """Options of the fusion. The instances depend on min_score, nms_iou, class_agnostic_nms and detections of box_head.
 
     max_overlap: an instance is dropped if better ones cover more than this share of it.
-    min_stuff_area: in pixels; a stuff class with a smaller area in the image becomes void.
+    min_stuff_area: a stuff class with a smaller area in the image, in pixels, becomes void.
     """
 
     max_overlap: Fraction = 0.5

@@ -27,8 +27,8 @@ from upsamplers import BilinearConfig
 class PanopticFPNConfig(MaskRCNNConfig):
     """A Panoptic FPN: the options of a Mask R-CNN, and those of the semantic head and of the fusion.
 
-    semantic_channels: of the semantic head; a multiple of 32. semantic_upsampler: of its six upsampling stages.
-    semantic_weight: of its loss; the losses of Mask R-CNN have weight 1.
+    semantic_channels: channels of the semantic head; a multiple of 32. semantic_upsampler: upsampler of its six
+    upsampling stages. semantic_weight: weight of its loss; the losses of Mask R-CNN have weight 1.
     """
 
     name: Literal["panoptic_fpn"] = "panoptic_fpn"  # type: ignore[assignment]

@@ -18,8 +18,8 @@ class SemanticHead(nn.Module):
     """Upsample P2..P5 to the size of P2, add them up and classify.
 
     P2 has one unit: a 3 x 3 convolution, group norm and ReLU. P3, P4 and P5 have 1, 2 and 3 stages, each a unit and x2
-    upsampling. channels: of the units; a multiple of 32. num_classes: the stuff classes and, last, one for all things.
-    upsampler: every stage has its own. Its guide is the level of the pyramid whose size it reaches.
+    upsampling. channels: channels of the units; a multiple of 32. num_classes: the stuff classes and, last, one for all
+    things. upsampler: every stage has its own. Its guide is the level of the pyramid whose size it reaches.
     Raises ValueError if 32 does not divide the channels.
     """
 

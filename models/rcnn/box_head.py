@@ -12,7 +12,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from config import Fraction, Schema
-from models.rcnn.boxes import area, assign, batched_nms, decode, encode, objects_and_crowds, sample
+from models.rcnn.boxes import area, assign, batched_nms, decode, encode, objects_and_crowds, sample_boxes
 from runtime.distributed import mean_count
 from structures import Instances, Size, Target
 
@@ -64,11 +64,12 @@ def roi_align(features: Tensor, rois: Tensor, size: Size | int, scale: float, sa
 class BoxHeadConfig(Schema):
     """Defaults: mmdetection's 1x recipe.
 
-    channels: of the two hidden layers. positive_iou: the `positive` and `negative` of `boxes.assign`. best_match: use
-    the same IoU as its `best_match` too (off in Faster R-CNN, on in Mask R-CNN). crowd_share: see `boxes.assign`.
-    samples: proposals per image that the losses use. positive_share: of them, at most. stds: the four deltas are
-    divided by them. min_score: detections must score more. nms_iou: NMS removes boxes that overlap a better one by more
-    than this IoU. class_agnostic_nms: NMS over all classes together. detections: per image, at most.
+    channels: channels of the two hidden layers. positive_iou: the `positive` and `negative` of `boxes.assign`.
+    best_match: every object also gets its best box, if their IoU is at least positive_iou (off in Faster R-CNN, on in
+    Mask R-CNN). crowd_share: see `boxes.assign`. samples: maximum number of boxes per image that the losses use.
+    positive_share: largest share of positive samples. stds: the four deltas are divided by them. min_score: detections
+    must score more. nms_iou: NMS removes boxes that overlap a better one by more than this IoU. class_agnostic_nms: NMS
+    over all classes together. detections: maximum number of detections per image.
     """
 
     channels: PositiveInt = 1024
@@ -84,7 +85,7 @@ class BoxHeadConfig(Schema):
     detections: PositiveInt = 100
 
 
-class Samples(NamedTuple):
+class SampledBoxes(NamedTuple):
     """The boxes of one image that the losses use.
 
     boxes: [N, 4], positives first. labels: [N], K for background. objects: [P], for each of the P positives the index
@@ -122,7 +123,7 @@ class BoxHead(nn.Module):
         return self.classifier(x).float(), self.deltas(x).float().unflatten(1, (self.num_classes, 4))
 
     @torch.no_grad()
-    def sample(self, proposals: Tensor, target: Target) -> Samples:
+    def sample(self, proposals: Tensor, target: Target) -> SampledBoxes:
         """Choose at random boxes for the losses, from the proposals [N, 4] and the true boxes of the objects."""
         instances, config = target.instances, self.config
         assert instances is not None
@@ -139,13 +140,13 @@ class BoxHead(nn.Module):
         )
         boxes = torch.cat([objects, proposals])
         matched = torch.cat([torch.arange(len(objects), device=matched.device), matched])
-        positives, negatives = sample(matched, config.samples, config.positive_share, target.seed)
+        positives, negatives = sample_boxes(matched, config.samples, config.positive_share, target.seed)
         matched_objects = indices[matched[positives]]
         labels = torch.cat([instances.labels[matched_objects], torch.full_like(negatives, self.num_classes)])
-        return Samples(boxes[torch.cat([positives, negatives])], labels, matched_objects)
+        return SampledBoxes(boxes[torch.cat([positives, negatives])], labels, matched_objects)
 
     def losses(
-        self, pyramid: Sequence[Tensor], samples: Sequence[Samples], targets: Sequence[Target]
+        self, pyramid: Sequence[Tensor], samples: Sequence[SampledBoxes], targets: Sequence[Target]
     ) -> dict[str, Tensor]:
         """Cross-entropy over all samples, and L1 of the deltas of positives for their true class.
 

@@ -154,7 +154,7 @@ def assign(
     return matched
 
 
-def sample(matched: Tensor, count: int, positive_share: float, seed: int) -> tuple[Tensor, Tensor]:
+def sample_boxes(matched: Tensor, count: int, positive_share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Choose at most `count` boxes at random, given `seed`. Returns the indices of positives and of negatives.
 
     matched: the result of `assign`. At most the share `positive_share` of `count` is positive.

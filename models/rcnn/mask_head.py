@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pycocotools import mask as coco_mask
 from torch import Tensor, nn
 
-from models.rcnn.box_head import RegionConfig, Samples, pool_regions, roi_align
+from models.rcnn.box_head import RegionConfig, SampledBoxes, pool_regions, roi_align
 from runtime.distributed import mean_count
 from structures import Instances, Size, Target
 from upsamplers import Upsampler
@@ -55,7 +55,7 @@ class MaskHead(nn.Module):
         return logits
 
     def losses(
-        self, pyramid: Sequence[Tensor], samples: Sequence[Samples], targets: Sequence[Target]
+        self, pyramid: Sequence[Tensor], samples: Sequence[SampledBoxes], targets: Sequence[Target]
     ) -> dict[str, Tensor]:
         """Mean binary cross-entropy over the pixels of the true class's mask, for the positive samples."""
         boxes = [of_image.boxes[: len(of_image.objects)] for of_image in samples]
@@ -76,7 +76,7 @@ class MaskHead(nn.Module):
 
 
 @torch.no_grad()
-def _crop_masks(boxes: Tensor, samples: Samples, target: Target) -> Tensor:
+def _crop_masks(boxes: Tensor, samples: SampledBoxes, target: Target) -> Tensor:
     """Crop and resize the true masks to the boxes [P, 4] of the positives -> [P, 28, 28], 0 or 1."""
     assert target.instances is not None
     assert target.instances.masks is not None

@@ -23,9 +23,10 @@ from structures import Batch, DatasetInfo, Instances, Prediction
 
 
 class _RCNNConfig(Schema):
-    """Options that both detectors share. upsampler, channels: of the pyramid.
+    """Options that both detectors share.
 
-    neck, upsampler_init: see models/layers/fpn.py. weights: a converted detector or a checkpoint of this repository.
+    upsampler: upsampler of the pyramid. channels: channels of the pyramid. neck, upsampler_init: see
+    models/layers/fpn.py. weights: a converted detector or a checkpoint of this repository.
     weights_exclude: names of tensors or submodules that keep their initial values, for example box_head.classifier and
     box_head.deltas for another class list.
     """
@@ -74,7 +75,8 @@ class FasterRCNNConfig(_RCNNConfig):
 class MaskRCNNConfig(_RCNNConfig):
     """A Mask R-CNN. The default neck is the plain one: section 4.2 of the DySample paper says so; Table 7 contradicts.
 
-    mask_channels: of the mask head. mask_upsampler: of the mask head; None: a transposed convolution, as in the recipe.
+    mask_channels: channels of the mask head. mask_upsampler: upsampler of the mask head; None: a transposed
+    convolution, as in the recipe.
     """
 
     name: Literal["mask_rcnn"] = "mask_rcnn"
@@ -133,8 +135,8 @@ class RCNN(DenseModel):
 
     def instance_losses(self, pyramid: list[Tensor], batch: Batch) -> dict[str, Tensor]:
         """The losses of all stages on P2..P6 [B, C, h, w]."""
-        # The losses come before the pass without gradients: autocast caches the weights that it casts there, and cached
-        # weights without gradient would not be trained.
+        # Compute the RPN losses before the no_grad pass. Autocast caches the cast weights; weights cached under no_grad
+        # would get no gradient.
         losses: dict[str, Tensor] = self.rpn.losses(pyramid, batch, self.size_divisor)
         with torch.no_grad():
             proposals = self.rpn.propose(self.rpn(pyramid), batch.sizes)

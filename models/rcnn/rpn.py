@@ -19,7 +19,7 @@ from models.rcnn.boxes import (
     decode,
     encode,
     objects_and_crowds,
-    sample,
+    sample_boxes,
 )
 from runtime.distributed import mean_count
 from structures import Batch, Size, Target
@@ -31,10 +31,10 @@ STDS = (1.0, 1.0, 1.0, 1.0)
 class RPNConfig(Schema):
     """Defaults: mmdetection's 1x recipe.
 
-    positive_iou, negative_iou, best_match_iou, crowd_share: see `boxes.assign`. samples: anchors per image that the
-    losses use. positive_share: of them, at most. before_nms_train, before_nms_test: how many of the best anchors of
-    each level become boxes. nms_iou: NMS within a level removes boxes that overlap a better one by more than this IoU.
-    proposals: boxes per image that remain at most.
+    positive_iou, negative_iou, best_match_iou, crowd_share: see `boxes.assign`. samples: maximum number of anchors
+    per image that the losses use. positive_share: largest share of positive samples. before_nms_train, before_nms_test:
+    number of the best anchors of each level that become boxes. nms_iou: NMS within a level removes boxes that overlap a
+    better one by more than this IoU. proposals: maximum number of boxes per image after NMS.
     """
 
     anchors: AnchorConfig = AnchorConfig()
@@ -136,7 +136,7 @@ class RPN(nn.Module):
         images, chosen, is_object, target_deltas = [], [], [], []
         for image, (size, target) in enumerate(zip(batch.sizes, batch.targets, strict=True)):
             matched, objects = self._match_anchors(anchors, size, target, divisor)
-            positives, negatives = sample(matched, self.config.samples, self.config.positive_share, target.seed)
+            positives, negatives = sample_boxes(matched, self.config.samples, self.config.positive_share, target.seed)
             chosen += [positives, negatives]
             images += [torch.full_like(part, image) for part in (positives, negatives)]
             is_object += [torch.ones_like(positives), torch.zeros_like(negatives)]

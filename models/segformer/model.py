@@ -30,7 +30,8 @@ WIDE_HEADS = ("mit_b2", "mit_b3", "mit_b4", "mit_b5")
 class SegFormerConfig(Schema):
     """A SegFormer.
 
-    channels: of the head; by default 256 with B0 and B1, else 768. dropout: rate at which whole channels are dropped.
+    channels: channels of the head; by default 256 with B0 and B1, else 768. dropout: rate at which whole channels are
+    dropped.
     weights: a converted SegFormer or a checkpoint of this repository. weights_exclude: names of tensors or submodules
     that keep their initial values, for example head.classifier for another class list.
     one_step: resize every level to 1/4 at once, without upsamplers, as the original does. Possible only with plain
@@ -103,9 +104,9 @@ class SegFormer(DenseModel):
 class SegFormerHead(nn.Module):
     """Embed all levels, upsample them to the finest, concatenate, fuse and classify.
 
-    in_channels: of the levels, fine to coarse. upsamplers: six, in the order c4 to 1/16, 1/8, 1/4; c3 to 1/8, 1/4;
-    c2 to 1/4. Each is guided by the embedding of the level whose size it reaches. If empty, each level is resized in
-    one step with the interpolation `mode`.
+    in_channels: channels of each level, fine to coarse. upsamplers: six, in the order c4 to 1/16, 1/8, 1/4; c3 to 1/8,
+    1/4; c2 to 1/4. Each is guided by the embedding of the level whose size it reaches. If empty, each level is resized
+    in one step with the interpolation `mode`.
     """
 
     def __init__(

@@ -40,7 +40,7 @@ def test_cuda_gives_the_loss_gradient_and_prediction_of_the_cpu(upsampler):
         torch.testing.assert_close(ours, reference, rtol=1e-3, atol=1e-4)
 
 
-def test_loss_does_not_depend_on_the_size_of_its_strips():
+def test_loss_does_not_depend_on_the_size_of_its_chunks():
     torch.manual_seed(0)
     logits = torch.randn(2, 150, 64, 64, device="cuda", requires_grad=True)
     labels = torch.randint(IGNORE, 150, (2, 256, 256), device="cuda").to(torch.int16)

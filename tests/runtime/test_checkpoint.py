@@ -43,6 +43,33 @@ def test_no_sound_checkpoint_is_an_error(checkpoints):
         checkpoints.load()
 
 
+def test_a_failed_save_speaks_of_the_previous_checkpoint_only_if_there_is_one(checkpoints, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    messages = []
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(module.torch, "save", fail)
+            with pytest.raises(UserError) as caught:
+                checkpoints.save(state(2))
+        messages.append(str(caught.value))
+        checkpoints.save(state(1))
+    assert ["the previous checkpoint is intact" in message for message in messages] == [False, True]
+
+
+def test_a_warning_speaks_of_another_checkpoint_only_if_one_is_tried(checkpoints, capsys):
+    checkpoints.save(state(1))
+    checkpoints.save(state(2))
+    checkpoints.last.write_bytes(b"cut")
+    checkpoints.load()
+    assert "; trying the previous checkpoint\n" in capsys.readouterr().out
+    checkpoints.previous.unlink()
+    with pytest.raises(UserError):
+        checkpoints.load()
+    assert "trying" not in capsys.readouterr().out
+
+
 def test_damaged_last_never_replaces_the_previous(checkpoints):
     checkpoints.save(state(1))
     checkpoints.save(state(2))

@@ -11,6 +11,7 @@ import torch
 
 from benchmarks import gpu
 from errors import UserError
+from tests.conftest import ROOT
 from tools.benchmark import __main__ as command
 from tools.benchmark import measure as benchmark
 from tools.benchmark import report as benchmark_report
@@ -108,6 +109,16 @@ def test_gpu_command_records_a_part_that_fails_and_goes_on(monkeypatch, tmp_path
     assert record["segformer_step"] == record["detector_step"] == {"exit_code": 1}
     assert record["training_seg"] == record["training_depth"] == {"exit_code": 2}
     assert record["tests"] == {"exit_code": 5, "summary": ""}
+
+
+@pytest.mark.slow
+def test_the_step_of_segformer_is_measured_from_anywhere(tmp_path):
+    script = ROOT / "benchmarks/segformer_step.py"
+    small = ["--size", "64", "--batch", "1", "--rounds", "1", "--steps", "1", "--backbone", "mit_b0"]
+    command = [sys.executable, script, *small, "--upsamplers", "dysample", "--device", "cpu"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["results"]["dysample"]["median_s"] > 0
 
 
 @pytest.mark.parametrize("name", ["segformer_step", "detector_step", "maskformer_step", "panoptic_quality"])

@@ -270,13 +270,13 @@ def test_report_tells_the_steps_of_variants_that_differ_in_them(compared):
 def test_a_comparison_that_failed_at_its_start_fixes_no_threads(copied, monkeypatch, capsys):
     words, out = copied
     compare(monkeypatch, *words, "--seeds", 2, "--check")
-    assert "threads of each: 1" in capsys.readouterr().out
+    assert "1 thread each" in capsys.readouterr().out
     with pytest.raises(UserError, match="threads 2: the runs in"):
         compare(monkeypatch, *words, "--seeds", 2, "--threads", 2, "--check")
     for folder in out.glob("*/seed_*"):
         shutil.rmtree(folder)
     compare(monkeypatch, *words, "--seeds", 2, "--threads", 2, "--check")
-    assert "threads of each: 2" in capsys.readouterr().out
+    assert "2 threads each" in capsys.readouterr().out
 
 
 def test_more_seeds_use_the_runs_of_the_control(compared, monkeypatch, capsys):

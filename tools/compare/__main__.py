@@ -26,17 +26,22 @@ def print_plan(comparison: Comparison, costs: dict[str, dict[str, Any]], jobs: i
     """Print the runs, how many of them are finished, the metric, and the cost of every variant."""
     runs = comparison.runs
     direction = "lower" if comparison.lower_is_better else "higher"
+    seeds = len(comparison.seeds)
     print(
-        f"compare     {comparison.cfg}: {len(comparison.variants)} variants x {len(comparison.seeds)} seeds, "
-        f"one repeat, {len(comparison.seeds)} control runs\n"
+        f"compare     {comparison.cfg}: {len(comparison.variants)} variants x {_counted(seeds, 'seed')}, "
+        f"one repeat, {_counted(seeds, 'control run')}\n"
         f"runs        {len(runs)}, of which {sum(run.finished for run in runs)} are finished; "
-        f"{jobs} at a time, threads of each: {threads}; in {comparison.out}\n"
+        f"{jobs} at a time, {_counted(threads, 'thread')} each; in {comparison.out}\n"
         f"metric      {comparison.metric}, {direction} is better, at the last step"
     )
     for variant, cost in costs.items():
         note = ", the baseline" if variant == comparison.baseline else ""
         print(f"variant     {variant}{note}: {cost['params']:,} parameters, {cost['macs'] / 1e9:.3f} G MACs")
     sys.stdout.flush()
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def main() -> None:

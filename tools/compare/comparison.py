@@ -44,7 +44,7 @@ def upsampler_variants(names: str) -> dict[str, list[str]]:
 
 
 def make_comparison(arguments: Namespace) -> Comparison:
-    """Make the comparison that the arguments describe; reads no data. Raises UserError if they are invalid."""
+    """Make the comparison that the arguments describe; reads no images. Raises UserError if they are invalid."""
     for option in ("seeds", "jobs", "threads"):
         if (value := getattr(arguments, option)) is not None and not 1 <= value <= MAX_COUNT:
             raise UserError(f"--{option} {value}", "is out of range", f"give 1 to {MAX_COUNT}")

@@ -17,10 +17,8 @@ import torch
 from errors import ArgumentParser, UserError, run_command
 from models.weights import FORMAT
 from storage import replace_atomically
-from tools.convert_weights.reading import SAFETENSORS_TYPES, read_published
+from tools.convert_weights.reading import read_published
 from tools.convert_weights.sources import SOURCES, convert
-
-SAFETENSORS_TYPES |= {"I64": torch.int64, "I32": torch.int32}
 
 
 def main() -> None:

@@ -39,6 +39,7 @@ def read_published(path: Path) -> State:
 
 
 SAFETENSORS_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+SAFETENSORS_TYPES |= {"I64": torch.int64, "I32": torch.int32}
 
 
 def read_safetensors(path: Path) -> State:

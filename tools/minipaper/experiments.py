@@ -53,7 +53,7 @@ class MiniPaper(Schema):
     experiments: Annotated[dict[str, MiniExperiment], Field(min_length=1)]
 
     def comparison(self, name: str) -> Comparison:
-        """The comparison that tools.compare does for an experiment; reads no data. Raises UserError if invalid."""
+        """The comparison that tools.compare does for an experiment; reads no images. Raises UserError if invalid."""
         item = self.experiments[name]
         arguments = Namespace(
             cfg=item.cfg,

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import TypeAdapter
 
 from models import ModelConfig
-from models.layers.resize import best_classes, resized_argmax
+from models.layers.resize import argmax_from_masks, resized_argmax
 from models.maskformer import losses as masks
 from models.maskformer.losses import QueryLogits, Segments, match, match_costs
 from models.maskformer.model import MaskFormer, MaskFormerConfig
@@ -273,7 +273,7 @@ def test_classes_by_votes_are_those_of_the_whole_maps(size: tuple[int, int], mon
     scores = torch.einsum("qk,bqhw->bkhw", classes, large)[:, :, :60, :90]
     if size != (60, 90):
         scores = F.interpolate(scores, size, mode="bilinear")
-    found = best_classes(classes, logits, (64, 96), (60, 90), size)
+    found = argmax_from_masks(classes, logits, (64, 96), (60, 90), size)
     assert found.dtype == torch.int16
     assert (found == scores[0].argmax(dim=0)).float().mean() > 0.999  # ties of rounding
     assert resized_argmax(scores[0], size, size, size).shape == size

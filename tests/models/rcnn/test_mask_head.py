@@ -5,7 +5,7 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from models.rcnn.box_head import Samples
+from models.rcnn.box_head import SampledBoxes
 from models.rcnn.mask_head import SIDE, _crop_masks, encode_masks
 from structures import Instances, Target
 
@@ -64,7 +64,7 @@ def test_targets_are_cut_out_of_the_object_that_the_box_belongs_to():
         "a", (56, 56), instances=Instances(torch.zeros(2, 4), torch.zeros(2, dtype=torch.long), masks=masks)
     )
     boxes = torch.tensor([[0.0, 0, 56, 56], [14, 0, 42, 28], [14, 0, 42, 28]])
-    cut = _crop_masks(boxes, Samples(boxes, torch.zeros(3, dtype=torch.long), torch.tensor([1, 1, 0])), target)
+    cut = _crop_masks(boxes, SampledBoxes(boxes, torch.zeros(3, dtype=torch.long), torch.tensor([1, 1, 0])), target)
     assert cut[0].sum() == 14 * 14
     assert cut[0, :14, 7:21].all()
     assert cut[1].all()

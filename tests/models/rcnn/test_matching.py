@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
-from models.rcnn.boxes import IGNORED, NEGATIVE, assign, sample
+from models.rcnn.boxes import IGNORED, NEGATIVE, assign, sample_boxes
 from runtime.distributed import mean_count
 
 NONE = torch.zeros(0, 4)
@@ -74,21 +74,21 @@ def test_without_objects_all_is_background():
 def test_samples_are_limited_and_follow_the_seed_alone():
     matched = torch.tensor([0] * 300 + [NEGATIVE] * 1000 + [IGNORED] * 50)
     torch.manual_seed(0)
-    positives, negatives = sample(matched, 256, 0.5, seed=7)
+    positives, negatives = sample_boxes(matched, 256, 0.5, seed=7)
     assert (len(positives), len(negatives)) == (128, 128)
     assert (matched[positives] >= 0).all()
     assert (matched[negatives] == NEGATIVE).all()
     assert len(set(positives.tolist())) == 128
     torch.manual_seed(1)
     assert all(
-        torch.equal(a, b) for a, b in zip(sample(matched, 256, 0.5, seed=7), (positives, negatives), strict=True)
+        torch.equal(a, b) for a, b in zip(sample_boxes(matched, 256, 0.5, seed=7), (positives, negatives), strict=True)
     )
-    assert not torch.equal(sample(matched, 256, 0.5, seed=8)[0], positives)
+    assert not torch.equal(sample_boxes(matched, 256, 0.5, seed=8)[0], positives)
 
 
 def test_negatives_fill_up_for_missing_positives():
     matched = torch.tensor([3] * 5 + [NEGATIVE] * 400)
-    assert [len(part) for part in sample(matched, 256, 0.5, seed=0)] == [5, 251]
+    assert [len(part) for part in sample_boxes(matched, 256, 0.5, seed=0)] == [5, 251]
 
 
 def test_a_count_of_none_divides_by_one():

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from reference_segformer import State, hub_state, segformer
+from safetensors.torch import save_file
 
 from errors import UserError
 from models.segformer.model import SegFormer, SegFormerConfig
@@ -254,3 +255,11 @@ def test_files_of_another_kind_are_refused(content: bytes, tmp_path: Path) -> No
     (tmp_path / "in.pth").write_bytes(content)
     with pytest.raises(UserError, match="damaged"):
         read_published(tmp_path / "in.pth")
+
+
+def test_safetensors_may_hold_integers(tmp_path):
+    tensors = {"norm.weight": torch.arange(3.0), "norm.num_batches_tracked": torch.tensor(7)}
+    save_file(tensors, tmp_path / "file.safetensors")
+    state = read_published(tmp_path / "file.safetensors")
+    assert state.keys() == tensors.keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in tensors.items())

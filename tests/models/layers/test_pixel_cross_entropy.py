@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.layers import resize as losses
+from models.layers import resize
 from models.layers.resize import pixel_cross_entropy
 from structures import IGNORE
 
@@ -20,11 +20,11 @@ def example(h: int, w: int, H: int, W: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("sizes", [(8, 10, 32, 40), (25, 33, 97, 131), (8, 8, 5, 3), (6, 6, 6, 6), (1, 1, 4, 4)])
-@pytest.mark.parametrize("strip", [1, 1 << 12, 1 << 26])
+@pytest.mark.parametrize("chunk", [1, 1 << 12, 1 << 26])
 def test_loss_and_gradient_equal_the_plain_formula(
-    sizes: tuple[int, int, int, int], strip: int, monkeypatch: pytest.MonkeyPatch
+    sizes: tuple[int, int, int, int], chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(losses, "_STRIP_ELEMENTS_ON_CPU", strip)
+    monkeypatch.setattr(resize, "_LOSS_CHUNK_ELEMENTS_ON_CPU", chunk)
     logits, labels = example(*sizes)
     expected = plain(logits, labels)
     (gradient,) = torch.autograd.grad(expected, logits)
