@@ -10,6 +10,7 @@ from errors import UserError
 from experiment import load_experiment
 from models.cost import complexity, shapes_only
 from tools.benchmark.measure import peak_bytes
+from tools.tables.counts import HOSTS, added_macs, count
 
 CFG = Path(__file__).parents[2] / "configs/seg_dysample.yaml"
 BASELINE = 13_715_798
@@ -49,23 +50,31 @@ def test_bilinear_baseline():
 @pytest.mark.parametrize("name", TABLE_4)
 def test_increments_of_table_4(name):
     everything, weights, printed, gflops = TABLE_4[name]
-    found = counts(name)
-    assert found["params"] == BASELINE + everything
-    assert found["upsamplers"]["params"] == everything
-    assert found["upsamplers"]["weights"] == weights
-    assert found["upsamplers"]["count"] == 6
+    host = HOSTS[4][""]
+    found = count(host, name)
+    assert found.total == BASELINE + everything
+    assert (found.added, found.weights) == (everything, weights)
     unit = 1e3 if printed.endswith("K") else 1e6
     assert f"{weights / unit:.1f}" == printed[:-1]
     if gflops is not None:
-        assert round(found["upsamplers"]["macs"] / 1e9, 1) == gflops
+        assert round(added_macs(host, name) / 1e9, 1) == gflops
+
+
+@pytest.mark.parametrize("name", ["carafe", "deconv", "dysample", "sapa"])
+def test_whole_models_are_counted_with_the_same_increments(name):
+    found, (everything, weights, _, gflops) = counts(name), TABLE_4[name]
+    assert found["params"] == BASELINE + everything
+    upsamplers = found["upsamplers"]
+    assert (upsamplers["count"], upsamplers["params"], upsamplers["weights"]) == (6, everything, weights)
+    assert round(upsamplers["macs"] / 1e9, 1) == gflops
 
 
 def test_indexnet_has_the_flops_that_are_published_with_two_digits():
-    assert round(counts("indexnet")["upsamplers"]["macs"] / 1e9, 2) == 30.65
+    assert round(added_macs(HOSTS[4][""], "indexnet") / 1e9, 2) == 30.65
 
 
 def test_gated_fade_has_the_printed_flops():
-    assert round(counts("{name: fade, gate: true}")["upsamplers"]["macs"] / 1e9, 1) == 2.7
+    assert round(added_macs(HOSTS[4][""], "{name: fade, gate: true}") / 1e9, 1) == 2.7
 
 
 def test_command_prints_json(here, capsys):
