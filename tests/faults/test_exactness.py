@@ -3,8 +3,8 @@
 import hashlib
 import itertools
 import json
+import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -115,25 +115,32 @@ def main() -> None:
         dataset = experiment.data.build("val")
         model = experiment.build_model() if networks else StandIn()
         for count, batch_size in itertools.product(counts, batches):
-            results = scored(model, First(dataset, count), experiment, batch_size, processes)
+            folder = Path(f"{out} {name} {count} {batch_size}")
+            results = scored(model, First(dataset, count), experiment, batch_size, processes, folder)
             found[f"{name}, {count} images, {batch_size} at a time"] = processes.collect(results)
+            if processes.is_main:
+                shutil.rmtree(folder)
     if processes.is_main:
         Path(out).write_text(json.dumps(found))
 
 
 def scored(
-    model: DenseModel, dataset: DenseDataset, experiment: Experiment, batch_size: int, processes: Processes
+    model: DenseModel,
+    dataset: DenseDataset,
+    experiment: Experiment,
+    batch_size: int,
+    processes: Processes,
+    folder: Path,
 ) -> dict[str, str]:
-    """Numbers and prediction files of one evaluation, as text: equal if they are to the last digit."""
+    """The numbers of one evaluation and its prediction files, written to `folder`; as text, to compare all digits."""
     experiment = experiment.model_copy(
         update={"evaluation": experiment.evaluation.model_copy(update={"batch_size": batch_size})}
     )
-    folder = processes.collect(tempfile.mkdtemp() if processes.is_main else None)[0]
-    result = score(model, dataset, experiment, processes, experiment.data.prediction_files(Path(folder)))
+    result = score(model, dataset, experiment, processes, experiment.data.prediction_files(folder))
     processes.wait()
     files = {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(Path(folder).rglob("*"))
+        for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
     kept = {key: result[key] for key in ("metrics", "per_class", "num_images", "protocol")}
