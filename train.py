@@ -24,7 +24,14 @@ from experiment import Experiment, load_experiment
 from models.base import DenseModel
 from runtime.checkpoint import Checkpoints
 from runtime.deterministic import deterministic_algorithms
-from runtime.distributed import Processes, local_gradients, parallelize, start_processes, synchronize_batch_norm
+from runtime.distributed import (
+    Processes,
+    local_gradients,
+    parallelize,
+    share_buffers,
+    start_processes,
+    synchronize_batch_norm,
+)
 from runtime.log import RunLog
 from runtime.memory import keep_freed_memory
 from runtime.run_folder import RunFolder
@@ -190,6 +197,7 @@ def evaluate_and_save(run: Run, log: RunLog, stop: StopSignals) -> None:
     processes.wait()
     with stop.raise_at_once():
         model = cast(DenseModel, run.ema.module) if run.ema else run.model
+        share_buffers(model, processes)
         result = score(model, run.validation_set, experiment, processes)
         is_best = state.record_score(metric, result["metrics"][metric], lower_is_better)
         log.add_evaluation(result["metrics"], result["seconds"])

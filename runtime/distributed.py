@@ -128,6 +128,17 @@ def synchronize_batch_norm(model: nn.Module, processes: Processes) -> nn.Module:
     return model
 
 
+def share_buffers(model: nn.Module, processes: Processes) -> None:
+    """Give all processes the buffers of the main process, which are those that are saved. All processes must call it.
+
+    Running statistics of batch normalisation differ between processes where batches are not synchronised, and
+    DistributedDataParallel makes them equal only at the start of a training step.
+    """
+    if processes.count > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
+
+
 def sum_over_processes(x: Tensor) -> Tensor:
     """The sum of a tensor over all processes.
 

@@ -70,6 +70,18 @@ def test_rounds_of_one_process_equal_two_processes(tiny, tmp_path):
     assert [line["loss"] for line in rounds] == pytest.approx([line["loss"] for line in processes], rel=1e-5)
 
 
+@pytest.mark.parametrize("averaging", ["ema_decay=null", "ema_decay=0.5"])
+def test_processes_with_statistics_of_their_own_score_the_model_that_is_saved(tiny, tmp_path, averaging):
+    options = [*tiny, "sync_batch_norm=false", "evaluation.batch_size=1", averaging]
+    train(*options, processes=2)
+    trained = read(tmp_path / "seg/results.json")
+    for count in (1, 2):
+        path = tmp_path / f"{count}.json"
+        done = launch.run("eval", "--checkpoint", tmp_path / "seg", "--json", path, processes=count)
+        assert done.codes == [0] * count, done.err
+        assert read(path)["metrics"] == trained["metrics"]
+
+
 def wait_for(condition, running: launch.Running) -> None:
     deadline = time.monotonic() + 120
     while not condition():
