@@ -209,6 +209,7 @@ def evaluate_and_save(run: Run, log: RunLog, stop: StopSignals) -> None:
         processes.wait()
     if processes.is_main:
         run.checkpoints.save(state.to_checkpoint(), is_best)
+    log.restart_clock()
 
 
 def announce(run: Run, log: RunLog) -> None:

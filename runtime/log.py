@@ -100,6 +100,9 @@ class RunLog:
         """Log the metrics of one evaluation and its duration."""
         self._write("val", {**metrics, "seconds": seconds})
         self.print(f"step {self.step}: " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+
+    def restart_clock(self) -> None:
+        """Count images per second from now on, and not what has happened since the last `flush`."""
         self._window_start = time.perf_counter()
 
     def add_picture(self, image_id: str, picture: np.ndarray) -> None:
