@@ -28,7 +28,7 @@ from datasets.semantic.ade20k import ADE20KConfig
 from tests.conftest import TINY, read
 from tests.datasets.panoptic import panoptic_layout
 from tests.datasets.png import GREY_ALPHA, PALETTE, RGB, RGBA, chunk, png
-from tests.faults.hostile import Trial, trial  # noqa: F401 (a fixture)
+from tests.faults.hostile_files.hostile import Trial, trial  # noqa: F401 (a fixture)
 from tests.launch import run
 
 RNG = np.random.default_rng(0)

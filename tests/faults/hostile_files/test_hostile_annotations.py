@@ -26,7 +26,7 @@ from tests.conftest import SHORT, TINY
 from tests.datasets.coco import coco_layout
 from tests.datasets.panoptic import panoptic_layout
 from tests.datasets.png import png
-from tests.faults.hostile import Trial, trial  # noqa: F401 (a fixture)
+from tests.faults.hostile_files.hostile import Trial, trial  # noqa: F401 (a fixture)
 from tests.launch import run
 
 Json = dict[str, Any]

@@ -15,7 +15,7 @@ import train
 from errors import run_command
 from experiment import load_experiment
 from tests.conftest import ROOT, TINY
-from tests.faults.test_hostile_checkpoints import leave_a_gigabyte, refused
+from tests.faults.hostile_files.test_hostile_checkpoints import leave_a_gigabyte, refused
 from tests.launch import Done, run
 
 CHAPTER = "Hostile input"
