@@ -4,34 +4,23 @@ Run the same command again to resume. `--check` builds everything, runs one batc
 prints the plan and exits.
 """
 
-from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
-from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from datasets.base import DenseDataset
-from datasets.loading import BatchLayout, next_batches, training_loader
+from datasets.loading import next_batches, training_loader
 from errors import ArgumentParser, Interrupted, run_command
 from eval import score
 from experiment import Experiment, load_experiment
 from models.base import DenseModel
 from runtime.checkpoint import Checkpoints
 from runtime.deterministic import deterministic_algorithms
-from runtime.distributed import (
-    Processes,
-    local_gradients,
-    parallelize,
-    share_buffers,
-    start_processes,
-    synchronize_batch_norm,
-)
+from runtime.distributed import Processes, local_gradients, parallelize, start_processes, synchronize_batch_norm
 from runtime.log import RunLog
 from runtime.memory import keep_freed_memory
 from runtime.run_folder import RunFolder
@@ -45,87 +34,52 @@ from workflow.plan import print_plan
 from workflow.results import write_result
 
 
-@dataclass
 class Run:
-    """The parts of one run.
+    """The parts of one run, built here; `resumed` from its last checkpoint if there is one.
 
-    model: the model that is trained. parallel: the same model as DistributedDataParallel, if there are several
-    processes. ema: the moving average of its weights, or None. batches: an endless iterator; each step takes
-    `layout.accumulation` of them.
+    parallel: the model as DistributedDataParallel, if there are several processes. ema: the moving average of its
+    weights, or None. batches: an endless iterator, of which each step takes `layout.accumulation`.
     """
 
-    experiment: Experiment
-    processes: Processes
-    layout: BatchLayout
-    training_set: DenseDataset
-    validation_set: DenseDataset
-    model: DenseModel
-    parallel: nn.Module
-    ema: AveragedModel | None
-    optimizer: Optimizer
-    scaler: torch.amp.GradScaler
-    autocast: torch.autocast
-    memory_format: torch.memory_format
-    state: TrainingState
-    checkpoints: Checkpoints
-    resumed: bool
-    batches: Iterator[Batch]
+    def __init__(self, experiment: Experiment, processes: Processes) -> None:
+        self.experiment, self.processes = experiment, processes
+        device, self.layout = processes.device, experiment.batch_layout(processes)
+        self.training_set, self.validation_set = experiment.data.build("train"), experiment.data.build("val")
+        self.best_metric, self.lower_is_better = experiment.best_metric()
 
+        self.memory_format = torch.channels_last if experiment.system.channels_last else torch.contiguous_format
+        model = experiment.build_model().to(device=device, memory_format=self.memory_format)  # type: ignore[call-overload]
+        self.model: DenseModel = model
+        if experiment.sync_batch_norm:
+            synchronize_batch_norm(model, processes)
+        self.ema = None
+        if experiment.ema_decay is not None:
+            self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(experiment.ema_decay))
+        self.optimizer = experiment.optimizer.build(model, experiment.batch_size)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=experiment.precision == "fp16")
+        self.autocast = experiment.autocast(device)
+        self.state = TrainingState(experiment, model, self.optimizer, self.scaler, self.ema)
+        self.checkpoints = Checkpoints(experiment.run_folder / "checkpoints")
+        self.resumed = self.state.resume(self.checkpoints)
 
-def build(experiment: Experiment, processes: Processes) -> Run:
-    """Build all parts of a run, and resume from its last checkpoint if there is one."""
-    device, layout = processes.device, experiment.batch_layout(processes)
-    training_set, validation_set = experiment.data.build("train"), experiment.data.build("val")
-    experiment.best_metric()  # refuses an unknown name now, not at the first evaluation
-
-    memory_format = torch.channels_last if experiment.system.channels_last else torch.contiguous_format
-    model = experiment.build_model().to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
-    if experiment.sync_batch_norm:
-        synchronize_batch_norm(model, processes)
-    ema = None
-    if experiment.ema_decay is not None:
-        ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(experiment.ema_decay))
-    optimizer = experiment.optimizer.build(model, experiment.batch_size)
-    scaler = torch.amp.GradScaler(device.type, enabled=experiment.precision == "fp16")
-    state = TrainingState(experiment, model, optimizer, scaler, ema)
-    checkpoints = Checkpoints(experiment.run_folder / "checkpoints")
-    resumed = state.resume(checkpoints)
-
-    if experiment.system.compile:
-        model.compile()
-    batches = training_loader(
-        training_set,
-        experiment.data.train_transforms,
-        seed=experiment.seed,
-        layout=layout,
-        size_divisor=model.size_divisor,
-        first_step=state.step,
-        workers=experiment.system.workers,
-        pin_memory=device.type == "cuda",
-    )
-    return Run(
-        experiment=experiment,
-        processes=processes,
-        layout=layout,
-        training_set=training_set,
-        validation_set=validation_set,
-        model=model,
-        parallel=parallelize(model, processes),
-        ema=ema,
-        optimizer=optimizer,
-        scaler=scaler,
-        autocast=experiment.autocast(device),
-        memory_format=memory_format,
-        state=state,
-        checkpoints=checkpoints,
-        resumed=resumed,
-        batches=batches,
-    )
+        if experiment.system.compile:
+            model.compile()
+        self.parallel = parallelize(model, processes)
+        self.batches = training_loader(
+            self.training_set,
+            experiment.data.train_transforms,
+            seed=experiment.seed,
+            layout=self.layout,
+            size_divisor=model.size_divisor,
+            first_step=self.state.step,
+            workers=experiment.system.workers,
+            pin_memory=device.type == "cuda",
+        )
 
 
 def train(experiment: Experiment, processes: Processes) -> None:
     """Train to the last step, from the last checkpoint if there is one; evaluate every `evaluation.every` steps."""
-    run = build(experiment, processes)
+    run = Run(experiment, processes)
     state, steps, evaluate_every = run.state, experiment.steps, experiment.evaluation.every
     learning_rate = 0.0
     with (
@@ -193,13 +147,12 @@ def evaluate_and_save(run: Run, log: RunLog, stop: StopSignals) -> None:
     The evaluation counts as done once the checkpoint is saved: a run that is stopped earlier repeats it when resumed.
     """
     experiment, processes, state = run.experiment, run.processes, run.state
-    metric, lower_is_better = experiment.best_metric()
     processes.wait()
     with stop.raise_at_once():
         model = cast(DenseModel, run.ema.module) if run.ema else run.model
-        share_buffers(model, processes)
+        processes.share_buffers(model)
         result = score(model, run.validation_set, experiment, processes)
-        is_best = state.record_score(metric, result["metrics"][metric], lower_is_better)
+        is_best = state.record_score(run.best_metric, result["metrics"][run.best_metric], run.lower_is_better)
         log.add_evaluation(result["metrics"], result["seconds"])
         for image_id, picture in validation_pictures(model, run.validation_set, experiment, processes):
             log.add_picture(image_id, picture)
@@ -214,9 +167,8 @@ def evaluate_and_save(run: Run, log: RunLog, stop: StopSignals) -> None:
 
 def announce(run: Run, log: RunLog) -> None:
     """Print the run folder and the step; for a new run also which data are skipped and which weight files are used."""
-    experiment, state = run.experiment, run.state
-    where = f"{experiment.run_folder} at step {state.step} of {experiment.steps}"
-    log.print(f"{'resuming' if run.resumed else 'starting'} {where}")
+    experiment, verb = run.experiment, "resuming" if run.resumed else "starting"
+    log.print(f"{verb} {experiment.run_folder} at step {run.state.step} of {experiment.steps}")
     if not run.resumed:
         for line in [*run.training_set.skipped, *run.validation_set.skipped]:
             log.print(f"skipped: {line}")

@@ -62,6 +62,16 @@ class Processes:
         """Seed PyTorch's generators for one step of this process. So checkpoints need no random state for dropout."""
         torch.manual_seed(int(np.random.SeedSequence([seed, step, self.rank]).generate_state(1, np.uint64)[0]))
 
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give all processes the buffers of the main one, which are those that are saved. All processes must call it.
+
+        Running statistics of batch normalisation differ between processes if `sync_batch_norm` is off, and
+        DistributedDataParallel makes them equal only at the start of a training step.
+        """
+        if self.count > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
+
     def wait(self) -> None:
         """Wait until all processes have called this, without a timeout: a metric or a large file can take long."""
         if self.count > 1:
@@ -126,17 +136,6 @@ def synchronize_batch_norm(model: nn.Module, processes: Processes) -> nn.Module:
         else:
             setattr(model, name, synchronize_batch_norm(child, processes))
     return model
-
-
-def share_buffers(model: nn.Module, processes: Processes) -> None:
-    """Give all processes the buffers of the main process, which are those that are saved. All processes must call it.
-
-    Running statistics of batch normalisation differ between processes where batches are not synchronised, and
-    DistributedDataParallel makes them equal only at the start of a training step.
-    """
-    if processes.count > 1:
-        for buffer in model.buffers():
-            dist.broadcast(buffer, src=0)
 
 
 def sum_over_processes(x: Tensor) -> Tensor:

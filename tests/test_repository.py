@@ -81,6 +81,10 @@ def test_modules_do_not_import_each_other():
     assert sorted(waiting) == []
 
 
+def test_the_training_loop_stays_readable():
+    assert len((ROOT / "train.py").read_text().splitlines()) < 200
+
+
 def test_files_are_short_and_folders_not_full():
     lengths = {path: len(path.read_text().splitlines()) for path in sources().values()}
     assert [path for path, length in lengths.items() if length > LONGEST_FILE] == []
