@@ -29,6 +29,7 @@ from runtime.shutdown import exit_together
 from runtime.signals import StopSignals
 from runtime.state import TrainingState
 from structures import Batch
+from workflow.data import data_lines
 from workflow.pictures import validation_pictures
 from workflow.plan import print_plan
 from workflow.results import write_result
@@ -166,12 +167,11 @@ def evaluate_and_save(run: Run, log: RunLog, stop: StopSignals) -> None:
 
 
 def announce(run: Run, log: RunLog) -> None:
-    """Print the run folder and the step; for a new run also which data are skipped and which weight files are used."""
+    """Print the run folder and the step; for a new run also what the data hold and which weight files are used."""
     experiment, verb = run.experiment, "resuming" if run.resumed else "starting"
     log.print(f"{verb} {experiment.run_folder} at step {run.state.step} of {experiment.steps}")
-    if not run.resumed:
-        for line in [*run.training_set.skipped, *run.validation_set.skipped]:
-            log.print(f"skipped: {line}")
+    if run.processes.is_main and not run.resumed:
+        log.print("\n".join(data_lines(run.training_set, run.validation_set)))
         log.print(f"pretrained weights: {', '.join(experiment.weight_files()) or 'none, random initialisation'}")
 
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar
 
@@ -126,6 +126,31 @@ class PredictionFiles(ABC):
         return []
 
 
+@dataclass(frozen=True)
+class Survey:
+    """What one split holds: what training learns from, or what evaluation scores.
+
+    counts: number of `unit` by class, in label order, or under other names where there are no classes. left_out: how
+    much is left out, by reason. warnings: what is odd and its likely cause, one line each. read: which files were
+    read, for example "512 of 20210 label maps", if the counts are of a sample; "" if they are of the whole split.
+    """
+
+    unit: str
+    counts: Mapping[str, int]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+    read: str = ""
+
+    def summary(self) -> str:
+        """The counts and what is left out, in one line."""
+        used = sum(count > 0 for count in self.counts.values())
+        text = f"{sum(self.counts.values())} {self.unit}"
+        text += f" of {used} of {len(self.counts)} classes" if len(self.counts) > 1 else ""
+        text += f" in {self.read}" if self.read else ""
+        left_out = [f"{count} {reason}" for reason, count in self.left_out.items() if count]
+        return f"{text}; left out: {', '.join(left_out)}" if left_out else text
+
+
 class DenseDataset(ABC):
     """The images and annotations of one split. The constructor checks that the files exist, but reads no image.
 
@@ -144,6 +169,13 @@ class DenseDataset(ABC):
     @abstractmethod
     def __len__(self) -> int:
         """Number of images."""
+
+    @abstractmethod
+    def survey(self) -> Survey:
+        """Count what is there, before work is lost. Reads annotations, and of large data sets only a sample.
+
+        Raises UserError if nothing is left to learn from or to score.
+        """
 
     @abstractmethod
     def load(self, index: int) -> Sample:

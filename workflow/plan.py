@@ -8,6 +8,7 @@ from datasets.loading import next_batches, single_batch, training_loader
 from experiment import Experiment
 from models.cost import complexity, describe
 from runtime.distributed import Processes
+from workflow.data import data_lines
 
 
 def print_plan(experiment: Experiment, processes: Processes) -> None:
@@ -18,6 +19,7 @@ def print_plan(experiment: Experiment, processes: Processes) -> None:
     layout = experiment.batch_layout(processes)
     training_set, validation_set = experiment.data.build("train"), experiment.data.build("val")
     experiment.best_metric()
+    data = data_lines(training_set, validation_set) if processes.is_main else []
     model = experiment.build_model()
     optimizer = experiment.optimizer.build(model, experiment.batch_size)
     counts = complexity(model, experiment.padded_input(model))
@@ -48,17 +50,18 @@ def print_plan(experiment: Experiment, processes: Processes) -> None:
     info, evaluations = experiment.data.info, -(-experiment.steps // experiment.evaluation.every)
     classes = f", {info.num_classes} classes" if info.classes else ""
     rates = [group["lr"] for group in optimizer.param_groups]
-    print(
-        f"run         {experiment.run_folder}: {experiment.model.name}, task {info.task}\n"
-        f"data        {info.name}: {len(training_set)} training and {len(validation_set)} validation images"
-        f"{classes}\n"
-        f"{describe(counts)}\n"
-        f"weights     {', '.join(experiment.weight_files()) or 'none, random initialisation'}\n"
+    lines = (
+        f"run         {experiment.run_folder}: {experiment.model.name}, task {info.task}",
+        f"data        {info.name}: {len(training_set)} training and {len(validation_set)} validation images{classes}",
+        *(f"            {line}" for line in data),
+        describe(counts),
+        f"weights     {', '.join(experiment.weight_files()) or 'none, random initialisation'}",
         f"batch       {layout.total} = {layout.per_process} images x {layout.accumulation} rounds x "
-        f"{layout.world_size} processes\n"
+        f"{layout.world_size} processes",
         f"steps       {experiment.steps} ({experiment.steps * layout.total / len(training_set):.1f} epochs), "
-        f"{evaluations} evaluations\n"
-        f"base LR     {', '.join(f'{rate:g}' for rate in rates)} in {len(rates)} parameter groups\n"
+        f"{evaluations} evaluations",
+        f"base LR     {', '.join(f'{rate:g}' for rate in rates)} in {len(rates)} parameter groups",
         f"one batch   losses {', '.join(f'{name} {loss.item():.3f}' for name, loss in losses.items())}; "
-        f"read, forward and backward in {seconds:.1f} s on {processes.device}"
+        f"read, forward and backward in {seconds:.1f} s on {processes.device}",
     )
+    print("\n".join(lines))

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from config import Schema
-from datasets.base import DenseDataset, Objects, Sample
+from datasets.base import DenseDataset, Objects, Sample, Survey
 from datasets.coco.annotations import Annotations, read_annotations, read_classes
 from datasets.coco.json_file import EntryErrors, ImageIndex, OnError, file_with_classes
 from datasets.coco.masks import decode
@@ -172,6 +172,10 @@ class COCO(DenseDataset):
 
     def __len__(self) -> int:
         return len(self._images)
+
+    def survey(self) -> Survey:
+        """Count the objects of each class."""
+        return Survey("objects", {})
 
     def load(self, index: int) -> Sample:
         """The image and its objects. Raises UserError if the image is unusable or its size differs from the JSON's.

@@ -13,7 +13,7 @@ import torch
 from pydantic import PositiveFloat, model_validator
 
 from config import Schema
-from datasets.base import DenseDataset, Sample
+from datasets.base import DenseDataset, Sample, Survey
 from datasets.files.folders import Names, list_by_stem
 from datasets.files.images import IMAGE_SUFFIXES, read_image
 from datasets.files.paths import problem_with
@@ -120,6 +120,10 @@ class NYU(DenseDataset):
 
     def __len__(self) -> int:
         return len(self._image_names)
+
+    def survey(self) -> Survey:
+        """Count the pixels of each class."""
+        return Survey("pixels", {})
 
     def load(self, index: int) -> Sample:
         """The image and its depth. Raises UserError if one of them is unusable or their sizes differ."""

@@ -12,7 +12,7 @@ import torch
 from pydantic import BeforeValidator, NonNegativeInt, PositiveInt, model_validator
 
 from config import Schema
-from datasets.base import DenseDataset, Objects, Sample
+from datasets.base import DenseDataset, Objects, Sample, Survey
 from datasets.coco.annotations import Annotations, read_annotations
 from datasets.coco.dataset import (
     CLASSES,
@@ -204,6 +204,10 @@ class COCOPanoptic(DenseDataset):
 
     def __len__(self) -> int:
         return len(self._images)
+
+    def survey(self) -> Survey:
+        """Count the segments of each class."""
+        return Survey("segments", {})
 
     def load(self, index: int) -> Sample:
         """The image and its annotation. Raises UserError if one is unusable or its size differs from the JSON's."""

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field, NonNegativeInt, model_validator
 
 from config import Schema
-from datasets.base import DenseDataset, Sample
+from datasets.base import DenseDataset, Sample, Survey
 from datasets.files.folders import Names, list_by_stem
 from datasets.files.images import IMAGE_SUFFIXES, read_image, read_label_map
 from datasets.files.paths import problem_with
@@ -122,6 +122,10 @@ class ADE20K(DenseDataset):
 
     def __len__(self) -> int:
         return len(self._names)
+
+    def survey(self) -> Survey:
+        """Count the pixels of each class."""
+        return Survey("pixels", {})
 
     def load(self, index: int) -> Sample:
         """The image and its label map. Raises UserError if one of them is unusable or their sizes differ."""

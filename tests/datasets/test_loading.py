@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.base import DenseDataset, Sample, Transform
+from datasets.base import DenseDataset, Sample, Survey, Transform
 from datasets.colour import Normalize, PhotometricDistortion
 from datasets.loading import (
     BatchLayout,
@@ -39,6 +39,9 @@ class Images(DenseDataset):
 
     def __len__(self) -> int:
         return self.count
+
+    def survey(self) -> Survey:
+        return Survey("images", {"all": self.count})
 
     def load(self, index: int) -> Sample:
         if index == self.bad:

@@ -14,7 +14,7 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from datasets.base import DenseDataset, Sample
+from datasets.base import DenseDataset, Sample, Survey
 from datasets.scenes import write_scenes
 from eval import score
 from experiment import Experiment, load_experiment
@@ -39,6 +39,9 @@ class First(DenseDataset):
 
     def __len__(self) -> int:
         return self.count
+
+    def survey(self) -> Survey:
+        return Survey("images", {"all": self.count})
 
     def load(self, index: int) -> Sample:
         assert index < self.count
