@@ -1,9 +1,9 @@
 """Score a checkpoint.
 
-`python eval.py --checkpoint PATH [--cfg FILE] [--json FILE] [--predictions DIR] [KEY=VALUE ...]`
+`python eval.py --checkpoint PATH [--which last] [--cfg FILE] [--json FILE] [--predictions DIR] [KEY=VALUE ...]`
 
-PATH is a checkpoint, a run folder (its best checkpoint is used, else its last) or, with --cfg, a file of converted
-weights. Without --cfg the configuration in the checkpoint is used.
+PATH is a checkpoint, a run folder or, with --cfg, a file of converted weights. Of a run folder the checkpoint with the
+best evaluation is used, or the last one. Without --cfg the configuration in the checkpoint is used.
 Under torchrun each process predicts a share of the images. The metrics are those of one process, up to rounding.
 """
 
@@ -87,6 +87,7 @@ def main() -> None:
     """Run the command."""
     parser = ArgumentParser(prog="eval.py", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--which", choices=["best", "last"], default="best", help="checkpoint of a run folder")
     parser.add_argument("--cfg", type=Path)
     parser.add_argument("--json", type=Path, help="write the result record to this file")
     parser.add_argument("--predictions", type=Path, help="write the predictions to this folder")
@@ -95,7 +96,8 @@ def main() -> None:
 
     if arguments.json:
         check_writable(arguments.json)
-    path = find_checkpoint(arguments.checkpoint)
+    path = find_checkpoint(arguments.checkpoint, arguments.which)
+    selected = path.stem if arguments.checkpoint.is_dir() else None
     experiment, model, step = load_trained(path, arguments.cfg, arguments.overrides)
     if arguments.predictions:
         check_outside_data(arguments.predictions, "--predictions", experiment)
@@ -105,9 +107,10 @@ def main() -> None:
     files = experiment.data.prediction_files(arguments.predictions) if arguments.predictions else None
     processes = start_processes(experiment.system.device)
     result = score(model.to(processes.device), dataset, experiment, processes, files)
-    result |= {"checkpoint": str(path), "step": step}
+    result |= {"checkpoint": str(path), "step": step, "selected": selected}
     if processes.is_main:
-        print(f"{path}, step {step}, {len(dataset)} images of {result['dataset']} in {result['seconds']} s")
+        which = f", the {selected} one of the run" if selected else ""
+        print(f"{path}{which}, step {step}, {len(dataset)} images of {result['dataset']} in {result['seconds']} s")
         print(describe(result))
         if arguments.json:
             write_result(arguments.json, result)

@@ -4,6 +4,7 @@ Run the same command again to resume. `--check` builds everything, runs one batc
 prints the plan and exits.
 """
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import cast
@@ -18,6 +19,7 @@ from errors import ArgumentParser, Interrupted, run_command
 from eval import score
 from experiment import Experiment, load_experiment
 from models.base import DenseModel
+from runtime.changes import Change
 from runtime.checkpoint import Checkpoints
 from runtime.deterministic import deterministic_algorithms
 from runtime.distributed import Processes, local_gradients, parallelize, start_processes, synchronize_batch_norm
@@ -29,10 +31,10 @@ from runtime.shutdown import exit_together
 from runtime.signals import StopSignals
 from runtime.state import TrainingState
 from structures import Batch
-from workflow.data import data_lines
+from workflow.announce import announce
 from workflow.pictures import validation_pictures
 from workflow.plan import print_plan
-from workflow.results import write_result
+from workflow.results import describe_run, write_run_results
 
 
 class Run:
@@ -49,8 +51,9 @@ class Run:
         self.best_metric, self.lower_is_better = experiment.best_metric()
 
         self.memory_format = torch.channels_last if experiment.system.channels_last else torch.contiguous_format
-        model = experiment.build_model().to(device=device, memory_format=self.memory_format)  # type: ignore[call-overload]
-        self.model: DenseModel = model
+        self.checkpoints = Checkpoints(experiment.run_folder / "checkpoints")
+        self.model = model = experiment.build_model(pretrained=not self.checkpoints.exist())
+        model.to(device=device, memory_format=self.memory_format)  # type: ignore[call-overload]
         if experiment.sync_batch_norm:
             synchronize_batch_norm(model, processes)
         self.ema = None
@@ -59,8 +62,9 @@ class Run:
         self.optimizer = experiment.optimizer.build(model, experiment.batch_size)
         self.scaler = torch.amp.GradScaler(device.type, enabled=experiment.precision == "fp16")
         self.autocast = experiment.autocast(device)
-        self.state = TrainingState(experiment, model, self.optimizer, self.scaler, self.ema)
-        self.checkpoints = Checkpoints(experiment.run_folder / "checkpoints")
+        images = f"{self.training_set.fingerprint()} and, for validation, {self.validation_set.fingerprint()}"
+        fixed = {"accumulation rounds": self.layout.accumulation, "data": images}
+        self.state = TrainingState(experiment, model, self.optimizer, self.scaler, self.ema, fixed)
         self.resumed = self.state.resume(self.checkpoints)
 
         if experiment.system.compile:
@@ -78,8 +82,11 @@ class Run:
         )
 
 
-def train(experiment: Experiment, processes: Processes) -> None:
-    """Train to the last step, from the last checkpoint if there is one; evaluate every `evaluation.every` steps."""
+def train(experiment: Experiment, processes: Processes, changed: Sequence[Change] = ()) -> None:
+    """Train to the last step, from the last checkpoint if there is one; evaluate every `evaluation.every` steps.
+
+    changed: settings that are not those of an earlier start; for the log.
+    """
     run = Run(experiment, processes)
     state, steps, evaluate_every = run.state, experiment.steps, experiment.evaluation.every
     learning_rate = 0.0
@@ -87,7 +94,7 @@ def train(experiment: Experiment, processes: Processes) -> None:
         RunLog(experiment.run_folder, state.step, state.evaluated, steps, run.layout.total, processes) as log,
         StopSignals() as stop,
     ):
-        announce(run, log)
+        announce(log, experiment, [run.training_set, run.validation_set], run.resumed, changed)
         for step in range(state.step, steps + 1):
             # First, since a resumed run does again an evaluation that was interrupted.
             if step > state.evaluated and (step % evaluate_every == 0 or step == steps):
@@ -115,7 +122,7 @@ def train(experiment: Experiment, processes: Processes) -> None:
                 log.flush(learning_rate)  # raises UserError if a loss is not finite
             if save and processes.is_main:
                 run.checkpoints.save(state.to_checkpoint())
-        log.print(f"done: {experiment.run_folder}, best {state.best}")
+        log.print(describe_run(experiment.run_folder, state.best, state.step))
 
 
 def train_step(run: Run, micro_batches: list[Batch]) -> dict[str, Tensor]:
@@ -143,7 +150,7 @@ def train_step(run: Run, micro_batches: list[Batch]) -> dict[str, Tensor]:
 
 
 def evaluate_and_save(run: Run, log: RunLog, stop: StopSignals) -> None:
-    """Evaluate the model, log its metrics and pictures, and save. The best result so far goes to results.json.
+    """Evaluate the model, log its metrics and pictures, and save. Results go to results_last.json and results.json.
 
     The evaluation counts as done once the checkpoint is saved: a run that is stopped earlier repeats it when resumed.
     """
@@ -157,22 +164,12 @@ def evaluate_and_save(run: Run, log: RunLog, stop: StopSignals) -> None:
         log.add_evaluation(result["metrics"], result["seconds"])
         for image_id, picture in validation_pictures(model, run.validation_set, experiment, processes):
             log.add_picture(image_id, picture)
-        if processes.is_main and is_best:
-            result |= {"checkpoint": str(run.checkpoints.best), "step": state.step}
-            write_result(experiment.run_folder / "results.json", result)
+        if processes.is_main:
+            write_run_results(experiment.run_folder, result, state.step, is_best)
         processes.wait()
     if processes.is_main:
         run.checkpoints.save(state.to_checkpoint(), is_best)
     log.restart_clock()
-
-
-def announce(run: Run, log: RunLog) -> None:
-    """Print the run folder and the step; for a new run also what the data hold and which weight files are used."""
-    experiment, verb = run.experiment, "resuming" if run.resumed else "starting"
-    log.print(f"{verb} {experiment.run_folder} at step {run.state.step} of {experiment.steps}")
-    if run.processes.is_main and not run.resumed:
-        log.print("\n".join(data_lines(run.training_set, run.validation_set)))
-        log.print(f"pretrained weights: {', '.join(experiment.weight_files()) or 'none, random initialisation'}")
 
 
 @exit_together()
@@ -191,8 +188,8 @@ def main() -> None:
         if arguments.check:
             print_plan(experiment, processes)
             return
-        with RunFolder(experiment.run_folder, experiment.dump()) if processes.is_main else nullcontext():
-            train(experiment, processes)
+        with RunFolder(experiment.run_folder, experiment) if processes.is_main else nullcontext([]) as changed:
+            train(experiment, processes, changed)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The interfaces of datasets, transforms and prediction files, and the sample that transforms work on."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -169,6 +170,17 @@ class DenseDataset(ABC):
     @abstractmethod
     def __len__(self) -> int:
         """Number of images."""
+
+    @abstractmethod
+    def image_id(self, index: int) -> str:
+        """The id of an image, without reading it."""
+
+    def fingerprint(self) -> str:
+        """A short text that tells whether two datasets have the same images in the same order, by their ids."""
+        digest = hashlib.sha256()
+        for index in range(len(self)):
+            digest.update(self.image_id(index).encode(errors="surrogateescape") + b"\0")
+        return f"{len(self)} images ({digest.hexdigest()[:12]})"
 
     @abstractmethod
     def survey(self) -> Survey:

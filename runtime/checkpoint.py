@@ -37,6 +37,10 @@ class Checkpoints:
         self.last, self.previous, self.best = (folder / f"{name}.pt" for name in ("last", "previous", "best"))
         self._last_is_intact = True
 
+    def exist(self) -> bool:
+        """Whether there is any checkpoint, damaged or not."""
+        return any(map(os.path.lexists, (self.last, self.previous, self.best)))
+
     def save(self, state: dict[str, Any], is_best: bool = False) -> None:
         """Save `state` as the last checkpoint and, if `is_best`, also as the best one.
 

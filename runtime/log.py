@@ -51,7 +51,7 @@ class RunLog:
                 threading.excepthook = _ignore_os_errors
                 self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=purged)
                 for line in kept:
-                    if line["step"] >= purged:
+                    if line["step"] >= purged and line["section"] != "note":
                         self._show_on_board(line.pop("section"), line.pop("step"), line)
 
     def __enter__(self) -> "RunLog":
@@ -101,6 +101,12 @@ class RunLog:
         self._write("val", {**metrics, "seconds": seconds})
         self.print(f"step {self.step}: " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
 
+    def add_note(self, text: str) -> None:
+        """Print a line about the run and keep it in `log.jsonl`."""
+        self.print(text)
+        if self.processes.is_main:
+            self._add_line("note", {"text": text})
+
     def restart_clock(self) -> None:
         """Count images per second from now on, and not what has happened since the last `flush`."""
         self._window_start = time.perf_counter()
@@ -137,10 +143,13 @@ class RunLog:
     def _write(self, section: str, record: dict[str, float]) -> None:
         if not self.processes.is_main:
             return
+        self._add_line(section, record)
         with self._writing():
-            with self._lines.open("a") as file:
-                file.write(json.dumps({"step": self.step, "section": section, **record}) + "\n")
             self._show_on_board(section, self.step, record)
+
+    def _add_line(self, section: str, record: dict[str, Any]) -> None:
+        with self._writing(), self._lines.open("a") as file:
+            file.write(json.dumps({"step": self.step, "section": section, **record}) + "\n")
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -185,6 +194,8 @@ def _drop_lines_after(path: Path, step: int, evaluated: int) -> list[dict[str, A
 def _is_done(line: str, step: int, evaluated: int) -> bool:
     try:
         record = json.loads(line)
+        if record["section"] == "note" and step == 0:  # a new start writes its own
+            return False
         return bool(record["step"] <= (evaluated if record["section"] == "val" else step))
     except (ValueError, KeyError, TypeError):
         return False

@@ -1,6 +1,7 @@
 """The state of a run: everything that a checkpoint needs so that the run can resume as if it had not stopped."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,14 @@ from torch.optim.swa_utils import AveragedModel
 
 from config import Schema, dump
 from errors import UserError
+from runtime.changes import changes
 from runtime.checkpoint import Checkpoints, check_content
 from storage import check_state
 
+_ADVICE = {
+    "accumulation rounds": "start as many processes as before, or set system.max_per_process so that the rounds are as "
+    "many: batch statistics and means over objects are computed in each round"
+}
 DIVERGED = "start another run_name with a lower optimizer.lr, a gradient_clip, or precision=fp32"
 
 
@@ -22,19 +28,21 @@ class TrainingState:
     """What changes during a run. step: number of optimiser steps done. evaluated: the last step evaluated.
 
     There is no random state: every step has its own seed (`Processes.seed_step`), and so has every sample.
-    ema: the moving average of the model, or None.
+    ema: the moving average of the model, or None. fixed: facts beside the settings that must be the same when the run
+    resumes, by name, such as the number of accumulation rounds.
     """
 
     def __init__(
         self,
-        config: Schema,
+        settings: Schema,
         model: nn.Module,
         optimizer: Optimizer,
         scaler: torch.amp.GradScaler,
         ema: AveragedModel | None,
+        fixed: Mapping[str, object],
     ) -> None:
-        self.config, self.model, self.optimizer = dump(config), model, optimizer
-        self.scaler, self.ema = scaler, ema
+        self.settings, self.config, self.model, self.optimizer = settings, dump(settings), model, optimizer
+        self.scaler, self.ema, self.fixed = scaler, ema, fixed
         self.step = 0
         self.evaluated = 0
         self.best: dict[str, Any] = {}  # {"metric", "value", "step"}
@@ -46,14 +54,27 @@ class TrainingState:
             return False
         saved, path = found
         check_content(saved, path)
-        if saved["config"].get("model") != self.config["model"]:
-            raise UserError(path, "is a checkpoint of another model", "choose another run_name, or remove it")
+        self._check_continues(saved, path)
         try:
             self._restore(saved, path)
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             what = f"does not fit this run ({type(error).__name__}: {error})"
             raise UserError(path, what, "choose another run_name, or remove it") from None
         return True
+
+    def _check_continues(self, saved: dict[str, Any], path: Path) -> None:
+        """Raise UserError unless this run goes on where the one that saved the checkpoint stopped."""
+        changed = changes(saved["config"], self.settings)
+        if any(change.key.startswith("model") and change.note is None for change in changed):
+            raise UserError(path, "is a checkpoint of another model", "choose another run_name, or remove it")
+        before = saved.get("fixed", {})
+        for name, value in self.fixed.items():
+            if before.get(name, value) != value:  # checkpoints of older versions lack some
+                what = f"the run was started with {name} {before[name]}, and now it has {value}"
+                raise UserError(path, what, _ADVICE.get(name, "choose another run_name, or name the same data"))
+        if isinstance(saved["step"], int) and saved["step"] > self.config["steps"]:
+            what = f"the run in {path.parent.parent} has done {saved['step']} steps already"
+            raise UserError(f"steps={self.config['steps']}", what, f"set steps={saved['step']} or more")
 
     def _restore(self, saved: dict[str, Any], path: Path) -> None:
         check_state(self.model.state_dict(), saved["model"], path)
@@ -83,6 +104,7 @@ class TrainingState:
         self._refuse_non_finite()
         return {
             "config": self.config,
+            "fixed": dict(self.fixed),
             "step": self.step,
             "evaluated": self.evaluated,
             "best": self.best,

@@ -8,7 +8,7 @@ from datasets.loading import next_batches, single_batch, training_loader
 from experiment import Experiment
 from models.cost import complexity, describe
 from runtime.distributed import Processes
-from workflow.data import data_lines
+from workflow.announce import data_lines
 
 
 def print_plan(experiment: Experiment, processes: Processes) -> None:

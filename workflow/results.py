@@ -19,6 +19,7 @@ def result_record(
 ) -> dict[str, Any]:
     """The result record of metrics that are gathered over all processes; the README lists its fields.
 
+    The caller fills in checkpoint, step and selected ("best" or "last", of the evaluations of a run).
     start: time.perf_counter() before the evaluation.
     """
     info = experiment.data.info
@@ -27,6 +28,7 @@ def result_record(
         "config": experiment.dump(),
         "checkpoint": None,
         "step": None,
+        "selected": None,
         "dataset": info.name,
         "split": "val",
         "num_images": len(dataset),
@@ -50,6 +52,22 @@ def write_result(path: Path, result: dict[str, Any]) -> None:
         write_text(path, json.dumps(_without_nan(result), indent=2, allow_nan=False) + "\n")
     except OSError as error:
         raise _unwritable(path, error) from None
+
+
+def write_run_results(folder: Path, result: dict[str, Any], step: int, is_best: bool) -> None:
+    """Write the record of an evaluation into the run folder: results_last.json and, if it is the best, results.json."""
+    for selected, name in [("last", "results_last.json"), ("best", "results.json")][: 1 + is_best]:
+        path = folder / "checkpoints" / f"{selected}.pt"
+        write_result(folder / name, result | {"checkpoint": str(path), "step": step, "selected": selected})
+
+
+def describe_run(folder: Path, best: dict[str, Any], step: int) -> str:
+    """Where the results of a finished run are. best: of its TrainingState. step: the last one."""
+    return (
+        f"done: {folder}\n"
+        f"  best evaluation: {best['metric']} {best['value']:.4g} at step {best['step']}, results.json and best.pt\n"
+        f"  last evaluation: at step {step}, results_last.json and last.pt"
+    )
 
 
 def check_writable(path: Path) -> None:

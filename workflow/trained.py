@@ -1,6 +1,7 @@
 """Find and load a trained model."""
 
 from pathlib import Path
+from typing import Literal
 
 from config import read_overrides
 from errors import UserError
@@ -10,17 +11,18 @@ from models.weights import load_state, load_weights
 from runtime.checkpoint import is_checkpoint, load_checkpoint
 
 
-def find_checkpoint(path: Path) -> Path:
-    """Find the checkpoint that `path` names: a file, or the best checkpoint of a run folder (else the last one).
+def find_checkpoint(path: Path, which: Literal["best", "last"] = "best") -> Path:
+    """Find the checkpoint that `path` names: a file, or the best or last checkpoint of a run folder.
 
-    Raises UserError if a folder holds none.
+    A run that has not been evaluated has no best checkpoint; then the last one is taken. Raises UserError if a folder
+    holds none.
     """
     if not path.is_dir():
         return path
     for folder in (path / "checkpoints", path):
-        for name in ("best.pt", "last.pt", "previous.pt"):
-            if (folder / name).exists():
-                return folder / name
+        for name in ("best", "last", "previous"):
+            if (folder / f"{name}.pt").exists() and (which, name) != ("last", "best"):
+                return folder / f"{name}.pt"
     raise UserError(path, "holds no checkpoint", "name a .pt file or the folder of a run that has saved one")
 
 

@@ -173,6 +173,10 @@ class COCO(DenseDataset):
     def __len__(self) -> int:
         return len(self._images)
 
+    def image_id(self, index: int) -> str:
+        """The id of the image."""
+        return str(self._annotations.image_ids[self._images[index]])
+
     def survey(self) -> Survey:
         """Count the objects of each class."""
         return Survey("objects", {})

@@ -121,6 +121,10 @@ class NYU(DenseDataset):
     def __len__(self) -> int:
         return len(self._image_names)
 
+    def image_id(self, index: int) -> str:
+        """The id of the image."""
+        return image_id(self._image_names[index])
+
     def survey(self) -> Survey:
         """Count the pixels of each class."""
         return Survey("pixels", {})
@@ -133,16 +137,13 @@ class NYU(DenseDataset):
             (h, w), (height, width) = depth.shape, image.shape[:2]
             what = f"is {w} x {h} pixels (width x height) but {path} is displayed at {width} x {height}"
             raise UserError(self._depth_path(index), what, "give the depth map the size and orientation of its image")
-        return Sample(self._image_id(index), image.shape[:2], image, depth=depth)
+        return Sample(self.image_id(index), image.shape[:2], image, depth=depth)
 
     def target(self, index: int) -> Target:
         """The depth at original size; reads no image."""
         depth = self._depth(index)
         height, width = depth.shape
-        return Target(self._image_id(index), (height, width), depth=torch.from_numpy(depth))
-
-    def _image_id(self, index: int) -> str:
-        return image_id(self._image_names[index])
+        return Target(self.image_id(index), (height, width), depth=torch.from_numpy(depth))
 
     def _depth_path(self, index: int) -> Path:
         return self._depths / self._depth_names[index]

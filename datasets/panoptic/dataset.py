@@ -205,6 +205,10 @@ class COCOPanoptic(DenseDataset):
     def __len__(self) -> int:
         return len(self._images)
 
+    def image_id(self, index: int) -> str:
+        """The id of the image."""
+        return str(self._segments.image_ids[self._images[index]])
+
     def survey(self) -> Survey:
         """Count the segments of each class."""
         return Survey("segments", {})

@@ -123,6 +123,10 @@ class ADE20K(DenseDataset):
     def __len__(self) -> int:
         return len(self._names)
 
+    def image_id(self, index: int) -> str:
+        """The id of the image."""
+        return Path(self._names[index]).stem
+
     def survey(self) -> Survey:
         """Count the pixels of each class."""
         return Survey("pixels", {})

@@ -40,6 +40,9 @@ class Images(DenseDataset):
     def __len__(self) -> int:
         return self.count
 
+    def image_id(self, index: int) -> str:
+        return str(index)
+
     def survey(self) -> Survey:
         return Survey("images", {"all": self.count})
 

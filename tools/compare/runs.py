@@ -18,7 +18,7 @@ import yaml
 
 from errors import Interrupted, UserError
 from experiment import Experiment, load_experiment
-from runtime.run_folder import differences
+from runtime.changes import PLACES, changes
 from runtime.signals import StopSignals
 from runtime.state import DIVERGED
 
@@ -82,9 +82,10 @@ class Run:
             before = None
         if not isinstance(before, dict):
             raise UserError(path, "is missing or damaged", f"remove {self.folder} to repeat that run")
-        for key, old, new in differences(before, self.experiment.dump()):
-            what = f"the run in {self.folder} was made with {old}"
-            raise UserError(f"{self.name}: {key}={new}", what, "choose another --out")
+        for change in changes(before, self.experiment):
+            if change.key not in PLACES:  # a run of more steps is another run
+                what = f"the run in {self.folder} was made with {change.old}"
+                raise UserError(f"{self.name}: {change.key}={change.new}", what, "choose another --out")
 
     def _log(self, section: str) -> list[dict[str, Any]]:
         path = self.folder / "log.jsonl"
