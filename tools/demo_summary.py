@@ -31,6 +31,12 @@ def mean_depth(experiment: Experiment) -> tuple[float, dict[str, float]]:
     return mean, metric.compute()
 
 
+def _scores(result: dict[str, Any]) -> str:
+    digits = 3 if result["task"] == "depth" else 1
+    numbers = (f"{name} {'-' if value is None else f'{value:.{digits}f}'}" for name, value in result["metrics"].items())
+    return f"{'  '.join(numbers)} at step {result['step']}"
+
+
 def main() -> None:
     """Run the command."""
     parser = ArgumentParser(prog="tools.demo_summary", description=__doc__)
@@ -40,9 +46,10 @@ def main() -> None:
     if not results.is_file():
         raise UserError(results, "no such file", "name the folder of a run that has been evaluated")
     result = json.loads(results.read_text())
-    digits = 3 if result["task"] == "depth" else 1
-    numbers = (f"{name} {'-' if value is None else f'{value:.{digits}f}'}" for name, value in result["metrics"].items())
-    print("\n" + "  ".join(numbers), "at step", result["step"])
+    print("\nbest evaluation:", _scores(result))
+    last = run / "results_last.json"
+    if last.is_file():
+        print("last evaluation:", _scores(json.loads(last.read_text())))
     if result["task"] == "semantic":
         name, baseline = most_frequent_class(result["per_class"])
         print(f'for comparison, "{name}" everywhere would give mIoU {baseline:.1f}')
@@ -51,7 +58,7 @@ def main() -> None:
         what = f"delta1 {errors['delta1']:.2f}, rms {errors['rms']:.2f}"
         print(f"for comparison, the training mean of {mean:.2f} m everywhere would give {what}")
     pictures = sorted(run.glob("pictures/step_*"))
-    print(f"results     {results}")
+    print(f"results     {results} (best), {last} (last)")
     if pictures:
         print(f"pictures    {pictures[-1]}")
     print(f"curves      .venv/bin/tensorboard --logdir {run}")
