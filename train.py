@@ -88,7 +88,8 @@ def train(experiment: Experiment, processes: Processes, changed: Sequence[Change
     changed: settings that are not those of an earlier start; for the log.
     """
     run = Run(experiment, processes)
-    state, steps, evaluate_every = run.state, experiment.steps, experiment.evaluation.every
+    state, evaluate_every = run.state, experiment.evaluation.every
+    steps = max(experiment.steps, state.step)  # a run that has done more is finished
     learning_rate = 0.0
     with (
         RunLog(experiment.run_folder, state.step, state.evaluated, steps, run.layout.total, processes) as log,

@@ -72,9 +72,6 @@ class TrainingState:
             if before.get(name, value) != value:  # checkpoints of older versions lack some
                 what = f"the run was started with {name} {before[name]}, and now it has {value}"
                 raise UserError(path, what, _ADVICE.get(name, "choose another run_name, or name the same data"))
-        if isinstance(saved["step"], int) and saved["step"] > self.config["steps"]:
-            what = f"the run in {path.parent.parent} has done {saved['step']} steps already"
-            raise UserError(f"steps={self.config['steps']}", what, f"set steps={saved['step']} or more")
 
     def _restore(self, saved: dict[str, Any], path: Path) -> None:
         check_state(self.model.state_dict(), saved["model"], path)
@@ -91,9 +88,7 @@ class TrainingState:
             self.ema.module.load_state_dict(saved["ema"])
             self.ema.n_averaged.fill_(saved["ema_updates"])
         self.step, self.evaluated, self.best = saved["step"], saved["evaluated"], saved["best"]
-        if not 0 <= self.evaluated <= self.step <= self.config["steps"] or (
-            self.best and self.best.keys() != {"metric", "value", "step"}
-        ):
+        if not 0 <= self.evaluated <= self.step or (self.best and self.best.keys() != {"metric", "value", "step"}):
             raise ValueError("its step or its best score is impossible")
 
     def to_checkpoint(self) -> dict[str, Any]:

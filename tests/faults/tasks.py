@@ -82,9 +82,10 @@ def left_by(folder: Path) -> dict[str, Any]:
         found[name] = content
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     found["log"] = [_without_times(line) for line in lines]
-    result = json.loads((folder / "results.json").read_text())
-    result["config"], result["checkpoint"] = _without_place(result["config"]), None
-    found["result"] = _without_times(result)
+    for name in ("results", "results_last"):
+        result = json.loads((folder / f"{name}.json").read_text())
+        result["config"], result["checkpoint"] = _without_place(result["config"]), None
+        found[name] = _without_times(result)
     found["pictures"] = {str(path.relative_to(folder)): path.read_bytes() for path in folder.glob("pictures/*/*.png")}
     return found
 
