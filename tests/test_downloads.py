@@ -1,59 +1,24 @@
 """Downloads against a server on the loopback address that cuts, delays and lies."""
 
 import hashlib
-import http.server
 import multiprocessing
-import threading
 
 import pytest
 
 import downloads
 from downloads import RemoteFile, fetch
 from errors import UserError
+from tests.loopback import serve
 
 CONTENT = bytes(range(256)) * 8192  # 2 MiB
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves `content`. cuts: how many bytes each of the next answers sends before the connection breaks."""
-
-    content, tag, cuts, ranges = CONTENT, '"one"', [], True
-    requests: list[str | None]
-
-    def do_GET(self):  # noqa: N802
-        cls = type(self)
-        cls.requests.append(self.headers.get("Range"))
-        if self.path == "/missing":
-            return self.send_error(404)
-        start, tag = 0, self.headers.get("If-Range", self.tag)
-        if cls.ranges and self.headers.get("Range") and tag == self.tag:
-            start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
-            if start >= len(self.content):
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(self.content)}")
-                self.send_header("Content-Length", "0")
-                return self.end_headers()
-        body = self.content[start:]
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", self.tag)
-        self.end_headers()
-        self.wfile.write(body[: cls.cuts.pop(0)] if cls.cuts else body)
-
-    def log_message(self, *_):
-        pass
+PATH = "/weights.pth"
 
 
 @pytest.fixture
 def server():
-    handler = type("Own", (Handler,), {"cuts": [], "requests": []})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    handler.url = f"http://127.0.0.1:{server.server_port}/weights.pth"
-    yield handler
-    server.shutdown()
-    server.server_close()
+    with serve({PATH: CONTENT}) as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +28,11 @@ def no_pauses(monkeypatch):
 
 @pytest.fixture
 def wanted(server, tmp_path):
-    return RemoteFile(server.url, tmp_path / "cache/weights.pth", DIGEST, len(CONTENT))
+    return RemoteFile(f"{server.url}{PATH}", tmp_path / "cache/weights.pth", DIGEST, len(CONTENT))
+
+
+def ranges(server):
+    return [asked for _, asked in server.requests]
 
 
 def left_in(folder):
@@ -73,14 +42,14 @@ def left_in(folder):
 def test_a_file_is_fetched_once(server, wanted):
     assert fetch(wanted).read_bytes() == CONTENT
     assert fetch(wanted) == wanted.path
-    assert server.requests == [None]
+    assert ranges(server) == [None]
     assert left_in(wanted.path.parent) == ["weights.pth"]
 
 
 def test_a_cut_connection_goes_on_where_it_was(server, wanted):
     server.cuts = [500_000, 700_000]
     assert fetch(wanted).read_bytes() == CONTENT
-    assert server.requests == [None, "bytes=500000-", "bytes=1200000-"]
+    assert ranges(server) == [None, "bytes=500000-", "bytes=1200000-"]
 
 
 def test_a_later_start_goes_on_where_the_earlier_one_was(server, wanted):
@@ -90,14 +59,14 @@ def test_a_later_start_goes_on_where_the_earlier_one_was(server, wanted):
     assert left_in(wanted.path.parent) == ["weights.pth.part", "weights.pth.part.tag"]
     server.cuts, server.requests = [], []
     assert fetch(wanted).read_bytes() == CONTENT
-    assert server.requests == ["bytes=300000-"]
+    assert ranges(server) == ["bytes=300000-"]
 
 
 def test_a_file_that_changed_meanwhile_is_fetched_anew(server, wanted):
-    server.content, server.cuts = CONTENT[::-1], [300_000, *[0] * downloads.TRIES]
+    server.files[PATH], server.cuts = CONTENT[::-1], [300_000, *[0] * downloads.TRIES]
     with pytest.raises(UserError):
         fetch(wanted)
-    server.content, server.tag, server.cuts = CONTENT, '"two"', []
+    server.files[PATH], server.tag, server.cuts = CONTENT, '"two"', []
     assert fetch(wanted).read_bytes() == CONTENT
 
 
@@ -113,7 +82,7 @@ def test_a_part_that_is_already_complete(server, wanted):
 
 
 def test_wrong_bytes_are_removed(server, wanted):
-    server.content = CONTENT[:-1] + b"x"
+    server.files[PATH] = CONTENT[:-1] + b"x"
     with pytest.raises(UserError, match=rf"SHA-256 \w+.. where {DIGEST[:16]}.. is published; it was removed") as error:
         fetch(wanted)
     assert left_in(wanted.path.parent) == []
@@ -121,7 +90,7 @@ def test_wrong_bytes_are_removed(server, wanted):
 
 
 def test_a_sign_in_page_is_recognised(server, wanted):
-    server.content = b"\n<!DOCTYPE html><html>Welcome to the hotel</html>"
+    server.files[PATH] = b"\n<!DOCTYPE html><html>Welcome to the hotel</html>"
     with pytest.raises(UserError, match="is a web page"):
         fetch(wanted)
 
@@ -142,7 +111,7 @@ def test_a_file_that_was_put_there_by_hand_is_checked_and_taken(server, wanted):
 
 
 def test_no_such_file(server, wanted, tmp_path):
-    missing = RemoteFile(server.url.replace("weights.pth", "missing"), wanted.path, DIGEST)
+    missing = RemoteFile(f"{server.url}/missing", wanted.path, DIGEST)
     with pytest.raises(UserError, match="the server answers 404") as error:
         fetch(missing)
     assert str(wanted.path) in str(error.value)
@@ -150,14 +119,14 @@ def test_no_such_file(server, wanted, tmp_path):
 
 def test_no_connection(wanted):
     offline = RemoteFile("http://127.0.0.1:9/weights.pth", wanted.path, DIGEST)
-    with pytest.raises(UserError, match="http://127.0.0.1:9/weights.pth: cannot be fetched .*refused") as error:
+    with pytest.raises(UserError, match=r"http://127.0.0.1:9/weights.pth: cannot be fetched .*refused") as error:
         fetch(offline)
     assert str(wanted.path) in str(error.value)
 
 
 def test_no_space(server, wanted, monkeypatch):
     monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
-    with pytest.raises(UserError, match="needs 0.00 GB more"):
+    with pytest.raises(UserError, match=r"needs 0.00 GB more"):
         fetch(wanted)
 
 
@@ -176,4 +145,11 @@ def test_processes_fetch_once_and_the_others_wait(server, wanted):
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0] * 4
-    assert server.requests == [None, "bytes=1000000-", "bytes=1100000-"]
+    assert ranges(server) == [None, "bytes=1000000-", "bytes=1100000-"]
+
+
+def test_a_server_that_stops_sending(server, wanted, monkeypatch):
+    monkeypatch.setattr(downloads, "SECONDS_WITHOUT_DATA", 0.05)
+    server.delay = 0.3
+    with pytest.raises(UserError, match=r"cannot be fetched \(.*timed out"):
+        fetch(wanted)

@@ -16,7 +16,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from config import Schema
 from errors import Interrupted, UserError, suggest
-from runtime.run_folder import differences
+from runtime.changes import PLACES, changes
 from runtime.signals import StopSignals
 from tools.compare.comparison import make_comparison
 from tools.compare.runs import POLL_SECONDS, Comparison
@@ -88,7 +88,8 @@ def read_result(path: Path, comparison: Comparison, metrics: Sequence[str]) -> d
     try:
         report: dict[str, Any] = json.loads(path.read_text())
         scores = [item["metrics"] for item in [*report["variants"], report["control"]]]
-        changed = differences(report["config"], comparison.repeat.experiment.dump())
+        changed = changes(report["config"], comparison.repeat.experiment)
+        changed = [change for change in changed if change.key not in PLACES]
         variants = [(item["name"], item["overrides"]) for item in report["variants"]]
         found = (report["metric"], report["baseline"], report["seeds"], variants)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

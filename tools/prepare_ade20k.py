@@ -1,0 +1,57 @@
+"""Fetch and unpack ADE20K, the scene parsing version with 150 classes: `python -m tools.prepare_ade20k --root DIR`.
+
+DIR then holds ADEChallengeData2016, the folder that data.root names. What lies there already is recognised; a download
+or an unpacking that was stopped goes on where it was; the archive is removed at the end. Licence of the data: research
+and education, not commercial.
+"""
+
+from pathlib import Path
+
+from errors import ArgumentParser, run_command
+from tools.archives import Archive, count_files, obtain
+
+FOLDER = "ADEChallengeData2016"
+ARCHIVE = Archive(
+    f"http://data.csail.mit.edu/places/ADEchallenge/{FOLDER}.zip",
+    (f"{FOLDER}/images", f"{FOLDER}/annotations"),
+    967_382_037,
+)
+FILES = {
+    "images/training": 20210,
+    "annotations/training": 20210,
+    "images/validation": 2000,
+    "annotations/validation": 2000,
+}
+FULL_RELEASE = ("ADE20K_2021_17_01", "ADE20K_2016_07_26")
+
+
+def prepare(root: Path, mirror: str | None, keep: bool) -> Path:
+    """Fetch and unpack what is missing. Returns the folder for data.root. Raises UserError."""
+    root = root.parent if root.name == FOLDER else root
+    data = root / FOLDER
+    counts = {name: count_files(data / name, ".png" if "annotations" in name else ".jpg") for name in FILES}
+    if counts == FILES:
+        print(f"{data}: complete ({sum(FILES.values()):,} files)")
+        return data
+    for name in FULL_RELEASE:
+        if (root / name).exists() or (root / f"{name}.zip").exists():
+            print(
+                f"note: {root / name} is the full ADE20K with other labels; the recipes need {FOLDER}, which is fetched"
+            )
+    print(obtain(ARCHIVE, root, mirror, keep, f"python -m tools.prepare_ade20k --root {root}"))
+    return data
+
+
+def main() -> None:
+    """Run the command."""
+    parser = ArgumentParser(prog="tools.prepare_ade20k", description=__doc__)
+    parser.add_argument("--root", type=Path, default=Path("data"), help="folder for the data (default: %(default)s)")
+    parser.add_argument("--mirror", help="fetch NAME.zip from this address instead of the official one")
+    parser.add_argument("--keep", action="store_true", help="keep the archive")
+    arguments = parser.parse_args()
+    data = prepare(arguments.root, arguments.mirror, arguments.keep)
+    print(f"train with data.root={data}")
+
+
+if __name__ == "__main__":
+    run_command(main)

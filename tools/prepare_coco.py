@@ -1,0 +1,77 @@
+"""Fetch and unpack COCO 2017: `python -m tools.prepare_coco --root DIR [--parts NAME ...]`.
+
+DIR, the folder that data.root names, then holds annotations, train2017 and val2017. Parts: train2017 (18 GB), val2017
+(1 GB), instances (boxes and masks), panoptic; by default all. What lies there already is recognised; a download or an
+unpacking that was stopped goes on where it was; the archives are removed at the end. Licence of the annotations:
+CC BY 4.0; of the images: the terms of Flickr.
+"""
+
+from pathlib import Path
+
+from errors import ArgumentParser, UserError, run_command
+from tools.archives import Archive, count_files, obtain
+
+SERVER = "http://images.cocodataset.org"
+PARTS = {
+    "train2017": Archive(f"{SERVER}/zips/train2017.zip", ("train2017",), 19_336_861_798),
+    "val2017": Archive(f"{SERVER}/zips/val2017.zip", ("val2017",), 815_585_330),
+    "instances": Archive(
+        f"{SERVER}/annotations/annotations_trainval2017.zip",
+        ("annotations/instances_train2017.json", "annotations/instances_val2017.json"),
+        252_907_541,
+    ),
+    "panoptic": Archive(
+        f"{SERVER}/annotations/panoptic_annotations_trainval2017.zip",
+        ("annotations/panoptic_train2017.json", "annotations/panoptic_val2017.json"),
+        860_725_834,
+        inner=("annotations/panoptic_train2017.zip", "annotations/panoptic_val2017.zip"),
+    ),
+}
+IMAGES = {"train2017": 118_287, "val2017": 5000}
+
+
+def prepare(root: Path, parts: list[str], mirror: str | None, keep: bool) -> None:
+    """Fetch and unpack what is missing. Raises UserError."""
+    _refuse_2014(root)
+    for name in parts:
+        if _is_there(root, name):
+            print(f"{name}: complete")
+        else:
+            print(obtain(PARTS[name], root, mirror, keep, f"python -m tools.prepare_coco --root {root} --parts {name}"))
+
+
+def _is_there(root: Path, name: str) -> bool:
+    if name in IMAGES:
+        return count_files(root / name, ".jpg") == IMAGES[name]
+    if name == "panoptic" and any(
+        count_files(root / f"annotations/panoptic_{split}", ".png") != count for split, count in IMAGES.items()
+    ):
+        return False
+    return all((root / file).is_file() for file in PARTS[name].folders)
+
+
+def _refuse_2014(root: Path) -> None:
+    old = [name for name in ("train2014", "val2014", "annotations/instances_train2014.json") if (root / name).exists()]
+    if old and not any((root / name).exists() for name in ("train2017", "val2017")):
+        what = f"holds {old[0]}: COCO 2014 has the same images in other splits"
+        raise UserError(root, what, "choose another --root for COCO 2017")
+
+
+def main() -> None:
+    """Run the command."""
+    parser = ArgumentParser(prog="tools.prepare_coco", description=__doc__)
+    parser.add_argument(
+        "--root", type=Path, default=Path("data/coco"), help="folder for the data (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--parts", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="NAME", help=", ".join(PARTS)
+    )
+    parser.add_argument("--mirror", help="fetch NAME.zip from this address instead of the official one")
+    parser.add_argument("--keep", action="store_true", help="keep the archives")
+    arguments = parser.parse_args()
+    prepare(arguments.root, arguments.parts, arguments.mirror, arguments.keep)
+    print(f"train with data.root={arguments.root}")
+
+
+if __name__ == "__main__":
+    run_command(main)
