@@ -4,21 +4,16 @@ A training sample depends only on (seed, epoch, index), and the samples of an op
 So the data do not change when a run is resumed, nor with the number of processes, workers or accumulation rounds.
 """
 
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
 
-import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from datasets.base import DenseDataset, Sample, Transform
 from datasets.geometry import pad
 from datasets.transforms import apply_all
+from datasets.workers import BatchLoader
 from errors import UserError
 from structures import Batch, Size, Target
 
@@ -26,7 +21,6 @@ from structures import Batch, Size, Target
 _ORDER, _SAMPLE, _EVALUATION = range(3)
 
 Transforms = Sequence[Transform]
-Group = TypeVar("Group")
 
 
 @dataclass(frozen=True)
@@ -136,7 +130,7 @@ def training_loader(
     read = _TrainingReader(dataset, tuple(transforms), seed, size_divisor)
     order = TrainingOrder(len(dataset), seed, dataset.groups, dataset.group_size)
     keys = micro_batch_keys(order, layout, first_step)
-    return iter(_BatchLoader(read, keys, workers, pin_memory))
+    return iter(BatchLoader(read, keys, workers, pin_memory))
 
 
 def evaluation_loader(
@@ -159,13 +153,21 @@ def evaluation_loader(
     shard = range(rank, len(dataset), world_size)
     groups = [shard[start : start + batch_size] for start in range(0, len(shard), batch_size)]
     read = _EvaluationReader(dataset, tuple(transforms), size_divisor)
-    return _BatchLoader(read, groups, min(workers, len(groups)), pin_memory)
+    return BatchLoader(read, groups, min(workers, len(groups)), pin_memory)
 
 
 def single_batch(sample: Sample, transforms: Transforms, size_divisor: int) -> Batch:
     """A batch with one image, as in evaluation. Its target is the annotation of `sample`, at original size."""
-    image = apply_all(tuple(transforms), sample.without_annotation(), np.random.default_rng([_EVALUATION, 0]))
-    return _collate([image], [pad(image, _padded_size(image, size_divisor))], [sample.target()])
+    return image_batches([sample], transforms, size_divisor)[0]
+
+
+def image_batches(samples: Iterable[Sample], transforms: Transforms, size_divisor: int) -> list[Batch]:
+    """Batches as in evaluation, one for each padded size. Their targets are the annotations, at original size."""
+    pairs = []
+    for sample in samples:
+        rng = np.random.default_rng([_EVALUATION, 0])
+        pairs.append((apply_all(tuple(transforms), sample.without_annotation(), rng), sample.target()))
+    return _batches_by_size(pairs, size_divisor)
 
 
 def next_batches(batches: Iterator[Batch], count: int) -> tuple[list[Batch], UserError | None]:
@@ -210,17 +212,24 @@ class _EvaluationReader:
     size_divisor: int
 
     def __call__(self, indices: Sequence[int]) -> list[Batch]:
-        by_size: dict[Size, list[tuple[Sample, Target]]] = {}
+        pairs = []
         for index in indices:
             original = self.dataset.load(index)
             rng = np.random.default_rng([_EVALUATION, index])
-            sample = apply_all(self.transforms, original.without_annotation(), rng)
-            by_size.setdefault(_padded_size(sample, self.size_divisor), []).append((sample, original.target()))
-        batches = []
-        for size, pairs in by_size.items():
-            samples, targets = [sample for sample, _ in pairs], [target for _, target in pairs]
-            batches.append(_collate(samples, [pad(sample, size) for sample in samples], targets))
-        return batches
+            pairs.append((apply_all(self.transforms, original.without_annotation(), rng), original.target()))
+        return _batches_by_size(pairs, self.size_divisor)
+
+
+def _batches_by_size(pairs: Iterable[tuple[Sample, Target]], divisor: int) -> list[Batch]:
+    """One batch for each padded size, so that the other images of a batch never change an image's padding."""
+    by_size: dict[Size, list[tuple[Sample, Target]]] = {}
+    for sample, target in pairs:
+        by_size.setdefault(_padded_size(sample, divisor), []).append((sample, target))
+    batches = []
+    for size, group in by_size.items():
+        samples, targets = [sample for sample, _ in group], [target for _, target in group]
+        batches.append(_collate(samples, [pad(sample, size) for sample in samples], targets))
+    return batches
 
 
 def _padded_size(sample: Sample, divisor: int) -> Size:
@@ -232,80 +241,3 @@ def _padded_size(sample: Sample, divisor: int) -> Size:
 def _collate(samples: list[Sample], padded: list[Sample], targets: list[Target]) -> Batch:
     images = np.stack([sample.image.transpose(2, 0, 1) for sample in padded])
     return Batch(torch.from_numpy(images), [sample.image.shape[:2] for sample in samples], targets)
-
-
-# --- workers ---------------------------------------------------------------------------------------------------------
-
-
-class _ReaderDataset(Dataset[Any], Generic[Group]):
-    """The dataset of PyTorch's data loader: its items are the batches that `read` makes of a group.
-
-    A UserError is returned: if a worker raised it, it would arrive with its message buried in a traceback.
-    """
-
-    def __init__(self, read: Callable[[Group], list[Batch]]) -> None:
-        self._read = read
-
-    def __getitem__(self, group: Group) -> list[Batch] | UserError:
-        try:
-            return self._read(group)
-        except UserError as error:
-            return error
-
-
-@dataclass(frozen=True)
-class _BatchLoader(Generic[Group]):
-    """An iterable of the batches that `read` makes of each group, in order; `workers` processes read ahead."""
-
-    read: Callable[[Group], list[Batch]]
-    groups: Iterable[Group]
-    workers: int
-    pin_memory: bool
-
-    def __iter__(self) -> Iterator[Batch]:
-        loader = DataLoader(
-            _ReaderDataset(self.read),
-            sampler=self.groups,
-            batch_size=None,  # a group is one item of the dataset; the reader collates
-            collate_fn=_identity,
-            num_workers=self.workers,
-            worker_init_fn=_initialize_worker if self.workers else None,
-            pin_memory=self.pin_memory,
-            generator=torch.Generator(),  # else every iteration would draw from the global generator
-        )
-        results = iter(loader)
-        if self.workers and threading.current_thread() is threading.main_thread():
-            # PyTorch's handler raises anywhere in the main process when a worker dies. Without it, only `next` raises.
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        try:
-            while (result := self._next(results)) is not None:
-                if isinstance(result, UserError):
-                    raise result
-                yield from result
-        finally:
-            del results  # ends the workers at once, even if a traceback keeps this frame alive
-
-    def _next(self, results: Iterator[list[Batch] | UserError]) -> list[Batch] | UserError | None:
-        """The next result; None after the last. If a worker has died, the result is a UserError."""
-        try:
-            return next(results, None)
-        except (RuntimeError, OSError, EOFError) as error:
-            if self.workers == 0 or str(error).startswith("Caught "):
-                raise  # a defect, with the traceback of its origin
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            do = "give the machine more memory (or shared memory, /dev/shm), or set fewer system.workers"
-            return UserError("data loading", f"a worker process died ({reason})", do)
-
-
-def _identity(result: list[Batch] | UserError) -> list[Batch] | UserError:
-    return result
-
-
-def _initialize_worker(_: int) -> None:
-    """Add to what PyTorch does: it limits a worker to one torch thread and ends it with its parent."""
-    cv2.setNumThreads(0)
-    # Stop signals are for the main process, which saves and then ends its workers. Ctrl-C and torchrun signal a whole
-    # process group, so a worker leaves it for a group of its own; signals to the worker itself are ignored.
-    os.setpgid(0, 0)
-    for number in (signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
