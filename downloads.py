@@ -25,9 +25,10 @@ PAUSE_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A published file. digest: its SHA-256, or as many of its first hexadecimal digits as the publisher gives.
+    """A published file. path: where it is stored. size: in bytes, if it is known.
 
-    path: where it is stored. size: in bytes, if it is known. again: the command that goes on, for error messages.
+    digest: "sha256:" or "md5:", and the first hexadecimal digits, as many as the publisher gives. again: the command that
+    goes on, for error messages.
     """
 
     url: str
@@ -62,12 +63,14 @@ def fetch(file: RemoteFile) -> Path:
 def check_digest(file: RemoteFile) -> None:
     """Raise UserError unless the stored file has the published size and digest; then it is no longer there."""
     size = file.path.stat().st_size
-    found = digest_of(file.path) if file.digest else ""
-    if found.startswith(file.digest) and file.size in (None, size):
+    algorithm, _, expected = file.digest.partition(":")
+    found = digest_of(file.path, algorithm) if expected else ""
+    if found.startswith(expected) and file.size in (None, size):
         return
     start = file.path.read_bytes()[:512].lstrip().lower() if size < BLOCK else b""
-    what = f"has SHA-256 {found[:16]}.. where {file.digest[:16]}.. is published" if file.digest else ""
-    what = what or f"has {size} bytes where {file.size} are published"
+    what = f"has {size} bytes where {file.size} are published"
+    if not found.startswith(expected):
+        what = f"has {algorithm} {found[:16]}.. where {expected[:16]}.. is published"
     if start.startswith((b"<!doctype", b"<html")):
         what = "is a web page (of a network that asks to sign in, or of a publisher that has moved the file)"
     with suppress(OSError):
@@ -75,10 +78,10 @@ def check_digest(file: RemoteFile) -> None:
     raise UserError(file.url, f"the file from there {what}; it was removed", f"try again, {file.by_hand}")
 
 
-def digest_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
+def digest_of(path: Path, algorithm: str = "sha256") -> str:
+    """The SHA-256 (or MD5) of a file, in hexadecimal digits."""
     with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+        return hashlib.file_digest(opened, algorithm).hexdigest()
 
 
 @contextmanager

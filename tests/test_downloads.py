@@ -11,7 +11,7 @@ from errors import UserError
 from tests.loopback import serve
 
 CONTENT = bytes(range(256)) * 8192  # 2 MiB
-DIGEST = hashlib.sha256(CONTENT).hexdigest()
+DIGEST = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
 PATH = "/weights.pth"
 
 
@@ -83,7 +83,9 @@ def test_a_part_that_is_already_complete(server, wanted):
 
 def test_wrong_bytes_are_removed(server, wanted):
     server.files[PATH] = CONTENT[:-1] + b"x"
-    with pytest.raises(UserError, match=rf"SHA-256 \w+.. where {DIGEST[:16]}.. is published; it was removed") as error:
+    with pytest.raises(
+        UserError, match=rf"has sha256 \w+.. where {DIGEST[7:23]}.. is published; it was removed"
+    ) as error:
         fetch(wanted)
     assert left_in(wanted.path.parent) == []
     assert f"store it as {wanted.path}, and run the same command again" in str(error.value)
@@ -96,8 +98,16 @@ def test_a_sign_in_page_is_recognised(server, wanted):
 
 
 def test_digits_in_the_name_are_enough(server, wanted):
-    short = RemoteFile(wanted.url, wanted.path, DIGEST[:8])
+    short = RemoteFile(wanted.url, wanted.path, DIGEST[:15])
     assert fetch(short).read_bytes() == CONTENT
+
+
+def test_an_md5_is_checked(server, wanted):
+    digits = hashlib.md5(CONTENT).hexdigest()[:6]
+    assert fetch(RemoteFile(wanted.url, wanted.path, f"md5:{digits}")).read_bytes() == CONTENT
+    wanted.path.unlink()
+    with pytest.raises(UserError, match="has md5"):
+        fetch(RemoteFile(wanted.url, wanted.path, f"md5:{digits[::-1]}"))
 
 
 def test_a_file_that_was_put_there_by_hand_is_checked_and_taken(server, wanted):
@@ -106,7 +116,7 @@ def test_a_file_that_was_put_there_by_hand_is_checked_and_taken(server, wanted):
     assert fetch(wanted) == wanted.path
     assert server.requests == []
     wanted.path.write_bytes(CONTENT[1:])
-    with pytest.raises(UserError, match="SHA-256"):
+    with pytest.raises(UserError, match="sha256"):
         fetch(wanted)
 
 

@@ -19,14 +19,15 @@ RECORDS = ".prepared"  # folder below the root: for each unpacked archive a list
 
 @dataclass(frozen=True)
 class Archive:
-    """A zip with a part of a data set. folders: what its files lie in. inner: zips inside it, unpacked where they lie.
+    """A zip with a part of a data set. url: where it is published. size: in bytes.
 
-    url: where it is published. size: in bytes, for the plan.
+    digest: see `RemoteFile`. folders: folders or files that it must have. inner: zips inside it, unpacked where they lie.
     """
 
     url: str
-    folders: tuple[str, ...]
     size: int
+    digest: str
+    folders: tuple[str, ...]
     inner: tuple[str, ...] = ()
 
     @property
@@ -38,14 +39,16 @@ class Archive:
 def obtain(archive: Archive, root: Path, mirror: str | None, keep: bool, again: str) -> str:
     """Make sure that all files of the archive lie below `root`. Returns one line about what was done.
 
-    The archive itself is taken from `root` if it lies there, else fetched, from `mirror`/NAME if that is given, and
-    removed at the end unless `keep`. again: the command, for error messages. Raises UserError if that fails.
+    The archive itself is taken from `root` if it lies there, else fetched, and removed at the end unless `keep`.
+    mirror: fetch MIRROR/NAME instead of the published file; its digest is then not checked. again: the command, for error messages. Raises UserError if that fails.
     """
     record = root / RECORDS / f"{archive.name}.json"
     if _is_unpacked(record, root):
         return f"{archive.name}: already unpacked"
-    url = archive.url if mirror is None else f"{mirror.rstrip('/')}/{archive.name}"
-    path = fetch(RemoteFile(url, root / archive.name, again=again))
+    file = RemoteFile(archive.url, root / archive.name, archive.digest, archive.size, again)
+    if mirror is not None:  # which may have packed the files in another way
+        file = RemoteFile(f"{mirror.rstrip('/')}/{archive.name}", file.path, again=again)
+    path = fetch(file)
     try:
         sizes = unpack(path, root, archive.folders)
         for name in archive.inner:

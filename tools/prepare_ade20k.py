@@ -13,8 +13,9 @@ from tools.archives import Archive, count_files, obtain
 FOLDER = "ADEChallengeData2016"
 ARCHIVE = Archive(
     f"http://data.csail.mit.edu/places/ADEchallenge/{FOLDER}.zip",
-    (f"{FOLDER}/images", f"{FOLDER}/annotations"),
-    967_382_037,
+    size=965_371_974,
+    digest="md5:7328b3957e407ddae1d3cbf487f149ef",
+    folders=(f"{FOLDER}/images", f"{FOLDER}/annotations"),
 )
 FILES = {
     "images/training": 20210,

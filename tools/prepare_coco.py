@@ -13,17 +13,29 @@ from tools.archives import Archive, count_files, obtain
 
 SERVER = "http://images.cocodataset.org"
 PARTS = {
-    "train2017": Archive(f"{SERVER}/zips/train2017.zip", ("train2017",), 19_336_861_798),
-    "val2017": Archive(f"{SERVER}/zips/val2017.zip", ("val2017",), 815_585_330),
+    "train2017": Archive(
+        f"{SERVER}/zips/train2017.zip",
+        size=19_336_861_798,
+        digest="sha256:69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
+        folders=("train2017",),
+    ),
+    "val2017": Archive(
+        f"{SERVER}/zips/val2017.zip",
+        size=815_585_330,
+        digest="sha256:4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
+        folders=("val2017",),
+    ),
     "instances": Archive(
         f"{SERVER}/annotations/annotations_trainval2017.zip",
-        ("annotations/instances_train2017.json", "annotations/instances_val2017.json"),
-        252_907_541,
+        size=252_907_541,
+        digest="sha256:113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
+        folders=("annotations/instances_train2017.json", "annotations/instances_val2017.json"),
     ),
     "panoptic": Archive(
         f"{SERVER}/annotations/panoptic_annotations_trainval2017.zip",
-        ("annotations/panoptic_train2017.json", "annotations/panoptic_val2017.json"),
-        860_725_834,
+        size=860_725_834,
+        digest="sha256:c05f76d2129b6b561eb70efe16e7006df62f73fb92889132d373b9d90e31a370",
+        folders=("annotations/panoptic_train2017.json", "annotations/panoptic_val2017.json"),
         inner=("annotations/panoptic_train2017.zip", "annotations/panoptic_val2017.zip"),
     ),
 }

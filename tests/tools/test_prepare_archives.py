@@ -90,7 +90,8 @@ def test_what_is_missing_or_cut_short_is_unpacked_again(server, scenes, tmp_path
     images = sorted((data / "images/training").iterdir())
     images[0].unlink()
     images[1].write_bytes(images[1].read_bytes()[:100])
-    prepare_ade20k.prepare(tmp_path, None, keep=True)  # from the archive that was kept
+    server.files.clear()  # the archive was kept
+    prepare_ade20k.prepare(tmp_path, server.url, keep=True)
     assert files_of(data) == files_of(scenes / "ADEChallengeData2016")
 
 
@@ -142,7 +143,7 @@ def test_too_small_a_disk_is_told_before_unpacking(server, archives, tmp_path, m
     (tmp_path / "ADEChallengeData2016.zip").write_bytes(archives["/ADEChallengeData2016.zip"])
     monkeypatch.setattr("tools.archives.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(UserError, match="GB to unpack"):
-        prepare_ade20k.prepare(tmp_path, None, keep=False)
+        prepare_ade20k.prepare(tmp_path, server.url, keep=False)
     assert not (tmp_path / "ADEChallengeData2016").exists()
 
 
@@ -151,3 +152,9 @@ def test_the_record_has_every_file(server, scenes, tmp_path):
     record = json.loads((tmp_path / ".prepared/ADEChallengeData2016.zip.json").read_text())
     expected = files_of(scenes / "ADEChallengeData2016")
     assert record == {f"ADEChallengeData2016/{name}": len(content) for name, content in expected.items()}
+
+
+def test_the_official_archive_is_checked_by_its_digest(tmp_path, archives):
+    (tmp_path / "ADEChallengeData2016.zip").write_bytes(archives["/ADEChallengeData2016.zip"])
+    with pytest.raises(UserError, match=r"has md5 \w+.. where 7328b3957e407dda.. is published"):
+        prepare_ade20k.prepare(tmp_path, None, keep=False)
