@@ -27,8 +27,8 @@ PAUSE_SECONDS = 2.0
 class RemoteFile:
     """A published file. path: where it is stored. size: in bytes, if it is known.
 
-    digest: "sha256:" or "md5:", and the first hexadecimal digits, as many as the publisher gives. again: the command that
-    goes on, for error messages.
+    digest: "sha256:" or "md5:", and the first hexadecimal digits, as many as the publisher gives. again: the command
+    that goes on, for error messages.
     """
 
     url: str
@@ -52,30 +52,34 @@ def fetch(file: RemoteFile) -> Path:
     try:
         file.path.parent.mkdir(parents=True, exist_ok=True)
         with _one_at_a_time(file.path):
-            if not file.path.exists():
+            if file.path.exists():
+                check_digest(file)
+            else:
                 _download(file)
     except OSError as error:
         raise UserError(file.path, f"cannot be written ({error.strerror})", "free space or move the cache") from None
-    check_digest(file)
     return file.path
 
 
 def check_digest(file: RemoteFile) -> None:
-    """Raise UserError unless the stored file has the published size and digest; then it is no longer there."""
-    size = file.path.stat().st_size
+    """Raise UserError unless the file at the path has the published size and digest."""
+    if problem := _problem_with(file, file.path):
+        raise UserError(file.path, problem, f"remove it and run {file.again} again, {file.by_hand}")
+
+
+def _problem_with(file: RemoteFile, path: Path) -> str | None:
+    size = path.stat().st_size
     algorithm, _, expected = file.digest.partition(":")
-    found = digest_of(file.path, algorithm) if expected else ""
+    found = digest_of(path, algorithm) if expected else ""
     if found.startswith(expected) and file.size in (None, size):
-        return
-    start = file.path.read_bytes()[:512].lstrip().lower() if size < BLOCK else b""
+        return None
+    start = path.read_bytes()[:512].lstrip().lower() if size < BLOCK else b""
     what = f"has {size} bytes where {file.size} are published"
     if not found.startswith(expected):
         what = f"has {algorithm} {found[:16]}.. where {expected[:16]}.. is published"
     if start.startswith((b"<!doctype", b"<html")):
         what = "is a web page (of a network that asks to sign in, or of a publisher that has moved the file)"
-    with suppress(OSError):
-        file.path.unlink()
-    raise UserError(file.url, f"the file from there {what}; it was removed", f"try again, {file.by_hand}")
+    return what
 
 
 def digest_of(path: Path, algorithm: str = "sha256") -> str:
@@ -114,8 +118,11 @@ def _download(file: RemoteFile) -> None:
             raise UserError(file.url, f"cannot be fetched ({reason}){kept}", f"check the network, {file.by_hand}")
         if failures:
             time.sleep(PAUSE_SECONDS)
-    os.replace(part, file.path)
     _validator(part).unlink(missing_ok=True)
+    if problem := _problem_with(file, part):
+        part.unlink()
+        raise UserError(file.url, f"what the server sent {problem}; it was removed", f"try again, {file.by_hand}")
+    os.replace(part, file.path)
 
 
 def _receive(file: RemoteFile, part: Path) -> bool:

@@ -21,7 +21,7 @@ RECORDS = ".prepared"  # folder below the root: for each unpacked archive a list
 class Archive:
     """A zip with a part of a data set. url: where it is published. size: in bytes.
 
-    digest: see `RemoteFile`. folders: folders or files that it must have. inner: zips inside it, unpacked where they lie.
+    digest: see `RemoteFile`. folders: folders or files that it must have. inner: zips inside it, unpacked beside them.
     """
 
     url: str
@@ -40,7 +40,8 @@ def obtain(archive: Archive, root: Path, mirror: str | None, keep: bool, again: 
     """Make sure that all files of the archive lie below `root`. Returns one line about what was done.
 
     The archive itself is taken from `root` if it lies there, else fetched, and removed at the end unless `keep`.
-    mirror: fetch MIRROR/NAME instead of the published file; its digest is then not checked. again: the command, for error messages. Raises UserError if that fails.
+    mirror: fetch MIRROR/NAME instead of the published file; its digest is then not checked. again: the command, for
+    error messages. Raises UserError if that fails.
     """
     record = root / RECORDS / f"{archive.name}.json"
     if _is_unpacked(record, root):
