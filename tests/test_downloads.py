@@ -116,7 +116,7 @@ def test_a_file_that_was_put_there_by_hand_is_checked_and_taken(server, wanted):
     assert fetch(wanted) == wanted.path
     assert server.requests == []
     wanted.path.write_bytes(CONTENT[1:])
-    with pytest.raises(UserError, match="has sha256 .*; remove it"):
+    with pytest.raises(UserError, match=r"has sha256 .*; remove it"):
         fetch(wanted)
     assert wanted.path.exists()  # it is the user's
 

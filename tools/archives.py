@@ -5,7 +5,6 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -93,11 +92,7 @@ def unpack(path: Path, root: Path, folders: tuple[str, ...] | None) -> dict[str,
                     shutil.copyfileobj(source, output, 1 << 20)
                 os.replace(part, target)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        with suppress(OSError):
-            path.unlink()
-        raise UserError(
-            path, f"is not a complete zip ({error}); it was removed", "run the same command again"
-        ) from None
+        raise UserError(path, f"is not a complete zip ({error})", "remove it, and run the same command again") from None
     return {item.filename: item.file_size for item in members}
 
 

@@ -106,14 +106,13 @@ def test_another_archive_is_refused(server, archives, tmp_path):
         prepare_ade20k.prepare(tmp_path, server.url, keep=False)
 
 
-def test_a_damaged_archive_is_removed(server, archives, tmp_path):
+def test_a_damaged_archive_is_named(server, archives, tmp_path):
     content = bytearray(archives["/ADEChallengeData2016.zip"])
     content[len(content) // 2] ^= 255
     for damaged in (bytes(content), bytes(content[:-500])):
         (tmp_path / "ADEChallengeData2016.zip").write_bytes(damaged)
         with pytest.raises(UserError, match="is not a complete zip"):
             prepare_ade20k.prepare(tmp_path, server.url, keep=False)
-        assert not (tmp_path / "ADEChallengeData2016.zip").exists()
 
 
 @pytest.mark.parametrize("name", ["../evil.txt", "/evil.txt", "ADEChallengeData2016/images/../../../evil.txt"])
