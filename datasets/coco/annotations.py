@@ -2,33 +2,38 @@
 
 import reprlib
 from array import array
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from datasets.coco.categories import Advice, advice_to_set_classes, check_classes, count_others, distinct
 from datasets.coco.json_file import (
     AnnotationFile,
     EntryErrors,
     ImageIndex,
-    advice_to_set_classes,
-    check_classes,
+    OtherCategory,
     entry_name,
+    id_appears_twice,
     id_of,
     no_garbage_collection,
+    no_usable_image,
     offsets_of,
     read_images,
 )
 from datasets.coco.masks import area_of, encode
-from datasets.coco.values import box_of, is_id, is_number
+from datasets.coco.values import box_of, flag_of, id_number, is_number
 from datasets.files.folders import Names
-from errors import UserError
 from structures import Size
 
 OFFICIAL_FILE = "instances_train2017.json"
 LARGEST_KEY = "segmentation"  # nine tenths of the file; dropped during parsing if not needed, which saves the memory
+
+
+Crowds = Literal["ignore", "objects"]
 
 
 @dataclass(frozen=True)
@@ -64,26 +69,29 @@ def read_annotations(
     masks: bool,
     images: Path | None,
     entry_errors: EntryErrors,
+    crowds: Crowds = "ignore",
     classes_name: str = "data.classes",
-    advice: str | None = None,
+    advice: Advice = advice_to_set_classes,
 ) -> Annotations:
     """Read the annotations of a file. Unusable entries are reported to `entry_errors` and left out.
 
-    classes: category id -> name; labels number the ids in ascending order. masks: also read and check segmentations.
-    images: the folder where every image must exist; None: do not check. classes_name, advice: for the error if a
-    category is not in `classes`: what it calls them, and what to do; None: set data.classes.
+    classes: category id -> name; labels number the ids in ascending order. Annotations of other categories are left out
+    and counted. masks: also read and check segmentations. images: the folder where every image must exist; None: do not
+    check. crowds: "objects" takes crowds as objects. classes_name, advice: for the error if the categories do not fit:
+    what it calls the classes, and what to do.
     Raises UserError naming the file, and also the image or annotation unless the whole file is unusable. An unusable
     image is left out with its annotations.
     """
     file = AnnotationFile(path, OFFICIAL_FILE, None if masks else LARGEST_KEY)
     categories = file.categories()
-    check_classes(path, categories, classes, advice or advice_to_set_classes(categories), classes_name)
+    others = check_classes(file, categories, classes, advice, classes_name)
     found, unusable_images = read_images(file.list_of("images"), images, entry_errors)
     if not found:
-        raise UserError(path, "lists no usable image", "name another file")
+        raise no_usable_image(path, entry_errors)
     image_ids = sorted(found)
     reader = _AnnotationReader(
         labels={category: label for label, category in enumerate(sorted(classes)) if category in categories},
+        others=others.keys(),
         images={image_id: found[image_id][0] for image_id in image_ids},
         unusable_images=unusable_images,
         masks=masks,
@@ -93,23 +101,42 @@ def read_annotations(
             reader.add(record)
         except ValueError as error:
             entry_errors.add(entry_name("annotation", record, number), str(error))
-    return reader.sort_by_image(image_ids, Names(found[image_id][1] for image_id in image_ids))
+    annotations = reader.sort_by_image(
+        image_ids,
+        Names(found[image_id][1] for image_id in image_ids),
+        count_others(file, others, reader.other_counts, classes),
+    )
+    return replace(annotations, crowd=annotations.crowd & (crowds == "ignore"))
 
 
 @no_garbage_collection()
 def read_classes(path: Path) -> dict[int, str]:
-    """Category id -> name, from the file's `categories`. Raises UserError if they or the file are unusable."""
-    return AnnotationFile(path, OFFICIAL_FILE, LARGEST_KEY).categories()
+    """Category id -> name, from the file's `categories`. Raises UserError if they or the file are unusable.
+
+    Of several categories with one name, those that are never annotated are left out.
+    """
+    file = AnnotationFile(path, OFFICIAL_FILE, LARGEST_KEY)
+    return distinct(file, file.categories())
 
 
 class _AnnotationReader:
     """Checks annotations one by one and collects them in arrays.
 
-    labels: by category id. images: size by image id. unusable_images: ids of images whose annotations are left out.
+    labels: by category id. others: the ids of other categories, whose annotations are only counted, in `other_counts`.
+    images: size by image id. unusable_images: ids of images whose annotations are left out.
     """
 
-    def __init__(self, labels: dict[int, int], images: dict[int, Size], unusable_images: set[int], masks: bool) -> None:
-        self._labels, self._sizes, self._unusable_images = labels, list(images.values()), unusable_images
+    def __init__(
+        self,
+        labels: dict[int, int],
+        others: Collection[int],
+        images: dict[int, Size],
+        unusable_images: set[int],
+        masks: bool,
+    ) -> None:
+        self.other_counts: Counter[int] = Counter()
+        self._labels, self._others = labels, others
+        self._sizes, self._unusable_images = list(images.values()), unusable_images
         self._image_rows = {image_id: row for row, image_id in enumerate(images)}
         self._seen: set[int] = set()
         self._integers = array("q")  # image row, id, label, crowd
@@ -120,17 +147,20 @@ class _AnnotationReader:
         """Add one entry of the file. Raises ValueError if it is unusable."""
         annotation_id = id_of(record)
         if annotation_id in self._seen:
-            raise ValueError("its id appears twice")
-        image_id, category = record.get("image_id"), record.get("category_id")
-        if not is_id(image_id) or image_id not in self._image_rows:
-            if is_id(image_id) and image_id in self._unusable_images:
+            raise id_appears_twice(record)
+        image_id, category = id_number(record.get("image_id")), id_number(record.get("category_id"))
+        row = None if image_id is None else self._image_rows.get(image_id)
+        if row is None:
+            if image_id in self._unusable_images:
                 return
-            raise ValueError(f"image_id {reprlib.repr(image_id)} is not one of the images")
-        if not is_id(category) or category not in self._labels:
-            raise ValueError(f"category_id {reprlib.repr(category)} is not one of the categories")
-        row, crowd, box = self._image_rows[image_id], record.get("iscrowd", 0), box_of(record)
-        if crowd not in (0, 1):
-            raise ValueError(f"iscrowd is {reprlib.repr(crowd)}, neither 0 nor 1")
+            raise ValueError(f"image_id {reprlib.repr(record.get('image_id'))} is not one of the images")
+        if category is not None and category in self._others:
+            self._seen.add(annotation_id)
+            self.other_counts[category] += 1
+            return
+        if category is None or category not in self._labels:
+            raise ValueError(f"category_id {reprlib.repr(record.get('category_id'))} is not one of the categories")
+        box, crowd = box_of(record), flag_of(record, "iscrowd")
         rle = None if self._rles is None else encode(record.get("segmentation"), self._sizes[row])
         area = record.get("area")
         if area is None:
@@ -138,12 +168,12 @@ class _AnnotationReader:
         elif not is_number(area):
             raise ValueError(f"area {reprlib.repr(area)} is not a finite number")
         self._seen.add(annotation_id)
-        self._integers.extend((row, annotation_id, self._labels[category], int(crowd)))
+        self._integers.extend((row, annotation_id, self._labels[category], crowd))
         self._numbers.extend((*box, area))
         if self._rles is not None and rle is not None:
             self._rles.append(rle)
 
-    def sort_by_image(self, image_ids: list[int], names: Names) -> Annotations:
+    def sort_by_image(self, image_ids: list[int], names: Names, others: tuple[OtherCategory, ...]) -> Annotations:
         """All annotations added so far, sorted by image."""
         integers = np.array(self._integers, np.int64).reshape(-1, 4)
         order = np.argsort(integers[:, 0], kind="stable")
@@ -158,6 +188,7 @@ class _AnnotationReader:
             sizes=np.array(self._sizes, np.int64),
             names=names,
             offsets=offsets_of(np.bincount(image_rows, minlength=len(image_ids))),
+            others=others,
             ids=ids,
             labels=labels,
             boxes=numbers[:, :4].copy(),

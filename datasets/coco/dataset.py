@@ -11,18 +11,31 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_
 
 from config import Schema
 from datasets.base import DenseDataset, Objects, Sample, Survey
-from datasets.coco.annotations import Annotations, read_annotations, read_classes
-from datasets.coco.json_file import EntryErrors, ImageIndex, OnError, file_with_classes
-from datasets.coco.masks import decode
+from datasets.coco.annotations import Crowds, read_annotations, read_classes
+from datasets.coco.categories import advice_on_classes, file_with_classes
+from datasets.coco.json_file import EntryErrors, ImageIndex, OnError
+from datasets.coco.objects import evaluation_objects, training_objects
 from datasets.coco.predictions import CocoFiles
+from datasets.coco.survey import (
+    large_images,
+    left_out_images,
+    left_out_objects,
+    no_image,
+    nothing_left,
+    odd_boxes,
+    protocol,
+    shapes_of,
+    warnings,
+)
 from datasets.files.images import read_image
 from datasets.files.paths import check_path, check_root, resolve_path
 from datasets.transforms import TestTransforms, TrainTransforms
 from errors import UserError
-from structures import DatasetInfo, Size, Target
+from structures import DatasetInfo, Target
 
 DOWNLOAD = "train2017.zip, val2017.zip and annotations_trainval2017.zip from http://images.cocodataset.org"
 TRAIN_ANNOTATIONS = "annotations/instances_train2017.json"
+NEEDED = "an annotation"  # for an image to be trained on
 GAPS = frozenset({12, 26, 29, 30, 45, 66, 68, 69, 71, 83})  # category ids that COCO 2017 does not use
 
 NAMES = """person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign,
@@ -47,7 +60,7 @@ def check_names(names: tuple[str, ...]) -> None:
         raise ValueError("there are no classes; list data.classes, or name annotations with categories")
     if len(set(names)) < len(names):
         duplicate = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"two classes are called {duplicate}; give every class its own name")
+        raise ValueError(f"two classes are called {duplicate}; leave one out, or give every class its own name")
 
 
 ClassName = Annotated[str, Field(min_length=1)]
@@ -58,10 +71,13 @@ class COCOConfig(Schema):
     """root: the folder with `annotations`, `train2017` and `val2017`; the other paths are relative to it, or absolute.
 
     masks: the task is instance segmentation, not detection.
-    classes: category id -> name; labels follow the ascending order of the ids. None: the official 80. But if
-    train_annotations is set to another file, None stands for that file's categories; they are read when the
-    configuration is loaded and stored here, so that a checkpoint contains its classes. Mappings merge: to replace
-    classes that are already set, write `data.classes=null` before `data.classes={...}`.
+    classes: category id -> name; labels follow the ascending order of the ids. Annotations of other categories are left
+    out, of both splits, and counted. None: the official 80. But if train_annotations is set to another file, None
+    stands for that file's categories; they are read when the configuration is loaded and stored here, so that a
+    checkpoint contains its classes. Mappings merge: to replace classes that are already set, write `data.classes=null`
+    before `data.classes={...}`.
+    crowds: what iscrowd 1 means. "ignore": a group, which is neither learnt nor scored. "objects": an object like
+    others, for masks of single objects that a tool exported as run lengths with iscrowd 1.
     train_empty_images: also train on images without any annotation.
     min_side: do not train on images with a shorter side.
     aspect_grouping: this many consecutive training images are all wider than tall, or all not, which saves padding.
@@ -76,6 +92,7 @@ class COCOConfig(Schema):
     val_images: str = "val2017"
     train_annotations: str = TRAIN_ANNOTATIONS
     val_annotations: str = "annotations/instances_val2017.json"
+    crowds: Crowds = "ignore"
     train_empty_images: bool = False
     min_side: PositiveInt = 32
     aspect_grouping: PositiveInt | None = 2
@@ -158,14 +175,19 @@ class COCO(DenseDataset):
             masks=config.masks,
             images=None if annotations_only else self._folder,
             entry_errors=entry_errors,
+            crowds=config.crowds,
+            advice=advice_on_classes(split, config.train_annotations != TRAIN_ANNOTATIONS),
         )
         self.skipped = entry_errors.lines
+        self.protocol = protocol(config.crowds, self._annotations.others)
+        self._min_side = config.min_side
         self._images = np.arange(len(self._annotations.image_ids))  # each image's row in the annotations
+        self._wanted = (np.diff(self._annotations.offsets) > 0) | config.train_empty_images
         if self._training:
-            self._images = self._images[_trainable(self._annotations, config)]
+            # In COCO 2017: 117,266 of 118,287.
+            self._images = np.flatnonzero(self._wanted & large_images(self._annotations, config.min_side))
             if not len(self._images):
-                what = f"no image has an annotation and sides of at least {config.min_side} pixels"
-                raise UserError(self._file, what, "name other annotations, or lower data.min_side")
+                raise no_image(self._file, self._annotations, self._wanted, NEEDED, config.min_side, self.skipped)
             if config.aspect_grouping:
                 self.groups = aspect_groups(self._annotations.sizes[self._images])
                 self.group_size = config.aspect_grouping
@@ -178,8 +200,21 @@ class COCO(DenseDataset):
         return str(self._annotations.image_ids[self._images[index]])
 
     def survey(self) -> Survey:
-        """Count the objects of each class."""
-        return Survey("objects", {})
+        """Count the objects of each class that are learnt from or scored, and those that are left out by reason."""
+        annotations = self._annotations
+        shapes = shapes_of(annotations, self._images)
+        if not len(shapes.labels):
+            annotated = np.diff(annotations.offsets) > 0
+            raise no_image(self._file, annotations, annotated, NEEDED, self._min_side, self.skipped)
+        unused, oddity = shapes.unused(self._training), odd_boxes(shapes)
+        used = ~np.any([*unused.values()], axis=0)
+        if not used.any():
+            raise nothing_left(self._file, "learn" if self._training else "score", unused, oddity)
+        numbers = np.bincount(shapes.labels[used], minlength=self.info.num_classes).tolist()
+        counts = dict(zip(self.info.classes, numbers, strict=True))
+        images = left_out_images(annotations, self._wanted, NEEDED, self._min_side) if self._training else {}
+        left_out = images | left_out_objects(unused, annotations.others)
+        return Survey("objects", counts, left_out, warnings(counts, annotations.others, oddity))
 
     def load(self, index: int) -> Sample:
         """The image and its objects. Raises UserError if the image is unusable or its size differs from the JSON's.
@@ -200,25 +235,7 @@ class COCO(DenseDataset):
         return str(self._annotations.image_ids[image])
 
     def _objects(self, image: int) -> Objects:
-        return training_objects(self._annotations, image) if self._training else self._evaluation_objects(image)
-
-    def _evaluation_objects(self, image: int) -> Objects:
-        annotations, rows = self._annotations, self._annotations.rows(image)
-        xywh = annotations.boxes[rows]
-        return Objects(
-            boxes=_corners(xywh).astype(np.float32),
-            labels=annotations.labels[rows],
-            crowd=annotations.crowd[rows],
-            rles=annotations.rles(rows),
-            xywh=xywh,
-            areas=annotations.areas[rows],
-        )
-
-
-def _trainable(annotations: Annotations, config: COCOConfig) -> np.ndarray:
-    """Which images to train on: [M] bool. In COCO 2017: 117,266 of 118,287."""
-    large = annotations.sizes.min(axis=1) >= config.min_side
-    return large if config.train_empty_images else large & (np.diff(annotations.offsets) > 0)
+        return (training_objects if self._training else evaluation_objects)(self._annotations, image)
 
 
 def aspect_groups(sizes: np.ndarray) -> np.ndarray:
@@ -239,23 +256,3 @@ def read_listed_image(folder: Path, index: ImageIndex, image: int, file: Path) -
         what += f" {index.image_ids[image]} of {file} is {width} x {height}"
         raise UserError(path, what, "correct the JSON, or take the orientation (EXIF) out of the image")
     return pixels
-
-
-def training_objects(annotations: Annotations, image: int) -> Objects:
-    """The objects to train on of the image in row `image`, see `COCO`."""
-    rows, size = annotations.rows(image), annotations.size(image)
-    boxes, kept = training_boxes(annotations.boxes[rows], size)
-    kept &= annotations.areas[rows] > 0
-    rows, rles = rows[kept], annotations.rles(rows[kept])
-    masks = None if rles is None else decode(rles, size)
-    return Objects(boxes[kept], annotations.labels[rows], annotations.crowd[rows], masks=masks)
-
-
-def training_boxes(xywh: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes of a file [N, 4] clipped to the image, as xyxy float32, and which of them to train on: [N] bool."""
-    boxes = np.clip(_corners(xywh), 0, np.array([size[1], size[0]] * 2)).astype(np.float32)
-    return boxes, (boxes[:, :2] < boxes[:, 2:]).all(axis=1) & (xywh[:, 2:] >= 1).all(axis=1)
-
-
-def _corners(xywh: np.ndarray) -> np.ndarray:
-    return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)

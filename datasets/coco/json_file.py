@@ -2,22 +2,19 @@
 
 import gc
 import json
-import math
 import os
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
-import yaml
 
-from datasets.coco.values import is_id, is_text, unique_keys
+from datasets.coco.values import id_number, is_text, unique_keys, whole_number
 from datasets.files.folders import Names
 from datasets.files.images import MAX_PIXELS
-from datasets.files.paths import problem_with, resolve_path
 from errors import UserError, one_line
 from structures import Size
 
@@ -25,7 +22,14 @@ OnError = Literal["stop", "skip"]
 ADVICE_CORRECT = "correct the file"
 ADVICE_CORRECT_OR_SKIP = f"{ADVICE_CORRECT}, or leave out what is unusable with data.on_error=skip"
 
-Category = TypeVar("Category")
+
+@dataclass(frozen=True)
+class OtherCategory:
+    """A category of a file that is not among the classes, and how many annotations of it are left out."""
+
+    category_id: int
+    name: str
+    count: int
 
 
 @dataclass(frozen=True)
@@ -33,14 +37,16 @@ class ImageIndex:
     """M images by ascending id, and which of N annotations belong to each.
 
     image_ids: [M] int64. sizes: [M, 2] int64, (height, width). names: M file names, relative to the images' folder.
-    offsets: [M + 1] int64; the annotations of image row i are offsets[i] to offsets[i + 1]. All fields are arrays, not
-    lists of Python objects, so forked workers share the memory.
+    offsets: [M + 1] int64; the annotations of image row i are offsets[i] to offsets[i + 1]. others: the categories of
+    the file that are not among the classes; their annotations are left out. All other fields are arrays, not lists of
+    Python objects, so forked workers share the memory.
     """
 
     image_ids: np.ndarray
     sizes: np.ndarray
     names: Names
     offsets: np.ndarray
+    others: tuple[OtherCategory, ...]
 
     def size(self, image: int) -> Size:
         """(height, width) of the image in row `image`."""
@@ -111,59 +117,20 @@ class AnnotationFile:
 
     def categories(self) -> dict[int, str]:
         """Category id -> name."""
-        categories: dict[int, str] = {}
+        return {category_id: record["name"] for category_id, record in self.category_records().items()}
+
+    def category_records(self) -> dict[int, dict[str, Any]]:
+        """The entries of `categories` by id. Each has a name."""
+        records: dict[int, dict[str, Any]] = {}
         for number, record in enumerate(self.list_of("categories")):
             category_id, name = (record.get("id"), record.get("name")) if isinstance(record, dict) else (None, None)
-            if not is_id(category_id) or not is_text(name):
+            category_id = id_number(category_id)
+            if category_id is None or not is_text(name):
                 raise UserError(f"{self.path}: categories[{number}]", "lacks an integer id or a name", ADVICE_CORRECT)
-            if category_id in categories:
+            if category_id in records:
                 raise UserError(f"{self.path}: category {category_id}", "appears twice", ADVICE_CORRECT)
-            categories[category_id] = name
-        return categories
-
-
-def check_classes(
-    path: Path,
-    categories: Mapping[int, Category],
-    classes: Mapping[int, Category],
-    advice: str,
-    classes_name: str = "data.classes",
-) -> None:
-    """Raise UserError unless every category of the file is in `classes` with the same value.
-
-    advice: what the error tells the user to do. classes_name: what the error calls `classes`.
-    """
-    wrong = [category_id for category_id in categories if classes.get(category_id) != categories[category_id]]
-    if wrong:
-        first = wrong[0]
-        what = f"category {first} is called {categories[first]} here but "
-        what += f"{classes[first]} in {classes_name}" if first in classes else f"is not in {classes_name}"
-        what += f" (and {len(wrong) - 1} more differ)" if len(wrong) > 1 else ""
-        raise UserError(path, what, advice)
-
-
-def advice_to_set_classes(values: Mapping[int, Any]) -> str:
-    """The advice to set data.classes to these values."""
-    text = yaml.safe_dump(dict(values), default_flow_style=True, width=math.inf, allow_unicode=True).strip()
-    classes = f"'data.classes={text}'" if len(text) < 500 else "data.classes to the file's ids and names"
-    return f"set {classes}, or name another file"
-
-
-def file_with_classes(values: Any, official: str) -> Path | None:
-    """The file to read the classes from: train_annotations of a raw data configuration, if not the `official` file.
-
-    None if it is the official file, or if the classes are set. Raises UserError if the file is missing.
-    """
-    if not isinstance(values, dict) or values.get("classes") is not None:
-        return None
-    root, file = values.get("root"), values.get("train_annotations", official)
-    if not isinstance(root, str | Path) or not isinstance(file, str) or file == official:
-        return None
-    path = resolve_path(Path(root), file)
-    if problem := problem_with(path, "file"):
-        what = f"{problem}; the classes would be read from it"
-        raise UserError(path, what, "correct data.train_annotations (or data.root), or list data.classes")
-    return path
+            records[category_id] = record
+        return records
 
 
 class EntryErrors:
@@ -185,18 +152,34 @@ class EntryErrors:
         self.lines.append(one_line(f"{self._path}: {entry}: {what}"))
 
 
+def no_usable_image(path: Path, entry_errors: EntryErrors) -> UserError:
+    """The error for a file without a single usable image."""
+    if not entry_errors.lines:
+        return UserError(path, "lists no usable image", "name another file")
+    reason = entry_errors.lines[0].removeprefix(f"{path}: ")
+    return UserError(
+        path, f"lists no usable image (of {len(entry_errors.lines)} entries, the first: {reason})", ADVICE_CORRECT
+    )
+
+
 def entry_name(kind: str, record: Any, number: int) -> str:
     """The name of an entry in errors: its id, or else its index in the list."""
-    entry_id = record.get("id") if isinstance(record, dict) else None
-    return f"{kind} {entry_id}" if is_id(entry_id) else f"{kind}s[{number}]"
+    entry_id = id_number(record.get("id")) if isinstance(record, dict) else None
+    return f"{kind}s[{number}]" if entry_id is None else f"{kind} {entry_id}"
 
 
 def id_of(record: Any) -> int:
     """The id of an entry. Raises ValueError if it has none."""
-    entry_id = record.get("id") if isinstance(record, dict) else None
-    if not is_id(entry_id):
+    entry_id = id_number(record.get("id")) if isinstance(record, dict) else None
+    if entry_id is None:
         raise ValueError("has no integer id")
     return entry_id
+
+
+def id_appears_twice(record: dict[str, Any]) -> ValueError:
+    """The error for an entry whose id another entry has, perhaps in other digits."""
+    raw = record["id"]
+    return ValueError(f"its id appears twice{f' ({raw!r} is that number)' if type(raw) is not int else ''}")
 
 
 # --- images ----------------------------------------------------------------------------------------------------------
@@ -217,7 +200,7 @@ def read_images(records: list[Any], folder: Path | None, entry_errors: EntryErro
         try:
             image_id = id_of(record)
             if image_id in found:
-                raise ValueError("its id appears twice")
+                raise id_appears_twice(record)
             unusable.add(image_id)
             found[image_id] = _size_of(record), file_name_of(record, files, "images")
             unusable.remove(image_id)
@@ -227,9 +210,10 @@ def read_images(records: list[Any], folder: Path | None, entry_errors: EntryErro
 
 
 def _size_of(record: dict[str, Any]) -> Size:
-    height, width = record.get("height"), record.get("width")
-    if type(height) is not int or type(width) is not int or min(height, width) < 1:
-        raise ValueError(f"width {reprlib.repr(width)} and height {reprlib.repr(height)} are not positive integers")
+    height, width = whole_number(record.get("height")), whole_number(record.get("width"))
+    if height is None or width is None or min(height, width) < 1:
+        given = " and ".join(f"{key} {reprlib.repr(record.get(key))}" for key in ("width", "height"))
+        raise ValueError(f"{given} are not positive integers")
     if height * width > MAX_PIXELS:
         raise ValueError(f"width {width} and height {height} are more than {MAX_PIXELS} pixels")
     return height, width
@@ -260,6 +244,8 @@ def file_name_of(record: dict[str, Any], files: Files | None, kind: str) -> str:
     name = record.get("file_name")
     if not is_text(name):
         raise ValueError(f"file_name {reprlib.repr(name)} is not a file name")
+    if "\\" in name and (files is None or name not in files):
+        name = name.replace("\\", "/")  # as Windows writes paths
     if name.startswith("/") or ".." in name.split("/"):
         raise ValueError(f"file_name {name} leads out of the {kind}' folder")
     if files is not None and name not in files:

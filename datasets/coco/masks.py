@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_utils
 
+from datasets.coco.values import whole_number
 from structures import Size
 
+COUNTS = "the counts of its segmentation are neither text nor integers of at least 0"
 POLYGON = "a polygon of its segmentation is not an even number (6 or more) of finite numbers"
 
 
@@ -50,10 +52,13 @@ def _encode_runs(segmentation: dict[str, Any], size: Size) -> bytes:
     counts = segmentation.get("counts")
     if isinstance(counts, str):
         runs = decode_runs(counts)
-    elif isinstance(counts, list) and all(type(count) is int and 0 <= count < 2**31 for count in counts):
+    elif isinstance(counts, list):
+        counts = [whole_number(count) for count in counts]
+        if not all(count is not None and 0 <= count < 2**31 for count in counts):
+            raise ValueError(COUNTS)
         runs = np.array(counts, np.int64)
     else:
-        raise ValueError("the counts of its segmentation are neither text nor integers of at least 0")
+        raise ValueError(COUNTS)
     if runs is None or runs.min(initial=0) < 0:
         raise ValueError("the counts of its segmentation are not compressed run lengths")
     if runs.sum() != size[0] * size[1]:

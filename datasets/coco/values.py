@@ -16,9 +16,28 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return record
 
 
-def is_id(value: Any) -> TypeGuard[int]:
-    """Whether `value` is an integer of at least 0 that fits into int64."""
-    return type(value) is int and 0 <= value < 2**63
+def whole_number(value: Any) -> int | None:
+    """An integer, or a float that is one, as pandas writes them, as an int. None: it is neither, or a boolean.
+
+    From 2**53 on floats no longer hold every integer, so there a float may stand for another one: None.
+    """
+    if type(value) is float and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return value if type(value) is int else None
+
+
+def id_number(value: Any) -> int | None:
+    """An id of at least 0 that fits into int64: a whole number, or a text of decimal digits. None: it is no such id.
+
+    Leading zeros do not count: COCO's image files are named by their ids with 12 digits.
+    """
+    if type(value) is int:  # nearly always
+        number: int | None = value
+    elif isinstance(value, str):
+        number = int(value) if value.isascii() and value.isdigit() and len(value) < 20 else None
+    else:
+        number = whole_number(value)
+    return number if number is not None and 0 <= number < 2**63 else None
 
 
 def is_number(value: Any) -> TypeGuard[float]:
@@ -45,3 +64,13 @@ def box_of(record: dict[str, Any]) -> list[float]:
     if box[2] < 0 or box[3] < 0:
         raise ValueError(f"bbox {reprlib.repr(box)} is inverted: its width or height is negative")
     return box
+
+
+def flag_of(record: dict[str, Any], key: str) -> int:
+    """The flag at `key`, 0 or 1; 0 if it is missing or null. Raises ValueError if it is anything else."""
+    value = record.get(key)
+    if value is None:
+        return 0
+    if value not in (0, 1):
+        raise ValueError(f"{key} is {reprlib.repr(value)}, neither 0 nor 1")
+    return int(value)

@@ -5,29 +5,27 @@ Each split is a folder of images, a JSON file and a folder of PNGs; classes and 
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import BeforeValidator, NonNegativeInt, PositiveInt, model_validator
+from pydantic import PositiveInt, model_validator
 
 from config import Schema
 from datasets.base import DenseDataset, Objects, Sample, Survey
-from datasets.coco.annotations import Annotations, read_annotations
-from datasets.coco.dataset import (
-    CLASSES,
-    aspect_groups,
-    check_names,
-    read_listed_image,
-    training_boxes,
-    training_objects,
-)
+from datasets.coco.annotations import Annotations, Crowds, read_annotations
+from datasets.coco.categories import advice_on_classes, file_with_classes
 from datasets.coco.dataset import TRAIN_ANNOTATIONS as TRAIN_INSTANCES
-from datasets.coco.json_file import EntryErrors, OnError, file_with_classes
+from datasets.coco.dataset import aspect_groups, check_names, read_listed_image
+from datasets.coco.json_file import EntryErrors, OnError
+from datasets.coco.objects import training_boxes, training_objects
+from datasets.coco.survey import large_images, no_image, protocol
 from datasets.files.paths import check_path, check_root, resolve_path
-from datasets.panoptic.annotations import Category, read_categories, read_segments
-from datasets.panoptic.ids import read_segment_ids
+from datasets.panoptic.annotations import read_categories, read_segments
+from datasets.panoptic.categories import CATEGORIES, Category, Classes
+from datasets.panoptic.ids import boxes_of, read_segment_ids
 from datasets.panoptic.predictions import PanopticFiles
+from datasets.panoptic.survey import Split, survey
 from datasets.transforms import TestTransforms, TrainTransforms
 from errors import UserError
 from structures import IGNORE, DatasetInfo, Panoptic, Target
@@ -36,52 +34,21 @@ PANOPTIC_ZIP = "panoptic_annotations_trainval2017.zip and the two zips inside it
 DOWNLOAD = f"train2017.zip, val2017.zip, {PANOPTIC_ZIP} from http://images.cocodataset.org"
 TRAIN_ANNOTATIONS = "annotations/panoptic_train2017.json"
 
-STUFF = {
-    int(number): name
-    for number, name in (
-        entry.split(" ", 1)
-        for entry in """92 banner, 93 blanket, 95 bridge, 100 cardboard, 107 counter, 109 curtain, 112 door-stuff,
-    118 floor-wood, 119 flower, 122 fruit, 125 gravel, 128 house, 130 light, 133 mirror-stuff, 138 net, 141 pillow,
-    144 platform, 145 playingfield, 147 railroad, 148 river, 149 road, 151 roof, 154 sand, 155 sea, 156 shelf, 159 snow,
-    161 stairs, 166 tent, 168 towel, 171 wall-brick, 175 wall-stone, 176 wall-tile, 177 wall-wood, 178 water-other,
-    180 window-blind, 181 window-other, 184 tree-merged, 185 fence-merged, 186 ceiling-merged, 187 sky-other-merged,
-    188 cabinet-merged, 189 table-merged, 190 floor-other-merged, 191 pavement-merged, 192 mountain-merged,
-    193 grass-merged, 194 dirt-merged, 195 paper-merged, 196 food-other-merged, 197 building-other-merged,
-    198 rock-merged, 199 wall-other-merged, 200 rug-merged""".replace("\n    ", " ").split(", ")
-    )
-}
-CATEGORIES = {
-    **{category_id: Category(name=name, isthing=True) for category_id, name in CLASSES.items()},
-    **{category_id: Category(name=name, isthing=False) for category_id, name in STUFF.items()},
-}
-
-
-def _check_mapping(value: Any) -> Any:
-    """Raise ValueError unless `value` is None or a mapping whose values look like categories."""
-    categories = value.values() if isinstance(value, dict) else [value]
-    if value is None or all(
-        isinstance(item, Category) or (isinstance(item, dict) and item.keys() == {"name", "isthing"})
-        for item in categories
-    ):
-        return value
-    example = "{1: {name: person, isthing: true}, 92: {name: banner, isthing: false}}"
-    raise ValueError(f"is not a mapping of category ids to name and isthing; write for example {example}")
-
-
-Classes = Annotated[dict[NonNegativeInt, Category] | None, BeforeValidator(_check_mapping)]
-
 
 class COCOPanopticConfig(Schema):
     """root: the folder with `annotations`, `train2017` and `val2017`; the other paths are relative to it, or absolute.
 
     classes: category id -> name and isthing; labels follow the ascending order of the ids, things and stuff together.
-    None: the official 133. But if train_annotations is set to another file, None stands for that file's categories;
-    they are read when the configuration is loaded and stored here, so that a checkpoint contains its classes. Mappings
-    merge: to replace classes that are already set, write `data.classes=null` before `data.classes={...}`.
+    Segments of other categories become void, in both splits, and are counted. None: the official 133. But if
+    train_annotations is set to another file, None stands for that file's categories; they are read when the
+    configuration is loaded and stored here, so that a checkpoint contains its classes. Mappings merge: to replace
+    classes that are already set, write `data.classes=null` before `data.classes={...}`.
+    crowds: what iscrowd 1 means: "ignore": a group of things; "objects": nothing, see `COCOConfig`.
     train_segments, val_segments: the folders of PNGs. None: beside the JSON file, with the same name without `.json`.
     things_from: where boxes and masks to train on come from: the panoptic files, in which objects never overlap, or
     train_instances, a COCO instances file of the same images and things. Semantic maps always come from the former.
-    train_empty_images: also train on images without any thing. min_side: do not train on images with a shorter side.
+    train_empty_images: also train on images without any thing, as is done anyway if none of the classes is a thing.
+    min_side: do not train on images with a shorter side.
     aspect_grouping: this many consecutive training images are all wider than tall, or all not, which saves padding.
     on_error: what to do with an unusable image or annotation: "stop" with an error, or "skip" and list it (see
     `COCOPanoptic`).
@@ -98,6 +65,7 @@ class COCOPanopticConfig(Schema):
     val_segments: str | None = None
     things_from: Literal["panoptic", "instances"] = "panoptic"
     train_instances: str = TRAIN_INSTANCES
+    crowds: Crowds = "ignore"
     train_empty_images: bool = False
     min_side: PositiveInt = 32
     aspect_grouping: PositiveInt | None = 2
@@ -159,7 +127,8 @@ class COCOPanoptic(DenseDataset):
     The constructor checks the JSON and that every file exists. With on_error "skip", unusable entries are listed in
     `skipped`: an image is skipped as a whole if its entry, its annotation or one of its segments is unusable or
     missing; of train_instances, single objects are skipped. `load` and `target` read pixels; unusable ones always raise
-    an error there: a PNG must have the size and exactly the ids that the JSON lists. Areas in the JSON are ignored.
+    an error there: a PNG must have the size and exactly the ids that the JSON lists. Areas in the JSON are ignored, and
+    a missing box is taken from the PNG.
     """
 
     def __init__(
@@ -186,18 +155,24 @@ class COCOPanoptic(DenseDataset):
             images=None if annotations_only else self._folder,
             pngs=self._pngs,
             entry_errors=entry_errors,
+            crowds=config.crowds,
+            advice=advice_on_classes(split, config.train_annotations != TRAIN_ANNOTATIONS),
         )
         self.skipped = entry_errors.lines
+        self.protocol = protocol(config.crowds, self._segments.others)
+        self._min_side = config.min_side
         self._images = np.arange(len(self._segments.image_ids))  # each image's row in the segments
-        self._things = np.array(self.info.things)
+        self._things = np.array([*self.info.things, False])  # by label; the last is IGNORE
         self._instances: Annotations | None = None
         if self._training and config.things_from == "instances":
             self._read_instances(resolve_path(root, config.train_instances), config, entry_errors)
+        self._wanted = self._with_things(config)
         if self._training:
-            self._images = self._images[self._trainable(self._images, config)]
+            large = large_images(self._segments, config.min_side)
+            self._images = self._images[(self._wanted & large)[self._images]]
             if not len(self._images):
-                what = f"no image has a thing and sides of at least {config.min_side} pixels"
-                raise UserError(self._file, what, "name other annotations, or lower data.min_side")
+                do = "set data.train_empty_images=true, or name other annotations"
+                raise no_image(self._file, self._segments, self._wanted, "a thing", config.min_side, self.skipped, do)
             if config.aspect_grouping:
                 self.groups = aspect_groups(self._segments.sizes[self._images])
                 self.group_size = config.aspect_grouping
@@ -210,8 +185,14 @@ class COCOPanoptic(DenseDataset):
         return str(self._segments.image_ids[self._images[index]])
 
     def survey(self) -> Survey:
-        """Count the segments of each class."""
-        return Survey("segments", {})
+        """Count the segments of each class that are learnt from or scored, and those that are left out by reason."""
+        instances = None
+        if self._instances is not None:
+            instances = self._instances, self._instance_rows[self._images]
+        split = Split(
+            self._file, self.info, self._training, self._segments, self._images, self._wanted, self._min_side, instances
+        )
+        return survey(split, self.skipped)
 
     def load(self, index: int) -> Sample:
         """The image and its annotation. Raises UserError if one is unusable or its size differs from the JSON's."""
@@ -234,8 +215,9 @@ class COCOPanoptic(DenseDataset):
             masks=True,
             images=None,
             entry_errors=own_entry_errors,
+            crowds=config.crowds,
             classes_name="the things of data.classes",
-            advice=advice,
+            advice=lambda *_: advice,
         )
         self._instances = replace(found, labels=np.flatnonzero(self._things)[found.labels])
         self._instance_rows = np.searchsorted(found.image_ids, self._segments.image_ids)
@@ -253,17 +235,17 @@ class COCOPanoptic(DenseDataset):
         self._images = np.array(usable)
         self.skipped = [*entry_errors.lines, *own_entry_errors.lines]
 
-    def _trainable(self, images: np.ndarray, config: COCOPanopticConfig) -> np.ndarray:
-        """Which of the images in these rows to train on: [len] bool."""
-        segments = self._segments
-        large = segments.sizes[images].min(axis=1) >= config.min_side
-        if config.train_empty_images:
-            return large
+    def _with_things(self, config: COCOPanopticConfig) -> np.ndarray:
+        """Which images have something to train on, whatever their size: [M] bool."""
+        segments, usable = self._segments, np.zeros(len(self._segments.image_ids), bool)
+        usable[self._images] = True
+        if config.train_empty_images or not self._things.any():
+            return usable
         if self._instances is not None:
-            return large & (np.diff(self._instances.offsets)[self._instance_rows[images]] > 0)
-        image_rows = np.repeat(np.arange(len(segments.image_ids)), np.diff(segments.offsets))
-        things = np.bincount(image_rows, self._things[segments.labels], minlength=len(segments.image_ids))
-        return large & (things[images] > 0)
+            usable[usable] = np.diff(self._instances.offsets)[self._instance_rows[usable]] > 0
+            return usable
+        image_rows = np.repeat(np.arange(len(usable)), np.diff(segments.offsets))
+        return usable & (np.bincount(image_rows, self._things[segments.labels], minlength=len(usable)) > 0)
 
     def _sample(self, image: int, pixels: np.ndarray) -> Sample:
         segments, size = self._segments, self._segments.size(image)
@@ -273,6 +255,9 @@ class COCOPanoptic(DenseDataset):
         if self._training:
             semantic = np.append(segments.labels[rows], np.int16(IGNORE))[indices]  # index -1, void, gets IGNORE
             return Sample(image_id, size, pixels, semantic=semantic, objects=self._objects(image, ids))
+        if segments.others:
+            ids = np.where(np.append(segments.labels[rows] == IGNORE, False)[indices], np.int32(0), ids)
+            rows = rows[segments.labels[rows] != IGNORE]
         segment_ids = segments.ids[rows].tolist()
         labels = dict(zip(segment_ids, segments.labels[rows].tolist(), strict=True))
         crowd = dict(zip(segment_ids, segments.crowd[rows].tolist(), strict=True))
@@ -283,7 +268,10 @@ class COCOPanoptic(DenseDataset):
             return training_objects(self._instances, self._instance_rows[image])
         segments, rows = self._segments, self._segments.rows(image)
         rows = rows[self._things[segments.labels[rows]]]
-        boxes, kept = training_boxes(segments.boxes[rows], segments.size(image))
+        xywh = segments.boxes[rows]
+        missing = np.isnan(xywh).any(axis=1)
+        xywh[missing] = boxes_of(ids, segments.ids[rows[missing]])
+        boxes, kept = training_boxes(xywh, segments.size(image))
         rows = rows[kept]
         masks = ids == segments.ids[rows][:, None, None]
         return Objects(boxes[kept], segments.labels[rows].astype(np.int64), segments.crowd[rows], masks=masks)

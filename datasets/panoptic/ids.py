@@ -39,6 +39,12 @@ def unique_ids(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values, np.repeat(indices, np.diff(starts, append=flat.size)).reshape(ids.shape)
 
 
+def boxes_of(ids: np.ndarray, segments: np.ndarray) -> np.ndarray:
+    """The boxes around segments [N] in ids [H, W], all of which occur: [N, 4], x, y, width, height in pixels."""
+    boxes = [cv2.boundingRect((ids == segment).astype(np.uint8)) for segment in segments]
+    return np.array(boxes, np.float32).reshape(-1, 4)
+
+
 def read_segment_ids(path: Path, size: Size, listed: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray]:
     """The ids [H, W] int32 in a PNG, and the index of each pixel's id in `listed`, int64 [H, W], -1 for void.
 
