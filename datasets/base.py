@@ -122,6 +122,10 @@ class PredictionFiles(ABC):
     def read(self, target: Target) -> Prediction:
         """The stored prediction for the image of `target`. Raises `UserError` if it is missing or malformed."""
 
+    def stored_id(self, image_id: str) -> int | str:
+        """What names this image in the files. Two images of one name could not be told apart."""
+        return image_id
+
     def unread(self) -> list[str]:
         """Ids of images with a stored prediction that no `read` asked for; always empty with one file per image."""
         return []

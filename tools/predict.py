@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from datasets.base import Sample
+from datasets.base import PredictionFiles, Sample
 from datasets.files.images import IMAGE_SUFFIXES, read_image
 from datasets.loading import single_batch
 from errors import ArgumentParser, UserError, run_command
@@ -39,6 +39,17 @@ def find_images(paths: list[Path]) -> list[Path]:
             raise UserError(image, what, "predict them in separate calls")
         stems[image.stem] = image
     return images
+
+
+def check_ids(images: list[Path], files: PredictionFiles) -> None:
+    """Raise UserError if two images would have one id in the prediction files, as 1.jpg and 01.jpg in COCO's."""
+    found: dict[int | str, Path] = {}
+    for image in images:
+        stored = files.stored_id(image.stem)
+        if stored in found:
+            what = f"has the id {stored} in the predictions, as {found[stored]} has"
+            raise UserError(image, what, "rename one of them, or predict them in separate calls")
+        found[stored] = image
 
 
 def _images_in(folder: Path) -> list[Path]:
@@ -80,11 +91,12 @@ def main() -> None:
 
     experiment, model, _ = load_trained(find_checkpoint(arguments.checkpoint), None, overrides)
     check_outside_data(arguments.out, "--out", experiment)
+    files = experiment.data.prediction_files(arguments.out)
+    check_ids(images, files)
     if experiment.system.reuse_memory:
         keep_freed_memory(EVALUATION)
     device = start_processes(experiment.system.device).device
     model.to(device).eval()
-    files = experiment.data.prediction_files(arguments.out)
     pictures = arguments.out / "pictures"
     try:
         pictures.mkdir(parents=True, exist_ok=True)

@@ -47,6 +47,8 @@ def main() -> None:
     processes = Processes(0, 1, torch.device("cpu"))
     result = result_record(experiment, metrics, dataset, processes, start)
     print(f"{arguments.predictions}: {len(dataset)} images of {result['dataset']}")
+    for fact, value in dataset.protocol.items():
+        print(f"{fact}: {value}")
     print(describe(result))
     if arguments.json:
         write_result(arguments.json, result)

@@ -12,8 +12,8 @@ from pycocotools import mask as coco_mask
 
 from datasets.base import PredictionFiles
 from datasets.coco.masks import area_of, encode
-from datasets.coco.results import ImageId, ResultFile, image_id_of
-from datasets.coco.values import box_of, is_number
+from datasets.coco.results import ImageId, ResultFile, image_id_of, stored_image_id
+from datasets.coco.values import box_of, id_number, is_number
 from errors import UserError
 from structures import Instances, Prediction, Size, Target, image_sort_key
 
@@ -66,6 +66,7 @@ class CocoFiles(PredictionFiles):
         try:
             records = [json.dumps(item, allow_nan=False) for item in self._records(prediction.instances, target)]
         except ValueError:
+            self._file.discard()
             what = f"image {image_id} has a predicted box or score that is not finite"
             raise UserError(self._file.path, what, "use other weights: these have diverged") from None
         self._file.add(image_id, records)
@@ -126,6 +127,10 @@ class CocoFiles(PredictionFiles):
             )
         )
 
+    def stored_id(self, image_id: str) -> ImageId:
+        """The id as a number if it consists of digits, whatever their number: 1 and 01 are one id."""
+        return image_id_of(image_id)
+
     def unread(self) -> list[str]:
         """Ids of images in the file that no `read` has asked for."""
         return [
@@ -140,20 +145,27 @@ class CocoFiles(PredictionFiles):
                 raise UserError(self._file.path, "is not a list of results", do)
             has_boxes = not records or (isinstance(records[0], dict) and records[0].get("bbox", []) != [])
             by_image: dict[ImageId, list[int]] = {}
+            labels = []
             for row, record in enumerate(records):
-                self._check(record, row, has_boxes)
-                by_image.setdefault(image_id_of(record["image_id"]), []).append(row)
+                image_id, label = self._checked(record, row, has_boxes)
+                rows = by_image.setdefault(image_id, [])
+                if rows and not _same_spelling(record["image_id"], first := records[rows[0]]["image_id"]):
+                    what = f"image_id {record['image_id']!r} is the number of {first!r} in record {rows[0] + 1}"
+                    raise self._malformed(row, what, "give every image one id, and write it in one way")
+                rows.append(row)
+                labels.append(label)
             xywh = np.array([record["bbox"] for record in records] if has_boxes else [], np.float64).reshape(-1, 4)
             self._results = StoredResults(
                 by_image,
-                torch.tensor([self._labels[record["category_id"]] for record in records], dtype=torch.int64),
+                torch.tensor(labels, dtype=torch.int64),
                 torch.tensor([record["score"] for record in records], dtype=torch.float64),
                 torch.from_numpy(xywh) if has_boxes else None,
                 [record["segmentation"] for record in records] if self._masks or not has_boxes else None,
             )
         return self._results
 
-    def _check(self, record: Any, row: int, has_boxes: bool) -> None:
+    def _checked(self, record: Any, row: int, has_boxes: bool) -> tuple[ImageId, int]:
+        """Image id and label of a record. Raises UserError if anything in it is malformed."""
         if not isinstance(record, dict):
             raise self._malformed(row, f"{reprlib.repr(record)} is not a mapping with image_id, category_id, ..")
         needed = [
@@ -165,11 +177,12 @@ class CocoFiles(PredictionFiles):
             if record.get(key) in (None, []):
                 boxes_only = key == "segmentation" and has_boxes
                 raise self._malformed(row, f"has no {key}", ADVICE_BOXES_ONLY if boxes_only else ADVICE_COMPLETE)
-        image_id, category_id, score = (record[key] for key in REQUIRED_KEYS)
-        if type(image_id) not in (int, str):
-            raise self._malformed(row, f"image_id {reprlib.repr(image_id)} is neither an integer nor a text")
-        if type(category_id) is not int or category_id not in self._labels:
-            what = f"category_id {reprlib.repr(category_id)} is not one of {reprlib.repr(self._category_ids)}"
+        raw_id, raw_category, score = (record[key] for key in REQUIRED_KEYS)
+        image_id, category_id = stored_image_id(raw_id), id_number(raw_category)
+        if image_id is None:
+            raise self._malformed(row, f"image_id {reprlib.repr(raw_id)} is neither an integer nor a text")
+        if category_id is None or category_id not in self._labels:
+            what = f"category_id {reprlib.repr(raw_category)} is not one of {reprlib.repr(self._category_ids)}"
             raise self._malformed(row, what)
         if not is_number(score):
             raise self._malformed(row, f"score {reprlib.repr(score)} is not a finite number")
@@ -178,6 +191,7 @@ class CocoFiles(PredictionFiles):
                 box_of(record)
             except ValueError as error:
                 raise self._malformed(row, str(error)) from None
+        return image_id, self._labels[category_id]
 
     def _counts(self, segmentation: Any, row: int, size: Size) -> bytes:
         try:
@@ -187,3 +201,9 @@ class CocoFiles(PredictionFiles):
 
     def _malformed(self, row: int, what: str, do: str = ADVICE_COMPLETE) -> UserError:
         return UserError(f"{self._file.path}: record {row + 1}", what, do)
+
+
+def _same_spelling(first: Any, second: Any) -> bool:
+    """Whether two ids of one image can be meant as one: "12", 12 and 12.0 can, "012" and "12" may be two file names."""
+    texts = [value if isinstance(value, str) else str(int(value)) for value in (first, second)]
+    return texts[0] == texts[1]

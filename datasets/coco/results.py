@@ -2,14 +2,14 @@
 
 import json
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
-from datasets.coco.values import unique_keys
+from datasets.coco.values import unique_keys, whole_number
 from datasets.files.paths import problem_with
 from errors import UserError
 from structures import image_sort_key
@@ -34,8 +34,9 @@ class ResultFile:
         self._written: dict[ImageId, tuple[int, int]] = {}  # start and length of an image's records in the part file
 
     def check_new(self, image_id: ImageId) -> None:
-        """Raise UserError if this process has already added this image."""
+        """Raise UserError if this process has already added this image; then nothing is left of the others either."""
         if image_id in self._written:
+            self.discard()
             raise UserError(self.path, f"two images have the id {image_id}", "rename one, or predict them separately")
 
     def add(self, image_id: ImageId, records: list[str]) -> None:
@@ -48,7 +49,16 @@ class ResultFile:
             self._written[image_id] = self._part.tell(), len(text)
             self._part.write(text)
         except OSError as error:
+            self.discard()
             raise unwritable(self.path, error) from None
+
+    def discard(self) -> None:
+        """Remove what this process has added so far."""
+        if self._part is not None:
+            self._close()
+            with suppress(OSError):
+                self._part_file(_rank()).unlink()
+        self._part, self._written = None, {}
 
     def finish(self) -> None:
         """Merge the records of all processes into the file. If that is impossible, all of them raise UserError."""
@@ -124,6 +134,11 @@ class ResultFile:
 def image_id_of(text: ImageId) -> ImageId:
     """The id as a number if it consists of digits: COCO's image files are named by their ids with leading zeros."""
     return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 20 else text
+
+
+def stored_image_id(value: Any) -> ImageId | None:
+    """The id that a record has, with whole floats and texts of digits as numbers; None if it can be none."""
+    return image_id_of(value) if isinstance(value, str) else whole_number(value)
 
 
 def unwritable(path: Path, error: OSError) -> UserError:

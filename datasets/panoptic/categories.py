@@ -51,6 +51,3 @@ def _check_mapping(value: Any) -> Any:
 
 
 Classes = Annotated[dict[NonNegativeInt, Category] | None, BeforeValidator(_check_mapping)]
-
-
-Classes = Annotated[dict[NonNegativeInt, Category] | None, BeforeValidator(_check_mapping)]

@@ -8,7 +8,7 @@ import torch
 
 from datasets.base import PredictionFiles
 from datasets.coco.json_file import file_name_of
-from datasets.coco.results import ImageId, ResultFile, image_id_of, unwritable
+from datasets.coco.results import ImageId, ResultFile, image_id_of, stored_image_id, unwritable
 from datasets.files.paths import problem_with
 from datasets.panoptic.annotations import labelled_segments
 from datasets.panoptic.ids import encode_ids, read_segment_ids, unique_ids
@@ -62,6 +62,7 @@ class PanopticFiles(PredictionFiles):
                 self._started = True
             png.write_bytes(encode_ids(ids))
         except OSError as error:
+            self._file.discard()
             raise unwritable(png, error) from None
         self._file.add(image_id, [json.dumps(record)])
 
@@ -100,6 +101,10 @@ class PanopticFiles(PredictionFiles):
         ids, _ = read_segment_ids(path, target.size, np.array(list(labels), np.int64), where)
         return Prediction(panoptic=Panoptic(torch.from_numpy(ids), labels))
 
+    def stored_id(self, image_id: str) -> ImageId:
+        """The id as a number if it consists of digits, whatever their number: 1 and 01 are one id."""
+        return image_id_of(image_id)
+
     def unread(self) -> list[str]:
         """Ids of images in the file that no `read` has asked for."""
         return [str(image_id) for image_id in sorted(self._load().keys() - self._requested, key=image_sort_key)]
@@ -112,15 +117,14 @@ class PanopticFiles(PredictionFiles):
                 raise UserError(self._file.path, "has no list of annotations", ADVICE_COMPLETE)
             self._results = {}
             for number, record in enumerate(records):
-                raw_id = record.get("image_id") if isinstance(record, dict) else None
-                if isinstance(raw_id, bool) or not isinstance(raw_id, int | str):
+                image_id = stored_image_id(record.get("image_id")) if isinstance(record, dict) else None
+                if image_id is None:
                     raise UserError(f"{self._file.path}: annotations[{number}]", "has no image_id", ADVICE_COMPLETE)
-                image_id = image_id_of(raw_id)
                 try:
                     if image_id in self._results:
                         raise ValueError("appears twice")
                     name, segments = file_name_of(record, None, "PNGs"), labelled_segments(record, self._labels)
                 except ValueError as error:
                     raise UserError(f"{self._file.path}: image {image_id}", str(error), ADVICE_COMPLETE) from None
-                self._results[image_id] = name, {segment_id: label for segment_id, label, _ in segments}
+                self._results[image_id] = name, {segment.id: segment.label for segment in segments}
         return self._results

@@ -44,7 +44,8 @@ class PanopticFPNConfig(MaskRCNNConfig):
             what = f"panoptic_fpn needs a segment for every pixel, but {info.name} is data for the task {info.task}"
             raise ValueError(f"{what}; use data.name=coco_panoptic")
         if not any(info.things):
-            raise ValueError(f"panoptic_fpn finds things and stuff, but none of the classes of {info.name} is a thing")
+            what = f"none of the classes of {info.name} is a thing"
+            raise ValueError(f"panoptic_fpn needs things, but {what}: use maskformer, which does not need any")
         stuff = len(info.things) - sum(info.things)
         head = SemanticHead(self.channels, self.semantic_channels, stuff + 1, self.semantic_upsampler)
         parts = self.build_parts(sum(info.things), pretrained)
