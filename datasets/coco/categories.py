@@ -140,13 +140,13 @@ def advice_on_classes(split: Literal["train", "val"], own_file: bool) -> Advice:
 
 
 def advice_to_set_classes(file: AnnotationFile, categories: Mapping[int, Any]) -> str:
-    """Set data.classes to these values; the settings can be pasted into a shell."""
-    return f"set {_settings(file, categories)}, or name another file"
+    """Set data.classes to these values. The settings are at the end of the line, and can be pasted into a shell."""
+    return f"name another file, or set {_settings(file, categories)}"
 
 
 def advice_to_read_classes(file: AnnotationFile, categories: Mapping[int, Any]) -> str:
     """Have data.classes read from the training file."""
-    return "set data.classes=null to take the categories of data.train_annotations, or name another file"
+    return "name another file, or take the categories of data.train_annotations with data.classes=null"
 
 
 def advice_for_validation(file: AnnotationFile, categories: Mapping[int, Any]) -> str:

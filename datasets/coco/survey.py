@@ -153,7 +153,10 @@ def warnings(
         lines.append(f"no {unit} of {len(unused)} of {len(counts)} classes: {some_names(unused)}")
     for other in others:
         if other.name in counts and not other.count:
-            lines.append(f"category {other.category_id} is called {other.name} like a class; nothing has it: left out")
+            lines.append(
+                f"category {other.category_id} of the file is called {other.name} as a class is and has no annotation: "
+                "it is left out"
+            )
     return lines
 
 

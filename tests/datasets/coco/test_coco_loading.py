@@ -60,7 +60,8 @@ def test_every_image_is_evaluated_once(layout: Path, processes: int) -> None:
 
 def test_a_few_arrays_hold_everything(layout: Path) -> None:
     dataset = config(layout, masks=True).build("train")
-    assert all(isinstance(value, np.ndarray | Names) for value in vars(dataset._annotations).values())
+    assert dataset._annotations.others == ()
+    assert all(isinstance(value, np.ndarray | Names | tuple) for value in vars(dataset._annotations).values())
     assert not dataset.skipped
     held = [value for value in vars(dataset).values() if isinstance(value, list | tuple | dict | set)]
     assert not any(held)

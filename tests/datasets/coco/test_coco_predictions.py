@@ -291,3 +291,14 @@ def test_boxes_alone_are_refused_with_a_way_out(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"predictions\.json: no such file; name a file of COCO results"):
         CocoFiles(tmp_path, CATEGORIES, masks=False).read(Target("7", SIZE))
+
+
+@pytest.mark.parametrize("score", [0.5, float("nan")])
+def test_a_refused_image_leaves_no_part_of_a_file(tmp_path: Path, score: float) -> None:
+    files = CocoFiles(tmp_path / "out", CATEGORIES, masks=False)
+    instances = Instances(torch.zeros(1, 4), torch.tensor([0]), scores=torch.tensor([0.5]))
+    files.write(Prediction(instances=instances), Target("1", SIZE))
+    instances = Instances(torch.zeros(1, 4), torch.tensor([0]), scores=torch.tensor([score]))
+    with pytest.raises(UserError):
+        files.write(Prediction(instances=instances), Target("01" if score == 0.5 else "2", SIZE))
+    assert list((tmp_path / "out").iterdir()) == []

@@ -99,7 +99,7 @@ def test_classes_come_from_the_file_that_is_named(layout: Path) -> None:
     assert len(named.build("train")) == 4
     line = refused(lambda: named.build("val"))
     assert f"{layout / VAL}: category 90 is called sky (stuff) here but a: b (a thing) in data.classes" in line
-    assert "; set 'data.classes={1: {isthing: true, name: person}, 2: {" in line
+    assert "set data.classes=null 'data.classes={1: {name: person, isthing: true}, 2: {" in line
 
 
 def test_a_configuration_keeps_its_classes_without_the_file(layout: Path) -> None:
@@ -246,7 +246,8 @@ def test_groups_tell_wide_images(layout: Path) -> None:
 
 def test_a_few_arrays_hold_everything(layout: Path) -> None:
     dataset = config(layout).build("train")
-    assert all(isinstance(value, np.ndarray | Names) for value in vars(dataset._segments).values())
+    assert dataset._segments.others == ()
+    assert all(isinstance(value, np.ndarray | Names | tuple) for value in vars(dataset._segments).values())
     assert not any(value for value in vars(dataset).values() if isinstance(value, list | tuple | dict | set))
     assert pickle.loads(pickle.dumps(dataset)).load(0).image_id == "5"
 
@@ -338,9 +339,9 @@ def test_unusable_instances(layout: Path) -> None:
     assert objects_of(dataset.load(0))[0].labels.tolist() == [PERSON]
     assert len(dataset.skipped) == 1
 
-    given = with_instances(layout, lambda found: found["categories"].append({"id": 90, "name": "sky"}))
+    given = with_instances(layout, lambda found: found["categories"][0].update(name="man"))
     line = refused(lambda: given.build("train"))
-    assert f"{INSTANCES}: category 90 is called sky here but is not in the things of data.classes" in line
+    assert f"{INSTANCES}: category 1 is called man here but person in the things of data.classes" in line
     assert "; name a file with these things and images as data.train_instances" in line
 
     given = with_instances(layout, lambda found: found.update(images=[dict(found["images"][0], id=1)], annotations=[]))
@@ -460,7 +461,7 @@ ENTRIES = [
     (of_segment(without("id")), "annotation of image 9: segments_info[1] has no id from 1 to 16777215"),
     (of_segment(to(id=0)), "annotation of image 9: segments_info[1] has no id from 1 to 16777215"),
     (of_segment(to(id=2**24)), "annotation of image 9: segments_info[1] has no id from 1 to 16777215"),
-    (of_segment(to(id=1.0)), "annotation of image 9: segments_info[1] has no id from 1 to 16777215"),
+    (of_segment(to(id=1.5)), "annotation of image 9: segments_info[1] has no id from 1 to 16777215"),
     (of_segment(to(id=256)), "annotation of image 9: segment 256 appears twice"),
     (of_segment(to(category_id=4)), "annotation of image 9: segment 1: category_id 4 is not one of the categories"),
     (of_segment(to(category_id=[3])), "annotation of image 9: segment 1: category_id [3] is not one of the categories"),
@@ -470,7 +471,7 @@ ENTRIES = [
         of_segment(to(category_id=2, iscrowd=1)),
         "annotation of image 9: segment 1: iscrowd is 1, but category 2 is st",
     ),
-    (of_segment(without("bbox")), "annotation of image 9: segment 1: bbox None is not [x, y, width, height]"),
+    (of_segment(to(bbox=[])), "annotation of image 9: segment 1: bbox [] is not [x, y, width, height]"),
     (of_segment(to(bbox=[1, 2, 3, "4"])), "annotation of image 9: segment 1: bbox [1, 2, 3, '4'] is not"),
     (of_segment(to(bbox=[1, 2, -3, 4])), "annotation of image 9: segment 1: bbox [1, 2, -3, 4] is inverted"),
     (of_annotation(without("segments_info")), "annotation of image 9: has no list segments_info"),
@@ -511,7 +512,7 @@ def test_unusable_entries_cost_their_image(layout: Path, change: Change, message
         ),
         (lambda found: found["annotations"].append({"segments_info": []}), "annotations[6]: has no integer image_id"),
         (lambda found: found["annotations"].append(None), "annotations[6]: has no integer image_id"),
-        (lambda found: found["images"].append({"id": "9"}), "images[6]: has no integer id"),
+        (lambda found: found["images"].append({"id": "x"}), "images[6]: has no integer id"),
     ],
 )
 def test_unusable_entries_of_no_image(layout: Path, change: Change, message: str) -> None:
@@ -547,7 +548,10 @@ def test_what_may_be_missing(layout: Path) -> None:
             lambda found: found["categories"][0].update(isthing=1),
             "category 90 is called sky (a thing) here but sky (stuff) in data.classes",
         ),
-        (lambda found: found["categories"].append({"id": 5, "name": "x", "isthing": 0}), "is not in data.classes"),
+        (
+            lambda found: found.update(categories=[{"id": 5, "name": "x", "isthing": 0}]),
+            "category 5 is called x (stuff) here but is not in data.classes",
+        ),
     ],
 )
 @pytest.mark.parametrize("on_error", ["stop", "skip"])

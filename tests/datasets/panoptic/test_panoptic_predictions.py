@@ -230,11 +230,11 @@ def of_image(**values: Any) -> Callable[[Any], object]:
         (of_image(segments_info=[[]]), "image 7: segments_info[0] has no id from 1 to 16777215"),
         (of_segment(id=0), "image 7: segments_info[1] has no id from 1 to 16777215"),
         (of_segment(id=2**24), "image 7: segments_info[1] has no id from 1 to 16777215"),
-        (of_segment(id="300"), "image 7: segments_info[1] has no id from 1 to 16777215"),
+        (of_segment(id="x"), "image 7: segments_info[1] has no id from 1 to 16777215"),
         (of_segment(id=1), "image 7: segment 1 appears twice"),
         (of_segment(category_id=4), "image 7: segment 300: category_id 4 is not one of the categories"),
         (of_segment(category_id=None), "image 7: segment 300: category_id None is not one of the categories"),
-        (of_segment(category_id=2.0), "image 7: segment 300: category_id 2.0 is not one of the categories"),
+        (of_segment(category_id=2.5), "image 7: segment 300: category_id 2.5 is not one of the categories"),
         (of_segment(id=5), "000000000007.png: segment 300 is in the PNG but not in the segments_info of image 7 of"),
         (
             lambda content: content["annotations"][0]["segments_info"].append({"id": 5, "category_id": 2}),

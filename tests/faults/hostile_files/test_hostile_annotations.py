@@ -159,18 +159,20 @@ def may_stand(kind: str, name: str, key: str, value: Any) -> bool:
     if kind == "detection" and "segmentation" in name:
         return True
     if value is ...:
-        return key in ("area", "iscrowd")
+        return key in ("area", "iscrowd") or (key == "bbox" and kind == "panoptic")
     match key:
         case "area":
             return kind == "panoptic" or value is None or is_number(value)
         case "iscrowd":
-            return value in (0, 1, 1.0) if isinstance(value, int | float) else False
+            return value is None or (value in (0, 1) if isinstance(value, int | float) else False)
         case "isthing":
             return isinstance(value, int | float) and value == 1
         case "bbox":
-            return value == [-5, -5, 1, 1]
+            return value == [-5, -5, 1, 1] or (value is None and kind == "panoptic")
         case "id":
-            return value == 0 and type(value) is int and name.startswith("annotations/1/")
+            return (value == "7" or (value == 0 and type(value) is int)) and name.startswith("annotations/1/")
+        case "image_id":
+            return value == "7" and kind != "panoptic"  # another image
         case "segments_info":
             return value == []  # then there is nothing to train on, and the PNG is not read
     return False
@@ -231,7 +233,8 @@ SEGMENTATIONS: list[tuple[Any, bool]] = [  # of an image of 40 x 60, and whether
     ({"size": [40, 60], "counts": [0, 2400]}, True),
     ({"size": [40, 60], "counts": [0, 0, 0, 2400]}, True),
     ({"size": [40.0, 60.0], "counts": [1200, 1200]}, True),
-    ({"size": [40, 60], "counts": [2400.0]}, False),
+    ({"size": [40, 60], "counts": [2400.0]}, True),
+    ({"size": [40, 60], "counts": [2399.5, 0.5]}, False),
     ({"size": [40, 60], "counts": [2399]}, False),
     ({"size": [40, 60], "counts": [2401]}, False),
     ({"size": [40, 60], "counts": [2**40]}, False),
@@ -531,6 +534,8 @@ def may_be_scored(kind: str, name: str, key: str, value: Any) -> bool:
             return True
         case "image_id":
             return kind == "panoptic" and value == "7"  # that is the image's id
+        case "category_id":
+            return kind == "instances" and value == "7"  # of the official 80
     return False
 
 
