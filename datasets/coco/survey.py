@@ -18,6 +18,7 @@ SAMPLE = 1000  # masks that boxes are compared with
 MOST = 0.5  # the share of odd boxes from which on there is a warning
 RELATIVE = "lie within 0..1, as if relative to the image size where the format has pixels"
 CORNERS = "as if they were corners x1 y1 x2 y2 where the format is x y width height"
+CORRECT_AREA = "correct `area`, or take it out of the file: then it is computed"
 CORRECT_BOX = "correct bbox: it is [x, y, width, height] in pixels"
 
 
@@ -34,7 +35,8 @@ CROWD = Reason(
     "are crowds (iscrowd 1)",
     "set data.crowds=objects to take crowds as objects, or set iscrowd to 0 in the file",
 )
-NO_AREA = Reason("with area 0", "have area 0", "correct `area`, or take it out of the file: then it is computed")
+NO_AREA = Reason("with area 0 or less", "have area 0 or less", CORRECT_AREA)
+NEGATIVE = Reason("with area below 0", "have area below 0", CORRECT_AREA)
 NARROW = Reason("with a box narrower or lower than a pixel", "have a box narrower or lower than a pixel", CORRECT_BOX)
 OUTSIDE = Reason("with a box outside the image", "have a box outside the image", CORRECT_BOX)
 
@@ -62,7 +64,7 @@ class Shapes:
         No object has two reasons. In training they are those of `training_objects`, and crowds.
         """
         if not training:
-            return {CROWD: self.crowd}
+            return {CROWD: self.crowd, NEGATIVE: ~self.crowd & (self.areas < 0)}  # the latter is in no range of areas
         missing = np.isnan(self.boxes).any(axis=1)
         _, kept = training_boxes(self.boxes, self.sizes)
         reasons, left = {}, np.ones(len(self.labels), bool)
@@ -175,7 +177,9 @@ def odd_boxes(shapes: Shapes) -> str | None:
     areas, corner_areas = shapes.areas[given], (boxes[:, 2:] - starts).prod(axis=1)
     by_area = possible & _close(corner_areas, areas) & ~_close(boxes[:, 2:].prod(axis=1), areas)
     sampled, of_masks = shapes.boxes[shapes.sample], corners(shapes.extents)
-    by_mask = (np.abs(sampled - of_masks) <= 2).all(axis=1) & (np.abs(corners(sampled) - of_masks) > 4).any(axis=1)
+    tolerance = 2 + 0.1 * shapes.extents[:, 2:].max(axis=1, initial=0)
+    misfits = np.abs(corners(sampled) - of_masks).max(axis=1, initial=0) > tolerance
+    by_mask = misfits & (np.abs(sampled - of_masks) <= 2).all(axis=1)
     if possible.mean() > 0.95:
         for odd, what, least in (
             (by_mask, "contradict their masks", MOST),
@@ -189,6 +193,8 @@ def odd_boxes(shapes: Shapes) -> str | None:
             f"{beyond.sum()} of {len(boxes)} boxes end beyond their image, as if they were made for images of another "
             f"size; {CORRECT_BOX}"
         )
+    if len(misfits) and misfits.mean() > MOST:
+        return f"{misfits.sum()} of {len(misfits)} boxes do not enclose their masks; {CORRECT_BOX}"
     return None
 
 
@@ -203,16 +209,17 @@ def nothing_left(
     file: Path, verb: str, unused: Mapping[Reason, np.ndarray], oddity: str | None, unit: str = "annotations"
 ) -> UserError:
     """The error for a split of which every annotation is left out. verb: "learn" or "score"."""
+    past = {"learn": "learnt from", "score": "scored"}[verb]
     counts = {reason: int(rows.sum()) for reason, rows in unused.items() if rows.any()}
     total = sum(counts.values())
-    if oddity is not None and RELATIVE in oddity:
+    if oddity is not None and RELATIVE in oddity and NARROW in counts:
         do = "multiply x and width by the width of the image, y and height by its height"
         return UserError(file, f"{oddity}: nothing to {verb}", do)
     most = max(counts, key=lambda reason: counts[reason])
     if len(counts) == 1:
         return UserError(file, f"all {total} {unit} {most.predicate}, nothing to {verb}", most.do)
     reasons = ", ".join(f"{count} {reason.name}" for reason, count in counts.items())
-    return UserError(file, f"none of {total} {unit} is left to {verb} from: {reasons}", most.do)
+    return UserError(file, f"none of {total} {unit} can be {past}: {reasons}", most.do)
 
 
 def no_image(

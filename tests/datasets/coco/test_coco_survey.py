@@ -51,14 +51,14 @@ def test_what_training_leaves_out_is_counted_by_reason(layout: Path) -> None:
         "image(s) with a side below 32 pixels": 1,
         "image(s) without an annotation": 1,
         "crowds (iscrowd 1)": 2,
-        "with area 0": 1,
+        "with area 0 or less": 1,
         "with a box narrower or lower than a pixel": 1,
         "with a box outside the image": 1,
     }
 
 
 def test_evaluation_leaves_out_crowds_alone(layout: Path) -> None:
-    assert survey(layout, "val").left_out == {"crowds (iscrowd 1)": 2}
+    assert survey(layout, "val").left_out == {"crowds (iscrowd 1)": 2, "with area below 0": 0}
 
 
 @pytest.mark.parametrize("masks", [False, True])
@@ -94,12 +94,15 @@ def normalise(record: dict[str, Any]) -> None:
     ("change", "message"),
     [
         (to(iscrowd=1), "all 7 annotations are crowds (iscrowd 1), nothing to learn; set data.crowds=objects"),
-        (to(iscrowd=0, area=0), "all 7 annotations have area 0, nothing to learn; correct `area`, or take it out"),
+        (
+            to(iscrowd=0, area=0),
+            "all 7 annotations have area 0 or less, nothing to learn; correct `area`, or take it out",
+        ),
         (to(iscrowd=0, bbox=[0, 0, 0, 0]), "all 7 annotations have a box narrower or lower than a pixel"),
         (to(iscrowd=0, bbox=[-9, -9, 5, 5]), "all 7 annotations have a box outside the image, nothing to learn"),
         (
             to(area=0),
-            "none of 7 annotations is left to learn from: 2 crowds (iscrowd 1), 5 with area 0; correct `area`",
+            "none of 7 annotations can be learnt from: 2 crowds (iscrowd 1), 5 with area 0 or less; correct `area`",
         ),
         (normalise, "all 7 boxes lie within 0..1, as if relative to the image size where the format has pixels"),
     ],
@@ -114,6 +117,12 @@ def test_nothing_left_to_score_says_why(layout: Path) -> None:
     change_all(layout, to(iscrowd=1))
     line = refused(lambda: survey(layout, "val"))
     assert line.startswith(f"{layout / VAL}: all 8 annotations are crowds (iscrowd 1), nothing to score; set data.crow")
+
+
+def test_objects_that_no_range_of_areas_holds_are_not_scored(layout: Path) -> None:
+    change_all(layout, to(area=-1))
+    line = refused(lambda: survey(layout, "val"))
+    assert "none of 8 annotations can be scored: 2 crowds (iscrowd 1), 6 with area below 0; correct `ar" in line
 
 
 def test_no_annotation_at_all(layout: Path) -> None:
@@ -222,6 +231,13 @@ def test_boxes_for_larger_images(layout: Path) -> None:
     entry(entries, "annotations", 17)["bbox"] = [1, 1, 9, 9]
     store(layout, entries)
     assert "6 of 7 boxes end beyond their image, as if they were made for images of another size" in warnings(layout)
+
+
+def test_boxes_from_the_centre_do_not_enclose_their_masks(layout: Path) -> None:
+    outline = [[10, 10, 20, 10, 20, 20, 10, 20]]
+    change_all(layout, to(bbox=[15, 15, 10, 10], segmentation=outline, iscrowd=0, area=100))
+    expected = "7 of 7 boxes do not enclose their masks; correct bbox: it is [x, y, width, height] in pixels"
+    assert warnings(layout, masks=True) == expected
 
 
 def test_relative_boxes_are_only_a_warning_where_something_is_left_to_score(layout: Path) -> None:
