@@ -26,7 +26,7 @@ FIRST = 1e-5
 EARLY, LATER = {"seg": 1e-4, "maskformer": 1e-4, "depth": 1e-3}, {"seg": 1e-4, "maskformer": 1e-3, "depth": 1e-3}
 DETECTOR_EARLY, DETECTOR_LATER = 1e-2, 0.15
 FIELDS = {"task", "config", "checkpoint", "step", "dataset", "split", "num_images", "skipped", "protocol", "metrics"}
-FIELDS |= {"per_class", "environment", "seconds"}
+FIELDS |= {"per_class", "environment", "seconds", "selected"}
 
 
 @pytest.fixture(scope="session")
