@@ -16,9 +16,11 @@ from metrics import MetricConfig
 from metrics.base import Metric
 from models import ModelConfig
 from models.base import DenseModel
+from models.weights import IMAGENET, check_start, read_weights, replaces_backbone
 from runtime.distributed import Processes
 from runtime.optimizer import OptimizerConfig
 from runtime.schedule import ScheduleConfig
+from storage import check_is_file
 from structures import Size
 
 # A larger number is a typing error, and would fill the memory before any other check could refuse it.
@@ -103,6 +105,8 @@ class Experiment(Schema):
     def build_model(self, pretrained: bool = True) -> DenseModel:
         """Build the model on CPU, with random weights from `seed`. pretrained: then load the weight files it names.
 
+        Where the configuration still says `imagenet` (see models/weights.py), weights stay random: `check_weights` is
+        for the start of a run.
         Raises UserError if the options do not fit together or the model does not fit in memory.
         """
         torch.manual_seed(self.seed)
@@ -147,9 +151,37 @@ class Experiment(Schema):
             raise UserError(f"{self._source}: evaluation.best", f"no metric {name}", suggest(name, names))
         return name, any(name in metric.lower_is_better for metric in metrics)
 
-    def weight_files(self) -> list[str]:
-        """The files of pretrained weights that the model names."""
-        return _collect_values("weights", self.dump()["model"])
+    def check_weights(self) -> None:
+        """Check what a new run starts from, before anything is built.
+
+        Raises UserError if weights of the recipe are neither named nor declined by null, if a named file is missing,
+        or if parts that training does not change would stay random.
+        """
+        model, key = self.model, f"{self._source}: model.weights"
+        if model.weights is not None:
+            check_is_file(model.weights, f"{key} {model.weights}")
+        if not replaces_backbone(model.weights, model.weights_exclude):
+            backbone, key = model.backbone, f"{self._source}: model.backbone.weights"
+            check_start(backbone.name, backbone.weights, backbone.published, backbone.fixed, key)
+
+    def weight_files(self) -> dict[str, Path]:
+        """The files of pretrained weights that a new run loads, by their keys."""
+        model = self.model
+        files = {} if model.weights is None else {"model.weights": model.weights}
+        own = model.backbone.weights
+        if own is None or own == IMAGENET or replaces_backbone(model.weights, model.weights_exclude):
+            return files
+        return {"model.backbone.weights": own, **files}
+
+    def describe_weights(self) -> str:
+        """What a new run starts from: the files and what they are for, or that there are none. Reads the files."""
+        names = {"model.backbone.weights": "backbone", "model.weights": "whole model"}
+        parts = []
+        for key, path in self.weight_files().items():
+            exclude, remark = self.model.weights_exclude, read_weights(path, key).remark
+            without = f" without {', '.join(exclude)}" if exclude and key == "model.weights" else ""
+            parts.append(f"{names[key]}{without} from {path}{f' ({remark})' if remark else ''}")
+        return "; ".join(parts) or "none: training starts from random numbers"
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """The mixed-precision context of `precision`."""
@@ -185,11 +217,3 @@ def make_experiment(config: dict[str, Any], source: str) -> Experiment:
     experiment = validate(Experiment, config, source)
     experiment._source = source
     return experiment
-
-
-def _collect_values(key: str, node: Any) -> list[Any]:
-    """All values under `key` that are not None, at any depth."""
-    if not isinstance(node, dict):
-        return []
-    below = [value for item in node.values() for value in _collect_values(key, item)]
-    return below if node.get(key) is None else [node[key], *below]

@@ -182,6 +182,8 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_intermixed_args()
     experiment = load_experiment(arguments.cfg, arguments.overrides)
+    if arguments.check or not Checkpoints(experiment.run_folder / "checkpoints").exist():
+        experiment.check_weights()
     if experiment.system.reuse_memory:
         keep_freed_memory()
     processes = start_processes(experiment.system.device)

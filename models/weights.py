@@ -1,29 +1,118 @@
-"""Load pretrained weights from files that `tools.convert_weights` wrote, or from checkpoints of this repository."""
+"""Pretrained weights: which ones a model starts from, and how they are loaded.
+
+They are files that `tools.convert_weights` wrote, or checkpoints of this repository. The word `imagenet` in place of a
+file means the ImageNet weights that the recipe of a backbone starts from (`Published`). It says that the user has not
+decided yet: training does not start with it (`check_start`), everything else takes random numbers.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from errors import UserError, suggest
-from storage import check_state, is_state, read_tensors
+from models.wrappers import State, state_or_none, unwrap, with_prefix
+from storage import check_is_file, check_state, read_tensors
 
 FORMAT = "denseup-weights"  # marks the files of tools.convert_weights: {"format", "source", "kind", "model"}
+IMAGENET = Path("imagenet")
+
+
+class Published(NamedTuple):
+    """ImageNet weights of a backbone. file: the published one. source: the `--from` of tools.convert_weights."""
+
+    file: str
+    publisher: str
+    url: str
+    source: str
+
+    def commands(self, ours: str) -> str:
+        """The shell commands that fetch the file and convert it into `ours`."""
+        convert = f"python -m tools.convert_weights --from {self.source} {self.file} {ours}"
+        return f"curl -L -o {self.file} {self.url} && {convert}"
+
+
+def check_start(name: str, weights: Path | None, published: Published | None, fixed: str, where: str) -> None:
+    """Raise UserError, naming `where`, unless the user has named or declined (None) what a backbone starts from.
+
+    name: of the backbone. published: None if no weights of these sizes are known. fixed: what training does not change,
+    in words; "" if it changes all. Such parts would stay random, so these weights cannot be declined.
+    """
+    if weights not in (None, IMAGENET):
+        check_is_file(weights, f"{where} {weights}")
+        return
+    if weights is None and not fixed:
+        return
+    key, file = "model.backbone.weights", f"weights/{name}.pt"
+    if weights is None:
+        what = f"null would leave {fixed} at values without meaning, since training does not change them"
+    elif published:
+        what = f"imagenet means {published.file} of {published.publisher}, which is not fetched by itself"
+    else:
+        what = f"no ImageNet weights are published for a {name} of these sizes"
+    choices = []
+    if published:
+        choices.append(f"fetch and convert it ({published.commands(file)}), then add {key}={file}")
+    if not fixed:
+        choices.append(f"add {key}=null to start from random numbers")
+    raise UserError(where, what, "; or ".join(choices) or f"add {key}=FILE")
+
+
+def replaces_backbone(weights: Path | None, exclude: Sequence[str]) -> bool:
+    """Whether `model.weights` gives the backbone all its weights, so that it needs none of its own."""
+    touched = (_belongs_to("backbone", name) or _belongs_to(name, "backbone") for name in exclude)
+    return weights is not None and not any(touched)
+
+
+def load_pretrained(module: nn.Module, path: Path | None, key: str, exclude: Sequence[str] = ()) -> None:
+    """Do `load_weights` if `path` is a file; nothing for None and for the word `imagenet`."""
+    if path not in (None, IMAGENET):
+        load_weights(module, path, key, exclude)
 
 
 def load_weights(module: nn.Module, path: Path, key: str, exclude: Sequence[str] = ()) -> None:
     """Load a converted file, or a checkpoint (its averaged weights if it has them), into `module`.
 
-    key: the YAML key that names the file, for error messages. exclude: see `load_state`.
+    If `module` is a backbone, the file may also hold a whole model. key: the YAML key that names the file, for error
+    messages. exclude: see `load_state`.
     Raises UserError if the file is missing, damaged, not a weights file, or of another network.
     """
-    where = f"{key} {path}"
-    content = read_tensors(path, where)
-    state = (content.get("ema") or content.get("model")) if isinstance(content, dict) else None
-    if state is None or not is_state(state):
-        raise UserError(where, "is neither converted weights nor a checkpoint", "convert it: tools.convert_weights")
-    kind = f"{where} ({content['kind']})" if "kind" in content else where
-    load_state(module, state, kind, exclude)
+    weights, own = read_weights(path, key), module.state_dict().keys()
+    state = weights.state
+    for part in ("backbone.", "encoder."):
+        if state.keys() != own and with_prefix(state, part).keys() == own:
+            state = with_prefix(state, part)
+    if weights.is_foreign and state.keys() != own:
+        raise _no_weights(f"{key} {path}")
+    load_state(module, state, f"{key} {path} ({weights.kind})" if weights.kind else f"{key} {path}", exclude)
+
+
+class Weights(NamedTuple):
+    """The content of a file. kind: of the network, if the file says it. remark: see models/wrappers.py.
+
+    is_foreign: neither written by tools.convert_weights nor a checkpoint of this repository.
+    """
+
+    state: State
+    kind: str
+    remark: str
+    is_foreign: bool
+
+
+def read_weights(path: Path, key: str) -> Weights:
+    """Read a file of weights. Raises UserError if there are none in it; for key and other errors see `load_weights`."""
+    content = read_tensors(path, f"{key} {path}")
+    found = unwrap(content, state_or_none)
+    if found is None:
+        raise _no_weights(f"{key} {path}")
+    kind = content.get("kind", "")
+    is_foreign = not isinstance(content.get("model"), dict)
+    return Weights(found[0], kind if isinstance(kind, str) else "", found[1], is_foreign)
+
+
+def _no_weights(where: str) -> UserError:
+    return UserError(where, "is neither converted weights nor a checkpoint", "convert it: tools.convert_weights")
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], where: object, exclude: Sequence[str] = ()) -> None:

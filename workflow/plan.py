@@ -55,7 +55,7 @@ def print_plan(experiment: Experiment, processes: Processes) -> None:
         f"data        {info.name}: {len(training_set)} training and {len(validation_set)} validation images{classes}",
         *(f"            {line}" for line in data),
         describe(counts),
-        f"weights     {', '.join(experiment.weight_files()) or 'none, random initialisation'}",
+        f"weights     {experiment.describe_weights()}",
         f"batch       {layout.total} = {layout.per_process} images x {layout.accumulation} rounds x "
         f"{layout.world_size} processes",
         f"steps       {experiment.steps} ({experiment.steps * layout.total / len(training_set):.1f} epochs), "

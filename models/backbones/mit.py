@@ -8,7 +8,7 @@ map).
 """
 
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from config import Rate, Schema
 from models.base import Backbone, FeatureInfo
 from models.layers.residual_block import MLP_RATIO, ResidualBlock
-from models.weights import load_weights
+from models.weights import IMAGENET, Published, load_pretrained
 
 PerStage = tuple[int, int, int, int]
 MAX_BLOCKS = 1000  # per stage; more would be a typing error, which would fill the memory
@@ -48,10 +48,14 @@ SHAPES = {
 
 
 class MiTConfig(Schema):
-    """A MiT. weights: converted ImageNet weights. channels, depths: override those of the named size."""
+    """A MiT. weights: a file of converted weights, or None to start from random numbers; see models/weights.py.
+
+    channels, depths: override those of the named size.
+    """
 
     name: Literal["mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5"]
-    weights: Path | None = None
+    weights: Path | None = IMAGENET
+    fixed: ClassVar[str] = ""  # training changes all parts
     drop_path: Rate = 0.1
     channels: PerStage | None = None
     depths: PerStage | None = None
@@ -71,11 +75,21 @@ class MiTConfig(Schema):
         named = SHAPES[self.name]
         return Shape(self.channels or named.channels, self.depths or named.depths)
 
+    @property
+    def published(self) -> Published | None:
+        """The ImageNet-1k weights of the SegFormer release; None if the sizes are others."""
+        if self.shape != SHAPES[self.name]:
+            return None
+        url = f"https://huggingface.co/nvidia/{self.name.replace('_', '-')}/resolve/main/pytorch_model.bin"
+        return Published(
+            f"{self.name}.bin", "NVIDIA (the SegFormer release on the Hugging Face hub)", url, "huggingface"
+        )
+
     def build(self, pretrained: bool = True) -> "MiT":
         """Build the backbone. pretrained: load the weights that the config names."""
         backbone = MiT(*self.shape, drop_path=self.drop_path)
-        if self.weights and pretrained:
-            load_weights(backbone, self.weights, "model.backbone.weights")
+        if pretrained:
+            load_pretrained(backbone, self.weights, "model.backbone.weights")
         return backbone
 
 

@@ -15,26 +15,43 @@ from torch import Tensor, nn
 
 from config import Schema
 from models.base import Backbone, FeatureInfo
-from models.weights import load_weights
+from models.weights import IMAGENET, Published, load_pretrained
 
+# torchvision's IMAGENET1K_V1, the weights that detection recipes start from.
+FILES = {"resnet50": "resnet50-0676ba61.pth", "resnet101": "resnet101-63fe2227.pth"}
+PARTS = ("stem", "layer1", "layer2", "layer3", "layer4")
 CHANNELS, STRIDES = (256, 512, 1024, 2048), (4, 8, 16, 32)
 
 
 class ResNetConfig(Schema):
-    """A ResNet. weights: converted ImageNet weights (torchvision's IMAGENET1K_V1); without them training does not work.
+    """A ResNet. weights: a file of converted weights; see models/weights.py. Without them it can be built, not trained.
 
-    frozen: how many parts, counted from the first of (stem, layer1, layer2, layer3, layer4), keep their weights.
+    frozen: how many parts, counted from the first of PARTS, keep their weights.
     """
 
     name: Literal["resnet50", "resnet101"]
-    weights: Path | None = None
-    frozen: int = Field(2, ge=0, le=5)
+    weights: Path | None = IMAGENET
+    frozen: int = Field(2, ge=0, le=len(PARTS))
+
+    @property
+    def published(self) -> Published:
+        """The weights of torchvision."""
+        file = FILES[self.name]
+        return Published(
+            file, "torchvision (IMAGENET1K_V1)", f"https://download.pytorch.org/models/{file}", "torchvision"
+        )
+
+    @property
+    def fixed(self) -> str:
+        """What training does not change: the statistics of all normalisations, and the frozen parts."""
+        frozen = [f"the weights of {', '.join(PARTS[: self.frozen])}"] if self.frozen else []
+        return " and ".join([*frozen, "the statistics of the batch normalisations"])
 
     def build(self, pretrained: bool = True) -> "ResNet":
         """Build the backbone. pretrained: load the weights that the config names."""
         backbone = ResNet(self.name, self.frozen)
-        if self.weights and pretrained:
-            load_weights(backbone, self.weights, "model.backbone.weights")
+        if pretrained:
+            load_pretrained(backbone, self.weights, "model.backbone.weights")
         return backbone
 
 

@@ -7,7 +7,7 @@ graph is valid only for the size that it was exported with. As in MiT, maps are 
 """
 
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from config import Rate, Schema
 from models.base import Backbone, FeatureInfo
 from models.layers.residual_block import MLP_RATIO, ResidualBlock
-from models.weights import load_weights
+from models.weights import IMAGENET, Published, load_pretrained
 
 PerStage = tuple[int, int, int, int]
 Depth = Annotated[int, Field(gt=0, le=1000)]
@@ -38,6 +38,13 @@ class Shape(NamedTuple):
     window: int
 
 
+# ImageNet-1k weights of T and S for images of 224 pixels, ImageNet-22k weights of B and L for 384 pixels.
+FILES = {
+    "swin_t": "swin_tiny_patch4_window7_224",
+    "swin_s": "swin_small_patch4_window7_224",
+    "swin_b": "swin_base_patch4_window12_384_22k",
+    "swin_l": "swin_large_patch4_window12_384_22k",
+}
 SHAPES = {
     "swin_t": Shape(96, (2, 2, 6, 2), 7),
     "swin_s": Shape(96, (2, 2, 18, 2), 7),
@@ -47,14 +54,16 @@ SHAPES = {
 
 
 class SwinConfig(Schema):
-    """A Swin. weights: converted ImageNet weights; the output norms of the four levels keep their initial values.
+    """A Swin. weights: a file of converted weights, or None to start from random numbers; see models/weights.py.
 
+    ImageNet weights leave the output norms of the four levels at their initial values.
     window: side of a window in pixels; by default 7 for T and S, and 12 for B and L, as in the weights for images of
     384 pixels. channels (of the first stage), depths: override those of the named size.
     """
 
     name: Literal["swin_t", "swin_s", "swin_b", "swin_l"]
-    weights: Path | None = None
+    weights: Path | None = IMAGENET
+    fixed: ClassVar[str] = ""  # training changes all parts
     drop_path: Rate = 0.3
     window: Annotated[int, Field(ge=2)] | None = None
     channels: PositiveInt | None = None
@@ -72,11 +81,20 @@ class SwinConfig(Schema):
         named = SHAPES[self.name]
         return Shape(self.channels or named.channels, self.depths or named.depths, self.window or named.window)
 
+    @property
+    def published(self) -> Published | None:
+        """The weights of the original release in FILES; None if the sizes are others."""
+        if self.shape != SHAPES[self.name]:
+            return None
+        file = f"{FILES[self.name]}.pth"
+        url = f"https://github.com/SwinTransformer/storage/releases/download/v1.0.0/{file}"
+        return Published(file, "the Swin Transformer release", url, "swin")
+
     def build(self, pretrained: bool = True) -> "Swin":
         """Build the backbone. pretrained: load the weights that the config names."""
         backbone = Swin(*self.shape, drop_path=self.drop_path)
-        if self.weights and pretrained:
-            load_weights(backbone, self.weights, "model.backbone.weights")
+        if pretrained:
+            load_pretrained(backbone, self.weights, "model.backbone.weights")
         return backbone
 
 

@@ -19,7 +19,7 @@ from models.components import BackboneConfig, UpsamplerConfig
 from models.depthformer.decoder import Activation, Decoder
 from models.depthformer.hahi import HAHI, conv_norm_relu
 from models.depthformer.loss import scale_invariant_log_loss
-from models.weights import load_weights
+from models.weights import load_weights, replaces_backbone
 from structures import Batch, DatasetInfo, Prediction, Size
 
 
@@ -57,7 +57,7 @@ class DepthFormerConfig(Schema):
             raise ValueError(
                 f"min_depth {self.min_depth:g} is not below the largest depth of the data, {info.max_depth:g}"
             )
-        backbone = self.backbone.build(pretrained and self.weights is None)
+        backbone = self.backbone.build(pretrained and not replaces_backbone(self.weights, self.weights_exclude))
         widths = [self.stem_channels, *(level.channels for level in backbone.feature_info)]
         neck = HAHI(widths, self.channels, self.points, self.dropout)
         decoder = Decoder(widths, self.upsampler, self.activation, self.min_depth, info.max_depth)

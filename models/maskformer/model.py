@@ -16,7 +16,7 @@ from models.maskformer.losses import QueryLogits, extract_segments, losses
 from models.maskformer.partition import PartitionConfig, partition
 from models.maskformer.pixel_decoder import PixelDecoder
 from models.maskformer.transformer import TransformerDecoder, TransformerEncoder
-from models.weights import load_weights
+from models.weights import load_weights, replaces_backbone
 from structures import Batch, DatasetInfo, Prediction
 
 
@@ -59,7 +59,7 @@ class MaskFormerConfig(Schema):
         if info.task not in ("semantic", "panoptic"):
             what = f"{info.name} is data for the task {info.task}"
             raise ValueError(f"maskformer needs a class for every pixel, but {what}; use ade20k or coco_panoptic")
-        backbone = self.backbone.build(pretrained and self.weights is None)
+        backbone = self.backbone.build(pretrained and not replaces_backbone(self.weights, self.weights_exclude))
         widths = [level.channels for level in backbone.feature_info]
         encoder = None
         if self.encoder_layers:

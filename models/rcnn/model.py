@@ -18,7 +18,7 @@ from models.layers.fpn import FPN, NeckName
 from models.rcnn.box_head import BoxHead, BoxHeadConfig, RegionConfig
 from models.rcnn.mask_head import MaskHead, encode_masks
 from models.rcnn.rpn import RPN, RPNConfig
-from models.weights import load_weights
+from models.weights import load_weights, replaces_backbone
 from structures import Batch, DatasetInfo, Instances, Prediction
 
 
@@ -44,7 +44,7 @@ class _RCNNConfig(Schema):
 
     def build_parts(self, num_classes: int, pretrained: bool) -> tuple[Backbone, FPN, RPN, BoxHead]:
         """Build all parts except the mask head."""
-        backbone = self.backbone.build(pretrained and self.weights is None)
+        backbone = self.backbone.build(pretrained and not replaces_backbone(self.weights, self.weights_exclude))
         widths = [level.channels for level in backbone.feature_info]
         neck = FPN(widths, self.channels, self.upsampler, self.neck == "fpn_p6", self.upsampler_init)
         rpn = RPN(self.channels, self.rpn)

@@ -20,7 +20,7 @@ from models.base import Backbone, DenseModel
 from models.components import BackboneConfig, UpsamplerConfig
 from models.layers.resize import pixel_cross_entropy, resized_argmax
 from models.layers.tiling import apply_by_rows
-from models.weights import load_weights
+from models.weights import load_weights, replaces_backbone
 from structures import Batch, DatasetInfo, Prediction
 from upsamplers.interpolate import BilinearConfig, NearestConfig
 
@@ -58,7 +58,7 @@ class SegFormerConfig(Schema):
 
     def build(self, info: DatasetInfo, pretrained: bool = True) -> DenseModel:
         """Build the model for the classes of `info`. pretrained: load the weights that the config names."""
-        backbone = self.backbone.build(pretrained and self.weights is None)
+        backbone = self.backbone.build(pretrained and not replaces_backbone(self.weights, self.weights_exclude))
         channels = self.channels or (768 if self.backbone.name in WIDE_HEADS else 256)
         widths = [level.channels for level in backbone.feature_info]
         one_step = self.upsampler == BilinearConfig() if self.one_step is None else self.one_step
