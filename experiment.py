@@ -181,7 +181,10 @@ class Experiment(Schema):
             exclude, remark = self.model.weights_exclude, read_weights(path, key).remark
             without = f" without {', '.join(exclude)}" if exclude and key == "model.weights" else ""
             parts.append(f"{names[key]}{without} from {path}{f' ({remark})' if remark else ''}")
-        return "; ".join(parts) or "none: training starts from random numbers"
+        if not parts:
+            return "none: training starts from random numbers"
+        whole = self.model.weights is not None and not self.model.weights_exclude
+        return "; ".join([*parts, *([] if whole else ["all else starts from random numbers"])])
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """The mixed-precision context of `precision`."""

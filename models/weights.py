@@ -48,12 +48,13 @@ def check_start(name: str, weights: Path | None, published: Published | None, fi
     if weights is None:
         what = f"null would leave {fixed} at values without meaning, since training does not change them"
     elif published:
-        what = f"imagenet means {published.file} of {published.publisher}, which is not fetched by itself"
+        what = "imagenet stands for weights that the recipe starts from, and that are not fetched by themselves"
     else:
         what = f"no ImageNet weights are published for a {name} of these sizes"
     choices = []
     if published:
-        choices.append(f"fetch and convert it ({published.commands(file)}), then add {key}={file}")
+        steps = f"fetch and convert {published.file} of {published.publisher}: {published.commands(file)}"
+        choices.append(f"{steps} and then add {key}={file}")
     if not fixed:
         choices.append(f"add {key}=null to start from random numbers")
     raise UserError(where, what, "; or ".join(choices) or f"add {key}=FILE")

@@ -37,7 +37,7 @@ def main() -> None:
     if arguments.size:
         check_size(tuple(arguments.size))
     experiment = load_experiment(arguments.cfg, arguments.overrides)
-    model = experiment.build_model()
+    model = experiment.build_model(pretrained=False)
     size = tuple(arguments.size) if arguments.size else experiment.padded_input(model)
     try:
         counts = complexity(model, size)

@@ -22,8 +22,7 @@ def announce(
     log.print(f"{'resuming' if resumed else 'starting'} {experiment.run_folder} at step {log.step} of {log.steps}")
     notes = [f"changed: {change}" for change in changed]
     if log.processes.is_main and not resumed:
-        weights = ", ".join(experiment.weight_files()) or "none, random initialisation"
-        notes += [*data_lines(*datasets), f"pretrained weights: {weights}"]
+        notes += [*data_lines(*datasets), f"pretrained weights: {experiment.describe_weights()}"]
     for note in notes:
         log.add_note(note)
 

@@ -33,7 +33,7 @@ def test_two_processes_learn_like_one_and_score_the_same(tiny, tmp_path, here):
 def test_partitions_train_evaluate_predict_score(tiny, tmp_path, here):
     classes = load_experiment("configs/demo/pan.yaml").data.classes
     words = [word for word in tiny if not word.startswith("data.")]
-    words += ["model.backbone={name: mit_b0, channels: [8, 16, 40, 64]}"]
+    words += ["model.backbone={name: mit_b0, weights: null, channels: [8, 16, 40, 64]}"]
     words += ["optimizer.rules=[]", "model.encoder_layers=1", "model.partition={min_score: 0, min_visible: 0}"]
     scenes = next(word for word in tiny if word.startswith("data.root")).removesuffix("/ADEChallengeData2016")
     words += [f"{scenes}/coco", f"data.classes={json.dumps({key: dict(item) for key, item in classes.items()})}"]

@@ -94,7 +94,7 @@ def count_costs(comparison: Comparison) -> dict[str, dict[str, Any]]:
     costs = {}
     for variant, (run, *_) in comparison.paired.items():
         try:
-            model = run.experiment.build_model()
+            model = run.experiment.build_model(pretrained=False)
         except UserError as error:
             where, what, do = error.args
             raise UserError(f"variant {variant}: {where}", what, do) from None

@@ -72,9 +72,13 @@ class Run:
         return self.experiment.batch_size / statistics.median(rates) if rates else None
 
     def check_settings(self) -> None:
-        """Raise UserError if the folder holds a run with other settings, or one whose config.yaml cannot be read."""
+        """Raise UserError if the folder holds a run with other settings, or one whose config.yaml cannot be read.
+
+        For a run that is still to start, raise it if weights that it needs are missing.
+        """
         path = self.folder / "config.yaml"
         if not os.path.exists(self.folder / "checkpoints") and not self.finished:
+            self.experiment.check_weights()
             return
         try:
             before = yaml.safe_load(path.read_text())

@@ -1,0 +1,184 @@
+"""What a new run starts from: weights that the user has named, or random numbers that the user has asked for."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from errors import UserError
+from experiment import Experiment, load_experiment
+from models.backbones.mit import MiTConfig
+from models.backbones.resnet import FILES, ResNetConfig
+from models.backbones.swin import SwinConfig
+from models.cost import shapes_only
+from models.weights import FORMAT, IMAGENET
+from tests.conftest import ROOT
+
+RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
+SMALL = sorted([*(ROOT / "configs/demo").glob("*.yaml"), *(ROOT / "configs/minipaper").glob("*.yaml")])
+TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *RECIPES, *SMALL]
+SEG, DET = "configs/seg_dysample.yaml", "configs/det_dysample.yaml"
+
+
+def recipe(cfg: str | Path, *overrides: str) -> Experiment:
+    return load_experiment(ROOT / cfg, overrides)
+
+
+def refusal(experiment: Experiment) -> str:
+    with pytest.raises(UserError) as caught:
+        experiment.check_weights()
+    return str(caught.value)
+
+
+def with_files(experiment: Experiment) -> Experiment:
+    """The same experiment, once the files that it names exist in this folder."""
+    for path in experiment.weight_files().values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return experiment
+
+
+def training_commands(text: str) -> list[list[str]]:
+    """The words after the program of all commands in a document that train a configuration of this repository."""
+    joined = re.sub(r"\\\n[#\s]*", "", text)
+    found = re.findall(r"(?:train\.py|-m tools\.compare) (--cfg configs/[^\n`&|']+)", joined)
+    return [shlex.split(words, comments=True) for words in found]
+
+
+def test_commands_are_found_in_documents_and_heads_of_configurations():
+    assert sum(len(training_commands(path.read_text())) for path in TEXTS) > 30
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_command_that_trains_says_what_it_starts_from(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _, cfg, *words in training_commands(path.read_text()):
+        with_files(recipe(cfg, *[word for word in words if "=" in word])).check_weights()
+
+
+@pytest.mark.parametrize("path", SMALL, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_small_configurations_ask_for_random_numbers_themselves(path):
+    recipe(path).check_weights()
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_without_weights_is_refused_with_advice_that_is_accepted(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    message = refusal(recipe(path))
+    assert f"{path}: model.backbone.weights: imagenet stands for" in message
+    choices = re.findall(r"add (model\.\S+=\S+)", message)
+    frozen = recipe(path).model.backbone.name.startswith("resnet")
+    assert [choice.partition("=")[2] == "null" for choice in choices] == ([False] if frozen else [False, True])
+    for choice in choices:
+        with_files(recipe(path, choice)).check_weights()
+
+
+@pytest.mark.parametrize("more", [[], ["--check"]])
+def test_training_stops_before_it_makes_a_folder_or_reads_data(more, tmp_path, here):
+    with pytest.raises(UserError, match=r"model\.backbone\.weights=null to start from random numbers"):
+        here("train", "--cfg", SEG, f"output_dir={tmp_path}/runs", "data.root=/nowhere", *more)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("frozen", [0, 2])
+def test_a_resnet_cannot_start_from_random_numbers_since_parts_of_it_are_fixed(frozen, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["model.backbone.weights=null", f"model.backbone.frozen={frozen}"]
+    message = refusal(recipe(DET, *words))
+    assert ("the weights of stem, layer1" in message) == bool(frozen)
+    assert "the statistics of the batch normalisations" in message
+    [choice] = re.findall(r"add (model\.\S+=\S+)", message)
+    with_files(recipe(DET, *words, choice)).check_weights()
+
+
+@pytest.mark.parametrize("path", [*RECIPES, *SMALL], ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_nothing_is_fixed_in_training_that_the_backbone_does_not_tell(path):
+    experiment = recipe(path)
+    with shapes_only():
+        model = experiment.build_model()
+    fixed = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    assert all(name.startswith("backbone.") for name in fixed)
+    assert bool(experiment.model.backbone.fixed) >= bool(fixed)
+
+
+def test_weights_that_a_yaml_leaves_out_are_not_declined():
+    for record in (MiTConfig(name="mit_b1"), SwinConfig(name="swin_t"), ResNetConfig(name="resnet50")):
+        assert record.weights == IMAGENET
+    message = refusal(recipe(DET, "model.backbone=resnet101"))
+    assert "add model.backbone.weights=weights/resnet101.pt" in message
+
+
+def test_a_missing_file_is_named_before_anything_is_built():
+    for key in ("model.weights", "model.backbone.weights"):
+        assert f"{key} none.pt: no such file" in refusal(recipe(SEG, f"{key}=none.pt"))
+
+
+def test_sizes_without_published_weights_are_not_promised_any():
+    message = refusal(recipe(SEG, "model.backbone.depths=[1, 1, 1, 1]"))
+    assert "no ImageNet weights are published for a mit_b1 of these sizes; add model.backbone.weights=null" in message
+
+
+def test_weights_of_the_whole_model_make_those_of_the_backbone_unnecessary(tmp_path):
+    (tmp_path / "whole.pt").touch()
+    words = [f"model.weights={tmp_path}/whole.pt"]
+    recipe(SEG, *words, "model.weights_exclude=[head.classifier]").check_weights()
+    for part in ("backbone", "backbone.stages.0", "backbone."):
+        assert "imagenet stands for" in refusal(recipe(SEG, *words, f"model.weights_exclude=[{part}]"))
+
+
+TINY = ["model.backbone.channels=[8, 16, 40, 64]", "model.backbone.depths=[1, 1, 1, 1]", "model.channels=16"]
+
+
+def saved(experiment: Experiment, path: Path, **more: object) -> dict[str, torch.Tensor]:
+    """Save a model of another seed, as a checkpoint does. Return its tensors."""
+    state = experiment.model_copy(update={"seed": 1}).build_model(pretrained=False).state_dict()
+    torch.save({"format": FORMAT, "kind": "test", "model": state, **more}, path)
+    return state
+
+
+def test_what_the_whole_model_leaves_out_of_the_backbone_comes_from_its_own_file(tmp_path):
+    state = saved(recipe(SEG, *TINY), tmp_path / "whole.pt")
+    other = {name.removeprefix("backbone."): value + 1 for name, value in state.items() if name.startswith("backbone.")}
+    torch.save({"model": other}, tmp_path / "backbone.pt")
+    words = [f"model.weights={tmp_path}/whole.pt", f"model.backbone.weights={tmp_path}/backbone.pt"]
+    own = recipe(SEG, *TINY, *words, "model.weights_exclude=[backbone.stages.0]").build_model().state_dict()
+    for name, value in own.items():
+        assert torch.equal(value, state[name] + 1 if name.startswith("backbone.stages.0.") else state[name])
+
+
+def test_a_model_is_built_without_files_from_random_numbers():
+    undecided, declined = (recipe(SEG, *TINY, *words) for words in ([], ["model.backbone.weights=null"]))
+    assert undecided.weight_files() == {}
+    ours, theirs = (experiment.build_model().state_dict() for experiment in (undecided, declined))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_the_log_says_what_each_part_starts_from(tmp_path):
+    whole = saved(recipe(SEG, *TINY), tmp_path / "whole.pt")
+    average = {name: value.clone() for name, value in whole.items()}
+    saved(recipe(SEG, *TINY), tmp_path / "averaged.pt", ema=average)
+    assert recipe(SEG, "model.backbone.weights=null").describe_weights() == (
+        "none: training starts from random numbers"
+    )
+    words = [f"model.weights={tmp_path}/whole.pt", "model.weights_exclude=[head.classifier]"]
+    assert recipe(SEG, *words).describe_weights() == (
+        f"whole model without head.classifier from {tmp_path}/whole.pt; all else starts from random numbers"
+    )
+    words = [f"model.backbone.weights={tmp_path}/averaged.pt"]
+    assert recipe(SEG, *words).describe_weights() == (
+        f"backbone from {tmp_path}/averaged.pt (the average of the weights (ema), not model); "
+        "all else starts from random numbers"
+    )
+    assert recipe(SEG, f"model.weights={tmp_path}/whole.pt").describe_weights() == (
+        f"whole model from {tmp_path}/whole.pt"
+    )
+
+
+def test_the_files_of_resnets_are_those_that_torchvision_offers():
+    from torchvision.models import get_model_weights
+
+    for name, file in FILES.items():
+        url = ResNetConfig(name=name).published.url
+        assert (file in url, get_model_weights(name)["IMAGENET1K_V1"].url) == (True, url)
