@@ -8,7 +8,32 @@ from contextlib import suppress
 from difflib import get_close_matches
 from typing import NoReturn
 
-DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EPIPE})
+# What the operating system's error numbers mean here, for all that reads and writes files. A number that is on none of
+# these lists means what it always does: the call has failed, and the error says why (EACCES and EPERM: not permitted;
+# ENAMETOOLONG, ELOOP: a wrong path; ETXTBSY, EBUSY: in use). EINTR never arrives: Python repeats the call.
+#
+# The disk, or the way to it, can take or give nothing more. This ends a command with one line, wherever it happens:
+# full (ENOSPC, EDQUOT, EFBIG), broken or read-only (EIO, EROFS), a closed pipe (EPIPE), gone (ENODEV, ENXIO; on a
+# network ESTALE, ETIMEDOUT, EHOSTDOWN, EHOSTUNREACH; of a file system in user space ENOTCONN, ECONNABORTED).
+_FULL_OR_BROKEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EPIPE}
+_GONE = {errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH}
+DISK_ERRORS = frozenset(_FULL_OR_BROKEN | _GONE | {errno.ENOTCONN, errno.ECONNABORTED})
+# The file system does not offer the call. What it is for is left out, or done in another way.
+_NOT_OFFERED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+# Of fsync, of a file or a folder. A folder may also be refused before that: by EBADF, since it is opened for reading
+# only, or as it is opened (EISDIR; EACCES and EPERM: one may write to it, but not list it).
+NO_FSYNC = frozenset(_NOT_OFFERED)
+NO_FOLDER_FSYNC = frozenset(_NOT_OFFERED | {errno.EBADF, errno.EISDIR, errno.EACCES, errno.EPERM})
+# Of link: there are no hard links, not here (EPERM, EXDEV, EACCES), or no more of this file (EMLINK). A copy will do.
+NO_LINKS = frozenset(_NOT_OFFERED | {errno.EPERM, errno.EXDEV, errno.EACCES, errno.EMLINK})
+# Of lockf: there are no locks, or the network's lock service does not answer (ENOLCK).
+NO_LOCKS = frozenset(_NOT_OFFERED | {errno.ENOLCK})
+# Of lockf: another process holds the lock.
+LOCKED = frozenset({errno.EAGAIN, errno.EACCES})
+# Of a look at a file: it is not there. Anything else does not say whether it is.
+ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR})
+# Of reading a file: its own data are lost, so that an older file may serve. After anything else it may still be sound.
+UNREADABLE = frozenset({errno.EIO})
 
 
 class UserError(Exception):

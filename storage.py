@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from errors import UserError
+from errors import NO_FOLDER_FSYNC, NO_FSYNC, UserError
 
 # Tensors may take at most this many times the bytes of their file: weights may be tied, or stored beside their average.
 _MAX_EXPANSION = 4
@@ -35,12 +35,34 @@ def replace_atomically(path: Path) -> Iterator[Path]:
     try:
         yield part
         with part.open("rb") as file:
-            os.fsync(file.fileno())
+            fsync(file.fileno())
         os.replace(part, path)
     except BaseException:
         with suppress(OSError):
             part.unlink(missing_ok=True)
         raise
+
+
+def fsync(descriptor: int) -> None:
+    """Flush an open file to the disk, if its file system offers that. Raises OSError."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_FSYNC:
+            raise
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush the names in a folder to the disk, if its file system offers that. Raises OSError."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in NO_FOLDER_FSYNC:
+            raise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from errors import UserError
-from storage import is_state, read_tensors
+from errors import ABSENT, NO_LINKS, UNREADABLE, UserError
+from storage import flush_folder, fsync, is_state, read_tensors
 
 LABEL = b"sha256:"
 COMMENT_LENGTH = len(LABEL) + 64
@@ -38,8 +38,12 @@ class Checkpoints:
         self._last_is_intact = True
 
     def exist(self) -> bool:
-        """Whether there is any checkpoint, damaged or not."""
-        return any(map(os.path.lexists, (self.last, self.previous, self.best)))
+        """Whether there is any checkpoint, damaged or not. Raises UserError if the folder cannot be looked into."""
+        return bool(self._present())
+
+    def _present(self) -> list[Path]:
+        """The checkpoints that are there, the newest first. Raises UserError where that cannot be told."""
+        return [path for path in (self.last, self.previous, self.best) if _is_there(path)]
 
     def save(self, state: dict[str, Any], is_best: bool = False) -> None:
         """Save `state` as the last checkpoint and, if `is_best`, also as the best one.
@@ -56,7 +60,7 @@ class Checkpoints:
                 _replace_by_link(self.last, self.previous)
             part.replace(self.last)
             self._last_is_intact = True
-            _flush_folder(self.folder)
+            flush_folder(self.folder)
         except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
             with suppress(OSError):
                 part.unlink(missing_ok=True)
@@ -68,9 +72,10 @@ class Checkpoints:
     def load(self) -> tuple[dict[str, Any], Path] | None:
         """Load the newest checkpoint that is not damaged. Return it and its path, or None if there is no checkpoint.
 
-        Prints a warning if it is not the last one. Raises UserError if there are checkpoints and all are damaged.
+        Prints a warning if it is not the last one. Raises UserError if there are checkpoints and all are damaged, or if
+        one cannot be reached, though it may be sound.
         """
-        present = [path for path in (self.last, self.previous, self.best) if os.path.lexists(path)]
+        present = self._present()
         for path in present:
             try:
                 state = _read(path)
@@ -121,6 +126,18 @@ def is_checkpoint(path: Path) -> bool:
         return file.read(len(LABEL)) == LABEL
 
 
+def _is_there(path: Path) -> bool:
+    """Whether there is a file. A folder that cannot be looked into must not pass for one without checkpoints."""
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if error.errno in ABSENT:
+            return False
+        advice = "see to it that the folder can be read, then run the same command again; or choose another run_name"
+        raise UserError(path, f"may be there or not ({error.strerror})", advice) from None
+    return True
+
+
 def _write(state: dict[str, Any], path: Path) -> None:
     torch.save(state, path)
     with path.open("r+b") as file:
@@ -128,13 +145,13 @@ def _write(state: dict[str, Any], path: Path) -> None:
         file.seek(-2, os.SEEK_END)
         file.write(struct.pack("<H", COMMENT_LENGTH) + LABEL + digest)
         file.flush()
-        os.fsync(file.fileno())
+        fsync(file.fileno())
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise DamagedCheckpointError("is not a file")
     try:
+        if not path.is_file():
+            raise DamagedCheckpointError("is not a file")
         size = path.stat().st_size
         with path.open("rb") as file:
             if size > COMMENT_LENGTH + 22:  # an empty archive has 22 bytes
@@ -143,7 +160,10 @@ def _read(path: Path) -> dict[str, Any]:
             else:
                 digest = stored = b""
     except OSError as error:
-        raise DamagedCheckpointError(f"cannot be read ({error.strerror})") from None
+        what = f"cannot be read ({error.strerror})"
+        if error.errno not in UNREADABLE:
+            raise UserError(path, what, "see to it that it can be read, then run the same command again") from None
+        raise DamagedCheckpointError(what) from None
     if stored[2 : 2 + len(LABEL)] != LABEL:
         raise DamagedCheckpointError("is cut short, or not a checkpoint of train.py: it has no checksum")
     if stored != struct.pack("<H", COMMENT_LENGTH) + LABEL + digest:
@@ -179,17 +199,11 @@ def _replace_by_link(source: Path, target: Path) -> None:
     part.unlink(missing_ok=True)
     try:
         os.link(source, part)
-    except OSError:  # no hard links here
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
         shutil.copyfile(source, part)
         with part.open("rb") as file:
-            os.fsync(file.fileno())
+            fsync(file.fileno())
     part.replace(target)
     part.unlink(missing_ok=True)  # `replace` does nothing if both names already belong to the same file
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,5 +1,6 @@
 """The log of a run: progress bar or lines on the terminal, `log.jsonl`, TensorBoard."""
 
+import errno
 import json
 import resource
 import sys
@@ -157,6 +158,8 @@ class RunLog:
             yield
         except OSError as error:
             advice = "free space or fix the permissions, then run the same command again"
+            if error.errno == errno.ENAMETOOLONG:  # of a picture, which is named after its image
+                advice = "run the same command again with evaluation.pictures=0"
             raise UserError(self._folder, f"cannot be written ({error})", advice) from None
 
     def _show_on_board(self, section: str, step: int, record: dict[str, float]) -> None:

@@ -1,13 +1,14 @@
 """The folder of one run. Only one start of a run may use it at a time, and only with settings that continue the run."""
 
 import fcntl
+from errno import ENAMETOOLONG
 from pathlib import Path
 from typing import TextIO
 
 import yaml
 
 from config import Schema, dump
-from errors import UserError
+from errors import LOCKED, NO_LOCKS, UserError
 from runtime.changes import Change, changes
 from runtime.checkpoint import Checkpoints
 from storage import write_text
@@ -70,17 +71,25 @@ def lock_folder(path: Path, other_folder: str, holder: str, other_name: str) -> 
     """Make a folder and lock it for this process, until the returned file is closed.
 
     other_folder, holder, other_name: for the error messages. Raises UserError if the folder cannot be written ("choose
-    OTHER_FOLDER") or is locked ("HOLDER is using this folder; stop it or choose OTHER_NAME").
+    OTHER_FOLDER") or is locked ("HOLDER is using this folder; stop it or choose OTHER_NAME"). On a file system without
+    locks it prints a warning, and the folder is not locked.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = (path / ".lock").open("w")
     except OSError as error:
-        raise UserError(path, f"cannot be written ({error})", f"choose {other_folder}") from None
+        choice = f"{other_name} or {other_folder}, a shorter one" if error.errno == ENAMETOOLONG else other_folder
+        raise UserError(path, f"cannot be written ({error})", f"choose {choice}") from None
     try:
         # Not flock: data workers would inherit that lock and keep it for seconds after the run is killed.
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            warning = f"its file system has no locks ({error.strerror}); nothing keeps {holder} out of this folder"
+            print(f"warning: {path}: {warning}", flush=True)
+            return lock
         lock.close()
-        raise UserError(path, f"{holder} is using this folder", f"stop it or choose {other_name}") from None
+        if error.errno in LOCKED:
+            raise UserError(path, f"{holder} is using this folder", f"stop it or choose {other_name}") from None
+        raise UserError(path, f"cannot be locked ({error})", f"choose {other_folder}") from None
     return lock
