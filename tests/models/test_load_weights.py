@@ -85,3 +85,23 @@ def test_files_that_are_no_weights_are_refused(tmp_path: Path) -> None:
     for length in (0, 10, len(whole) // 2, len(whole) - 10):
         (tmp_path / "w.pt").write_bytes(whole[:length])
         assert "damaged" in refusal(Network(), tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "model.module._orig_mod."])
+def test_prefixes_of_training_code_come_off(prefix: str, tmp_path: Path) -> None:
+    source, module = Network(seed=1), Network()
+    path = save(tmp_path / "w.pt", state_dict={prefix + name: value for name, value in source.state_dict().items()})
+    load_weights(module, path, "model.weights")
+    assert equal(module.state_dict(), source.state_dict())
+
+
+def test_a_backbone_is_taken_out_of_a_whole_model(tmp_path: Path) -> None:
+    source, module = Network(seed=1), Network()
+    state = {f"backbone.{name}": value for name, value in source.state_dict().items()} | {"head.a": torch.ones(1)}
+    load_weights(module, save(tmp_path / "w.pt", model=state), "model.backbone.weights")
+    assert equal(module.state_dict(), source.state_dict())
+
+
+def test_published_weights_that_are_not_converted_are_told_to_be(tmp_path: Path) -> None:
+    path = save(tmp_path / "w.pt", state_dict={**Network().state_dict(), "fc.weight": torch.ones(1)})
+    assert "convert it: tools.convert_weights" in refusal(Network(), path)

@@ -6,7 +6,8 @@ MaskFormer), torchvision (ResNet-50 and ResNet-101 of ImageNet, Faster R-CNN and
 detectors and Panoptic FPN of mmdetection 2 and 3, and of later work on its code), swin (swin_*.pth of the original
 release), timm (its Swin Transformers), depthformer (whole models of its authors' toolbox), maskformer (whole models
 of its release).
-IN: a file of PyTorch (.pth, .pt, .bin), .safetensors, or a pickle of arrays (.pkl). OUT: {"format", "source", "kind",
+IN: a file of PyTorch (.pth, .pt, .bin), .safetensors, or a pickle of arrays (.pkl). What training code wraps around a
+model (DistributedDataParallel, torch.compile, Lightning, averages) is taken off. OUT: {"format", "source", "kind",
 "model"}, float32 tensors.
 """
 
@@ -30,7 +31,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.input.exists() and arguments.output.exists() and arguments.output.samefile(arguments.input):
         raise UserError(f"OUT {arguments.output}", "is the file to convert", "name another file")
-    kind, model, remark = convert(arguments.source, read_published(arguments.input), arguments.input)
+    state, taken = read_published(arguments.input)
+    kind, model, remark = convert(arguments.source, state, arguments.input)
     own = {
         name: value.detach().clone() for name, value in model.items()
     }  # torch.save would write the whole storage of a view
@@ -41,6 +43,7 @@ def main() -> None:
     except (OSError, RuntimeError) as error:
         raise UserError(arguments.output, f"cannot be written ({error})", "name a file that you may write") from None
     numbers = sum(value.numel() for value in model.values())
+    remark += f"; taken: {taken}" if taken else ""
     print(f"{arguments.output}: {kind}, {len(model)} tensors with {numbers:,} numbers; {remark}")
 
 

@@ -15,6 +15,7 @@ from datasets.coco.dataset import CLASSES
 from errors import UserError
 from models.panoptic_fpn.model import PanopticFPNConfig
 from models.rcnn.model import FasterRCNNConfig, MaskRCNNConfig
+from models.wrappers import with_prefix
 from storage import check_state
 from structures import DatasetInfo
 from tools.convert_weights import resnet
@@ -24,7 +25,6 @@ from tools.convert_weights.tensors import (
     check_leftovers,
     move_module,
     recognise_upsampler,
-    select_prefix,
 )
 
 ROWS = {"box_head.classifier": 1, "box_head.deltas": 4, "mask_head.classifier": 1}  # outputs per class
@@ -184,7 +184,7 @@ def _finish(backbone: str, model: State, remaining: State, layout: Layout, remar
     if layout.upsamplers:  # if they have no tensors, it is nearest
         prefixes = [layout.upsamplers.format(i=i) for i in range(4 if options["neck"] == "fpn_p6" else 3)]
         options |= _take_upsamplers(remaining, prefixes, model, "neck.upsamplers.{i}.", "upsampler")
-    mask_upsampler = select_prefix(remaining, layout.mask_upsampler)
+    mask_upsampler = with_prefix(remaining, layout.mask_upsampler)
     if "weight" in mask_upsampler and mask_upsampler["weight"].shape[2:] == (
         2,
         2,
@@ -209,12 +209,12 @@ def _finish(backbone: str, model: State, remaining: State, layout: Layout, remar
 
 def _take_upsamplers(remaining: State, prefixes: list[str], model: State, ours: str, key: str) -> dict[str, Any]:
     """Move the tensors of upsamplers from `remaining` to `model`. Return {key: YAML value}, or {} if unknown."""
-    stages = [select_prefix(remaining, prefix) for prefix in prefixes]
+    stages = [with_prefix(remaining, prefix) for prefix in prefixes]
     found = recognise_upsampler(stages, CHANNELS) if all(stages) else None
     if found is None:
         return {}  # tensors of an unknown upsampler remain, and `check_leftovers` refuses them
     for i, (prefix, stage) in enumerate(zip(prefixes, stages, strict=True)):
         for name in stage:
             del remaining[prefix + name]
-        model |= {ours.format(i=i) + name: value for name, value in select_prefix(found[0], f"{i}.").items()}
+        model |= {ours.format(i=i) + name: value for name, value in with_prefix(found[0], f"{i}.").items()}
     return {key: found[1]}

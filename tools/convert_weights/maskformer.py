@@ -9,6 +9,7 @@ import torch
 
 from errors import UserError
 from models.maskformer.model import MaskFormerConfig
+from models.wrappers import with_prefix
 from storage import check_state
 from structures import DatasetInfo
 from tools.convert_weights import swin
@@ -21,7 +22,6 @@ from tools.convert_weights.tensors import (
     list_names,
     move_module,
     recognise_upsampler,
-    select_prefix,
 )
 
 
@@ -202,7 +202,7 @@ def _convert(remaining: State, layout: Layout, where: object) -> Converted:
     if encoder_layers:
         options["encoder_layers"] = encoder_layers
     prefixes = [layout.upsamplers.format(i=i) for i in range(3)]
-    stages = [select_prefix(remaining, prefix) for prefix in prefixes]
+    stages = [with_prefix(remaining, prefix) for prefix in prefixes]
     if all(stages) and (found := recognise_upsampler(stages, channels)):
         options["upsampler"] = found[1]
         model |= {f"pixel_decoder.upsamplers.{name}": value for name, value in found[0].items()}

@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,14 @@ import torch
 from torch import Tensor
 
 from errors import UserError
-from storage import check_is_file, is_state, read_tensors
+from models.wrappers import state_or_none, unwrap
+from storage import check_is_file, read_tensors
 from tools.convert_weights.pickles import as_tensor, read_arrays
 from tools.convert_weights.tensors import State
 
 
-def read_published(path: Path) -> State:
-    """Read the tensors of a published file without wrapper keys; floating-point tensors become float32.
+def read_published(path: Path) -> tuple[State, str]:
+    """Read the tensors of a published file, and a remark: see models/wrappers.py. Floating-point ones become float32.
 
     Raises UserError if the file is missing, damaged, holds anything else, or a value that is not finite.
     """
@@ -23,19 +25,20 @@ def read_published(path: Path) -> State:
         content: Any = read_safetensors(path)
     else:
         content = read_arrays(path) if path.suffix == ".pkl" else read_tensors(path, path)
-    for wrapper in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if isinstance(content, dict) and path.suffix == ".pkl":
-        content = {name: as_tensor(value, path) for name, value in content.items()}
-    if not content or not is_state(content):
+    found = unwrap(content, partial(_as_state, path=path))
+    if found is None:
         raise UserError(path, "is not a dictionary of tensors", "give the published file of weights")
-    if all(name.startswith("module.") for name in content):
-        content = {name.removeprefix("module."): value for name, value in content.items()}
-    for name, value in content.items():
+    state, remark = found
+    for name, value in state.items():
         if not value.isfinite().all():
             raise UserError(f"{path}: {name}", "has infinite or NaN values", "fetch the file again, or use another")
-    return {name: value.float() if value.is_floating_point() else value for name, value in content.items()}
+    return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}, remark
+
+
+def _as_state(content: dict[Any, Any], path: Path) -> State | None:
+    if path.suffix == ".pkl":
+        content = {name: as_tensor(value, path) for name, value in content.items()}
+    return state_or_none(content)
 
 
 SAFETENSORS_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

@@ -10,6 +10,7 @@ import torch
 from errors import UserError
 from models.backbones.mit import SHAPES, MiT
 from models.segformer.model import SegFormerConfig
+from models.wrappers import with_prefix
 from storage import check_state
 from structures import DatasetInfo
 from tools.convert_weights.tensors import (
@@ -19,7 +20,6 @@ from tools.convert_weights.tensors import (
     list_names,
     move_module,
     recognise_upsampler,
-    select_prefix,
 )
 
 
@@ -173,11 +173,11 @@ def _take_head(remaining: State, layout: Layout) -> tuple[State, Any]:
                 move_module(remaining, (published.format(s=stage + layout.first_stage),), converted, f"embeds.{stage}")
         else:
             move_module(remaining, (published,), converted, ours)
-    stages = [select_prefix(remaining, f"decode_head.upsamplers.{index}.") for index in range(6)]
+    stages = [with_prefix(remaining, f"decode_head.upsamplers.{index}.") for index in range(6)]
     if "norm.weight" in converted and all(stages):
         found = recognise_upsampler(stages, len(converted["norm.weight"]))
         if found is not None:
-            for name in select_prefix(remaining, "decode_head.upsamplers."):
+            for name in with_prefix(remaining, "decode_head.upsamplers."):
                 del remaining[f"decode_head.upsamplers.{name}"]
             return converted | {f"upsamplers.{name}": value for name, value in found[0].items()}, found[1]
     return converted, "bilinear"  # tensors of an unknown upsampler remain, and `check_leftovers` refuses them

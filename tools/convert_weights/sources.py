@@ -1,8 +1,11 @@
 """The sources of published weights, and the function that converts each."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
+from errors import UserError
+from models.wrappers import with_prefix
 from tools.convert_weights import depthformer, detectors, maskformer, segformer, swin
 from tools.convert_weights.tensors import Converted, State
 
@@ -30,5 +33,16 @@ SOURCES: dict[str, Callable[[State, object], Converted]] = {
 
 
 def convert(source: str, state: State, where: object) -> Converted:
-    """Convert tensors that `source` published. Raises UserError, naming `where`, for weights of another source."""
-    return SOURCES[source](state, where)
+    """Convert tensors that `source` published. Raises UserError, naming `where`, for weights of another source.
+
+    If all names but those of a classifier begin with `backbone.` or `encoder.`, and the source has no network of such
+    names, they are those of a backbone.
+    """
+    try:
+        return SOURCES[source](state, where)
+    except UserError:
+        for outer in ("backbone.", "encoder."):
+            if all(name.startswith((outer, "fc.", "head.", "classifier.")) for name in state):
+                with suppress(UserError):
+                    return SOURCES[source](with_prefix(state, outer), where)
+        raise

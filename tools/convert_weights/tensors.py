@@ -7,12 +7,10 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from errors import UserError
+from models.wrappers import State
 from upsamplers import PAPER_NAMES, build_upsampler, load_published
-
-State = dict[str, Tensor]
 
 # An upsampler is recognised by its tensors: it is the first of these that loads them.
 UPSAMPLERS: list[Any] = [*PAPER_NAMES, {"name": "fade", "gate": True}, {"name": "sapa", "norm": "group"}]
@@ -34,11 +32,6 @@ def move_module(remaining: State, published: tuple[str, ...], converted: State, 
         if all(name in remaining for name in names):
             parts = [remaining.pop(name) for name in names]
             converted[f"{ours}.{tensor}"] = parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def select_prefix(state: State, prefix: str) -> State:
-    """The tensors whose names begin with `prefix`; the prefix is removed from the names."""
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def recognise_upsampler(stages: Sequence[State], channels: int) -> tuple[State, Any] | None:

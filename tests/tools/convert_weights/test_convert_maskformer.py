@@ -192,7 +192,7 @@ def test_the_release_comes_as_a_pickle_of_arrays(tmp_path: Path) -> None:
     path = tmp_path / "model_final.pkl"
     arrays = {"model": {name: value.numpy() for name, value in state.items()}, "__author__": "third_party"}
     path.write_bytes(pickle.dumps(arrays))
-    found = read_published(path)
+    found, _ = read_published(path)
     assert found.keys() == state.keys()
     assert all(torch.equal(found[name], value) for name, value in state.items())
     path.write_bytes(path.read_bytes()[:-100])

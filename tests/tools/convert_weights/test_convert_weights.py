@@ -9,6 +9,7 @@ from reference_segformer import State, hub_state, segformer
 from safetensors.torch import save_file
 
 from errors import UserError
+from models.backbones.resnet import ResNet
 from models.segformer.model import SegFormer, SegFormerConfig
 from structures import DatasetInfo
 from tests.tools.convert_weights.renaming import renamed
@@ -184,7 +185,7 @@ def test_published_upsamplers_come_along_and_are_recognised(upsampler: object, h
 
 def test_half_precision_and_process_prefixes_are_undone(hub: State, tmp_path: Path) -> None:
     torch.save({"model": {f"module.{name}": value.half() for name, value in hub.items()}}, tmp_path / "in.bin")
-    state = read_published(tmp_path / "in.bin")
+    state, _ = read_published(tmp_path / "in.bin")
     assert state.keys() == hub.keys()
     assert {value.dtype for value in state.values()} == {torch.float32}
 
@@ -204,7 +205,7 @@ def test_safetensors_are_read_and_truncated_ones_refused(tmp_path: Path) -> None
     state = {"a": torch.randn(3, 2), "b": torch.randn(4).half(), "n": torch.tensor(7), "e": torch.zeros(0, 3)}
     path = tmp_path / "in.safetensors"
     write_safetensors(path, state)
-    for name, value in read_published(path).items():
+    for name, value in read_published(path)[0].items():
         assert torch.equal(value, state[name].to(value.dtype))
         assert value.shape == state[name].shape
     path.write_bytes(path.read_bytes()[:-8])
@@ -260,6 +261,43 @@ def test_files_of_another_kind_are_refused(content: bytes, tmp_path: Path) -> No
 def test_safetensors_may_hold_integers(tmp_path):
     tensors = {"norm.weight": torch.arange(3.0), "norm.num_batches_tracked": torch.tensor(7)}
     save_file(tensors, tmp_path / "file.safetensors")
-    state = read_published(tmp_path / "file.safetensors")
+    state, _ = read_published(tmp_path / "file.safetensors")
     assert state.keys() == tensors.keys()
     assert all(torch.equal(state[name], tensor) for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "model.", "module._orig_mod.", "model.module.", "ema_model.module."])
+@pytest.mark.parametrize(
+    ("source", "published"),
+    [("huggingface", dict), ("huggingface", current), ("segformer", official), ("mmseg", mmseg)],
+)
+def test_prefixes_of_training_code_come_off(
+    prefix: str, source: str, published: object, hub: State, tmp_path: Path
+) -> None:
+    state = published(hub)
+    torch.save({"state_dict": {prefix + name: value for name, value in state.items()}}, tmp_path / "in.pth")
+    found, _ = read_published(tmp_path / "in.pth")
+    assert found.keys() == state.keys()
+    assert convert(source, found, "test").model.keys() == convert(source, state, "test").model.keys()
+
+
+def test_of_a_model_and_its_average_the_average_is_taken_and_named(
+    hub: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    average = {name: value + 1 if value.is_floating_point() else value for name, value in hub.items()}
+    torch.save({"state_dict": hub, "model_ema": average}, tmp_path / "in.pth")
+    run(monkeypatch, "huggingface", tmp_path / "in.pth", tmp_path / "out.pt")
+    assert "taken: the average of the weights (model_ema), not state_dict" in capsys.readouterr().out
+    expected = convert("huggingface", average, "test").model
+    model = torch.load(tmp_path / "out.pt", weights_only=True)["model"]
+    assert all(torch.equal(model[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("outer", ["backbone.", "encoder."])
+def test_a_backbone_under_another_name_is_taken_where_no_network_has_such_names(outer: str) -> None:
+    with torch.device("meta"):
+        state = dict(ResNet("resnet50", frozen=0).state_dict())
+    wrapped = {outer + name: torch.zeros(value.shape) for name, value in state.items()}
+    found = convert("torchvision", {**wrapped, "fc.weight": torch.zeros(1)}, "test")
+    assert found.kind == "resnet50"
+    assert found.model.keys() == state.keys()
