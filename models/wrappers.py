@@ -10,8 +10,10 @@ from storage import is_state
 State = dict[str, Tensor]
 
 # Keys of the files of training code. An average of the weights comes before the weights themselves.
-AVERAGES = ("ema", "ema_model", "model_ema", "ema_state_dict", "state_dict_ema", "ema_state", "model_ema_state_dict")
-AVERAGES += ("ema_net", "averaged_model", "shadow")
+AVERAGES = (
+    *("ema", "ema_model", "model_ema", "ema_state_dict", "state_dict_ema", "ema_state", "model_ema_state_dict"),
+    *("ema_net", "averaged_model", "shadow"),
+)
 MODELS = ("state_dict", "model", "model_state", "model_state_dict", "module", "net", "network", "weights", "params")
 MAX_NESTING = 6  # containers in containers
 
