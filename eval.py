@@ -105,7 +105,7 @@ def main() -> None:
         keep_freed_memory(EVALUATION)
     dataset = experiment.data.build("val")
     files = experiment.data.prediction_files(arguments.predictions) if arguments.predictions else None
-    processes = start_processes(experiment.system.device)
+    processes = start_processes(experiment.system.device, experiment.system.backend)
     result = score(model.to(processes.device), dataset, experiment, processes, files)
     result |= {"checkpoint": str(path), "step": step, "selected": selected}
     if processes.is_main:

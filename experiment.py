@@ -55,12 +55,15 @@ class SystemConfig(Schema):
     workers: data-loading processes per training process. max_per_process: the largest number of images that fit into
     one process at once; larger batches are split into accumulation rounds, whose losses are averaged. This average
     differs from the loss of the whole batch if a loss is a mean over objects, or is not a mean (as for depth).
+    backend: what exchanges CUDA tensors between processes. auto: NCCL, which takes one process per GPU. gloo: slower,
+    for machines on which NCCL does not work, and for processes that share a GPU.
     channels_last, compile: memory layout and torch.compile. reuse_memory: let glibc keep freed memory, on CPU (see
     runtime/memory.py). deterministic: use deterministic algorithms only, so that equal runs give equal bits on CUDA
     too; an operation without such an algorithm is an error.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    backend: Literal["auto", "gloo"] = "auto"
     workers: WorkerCount = 4
     max_per_process: PositiveInt | None = None
     channels_last: bool = False

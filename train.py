@@ -186,7 +186,7 @@ def main() -> None:
         experiment.check_weights()
     if experiment.system.reuse_memory:
         keep_freed_memory()
-    processes = start_processes(experiment.system.device)
+    processes = start_processes(experiment.system.device, experiment.system.backend)
     with deterministic_algorithms(experiment.system.deterministic):
         if arguments.check:
             print_plan(experiment, processes)

@@ -12,7 +12,7 @@ FREE = frozenset(
     {
         *(
             f"system.{name}"
-            for name in ("device", "workers", "channels_last", "compile", "reuse_memory", "deterministic")
+            for name in ("device", "backend", "workers", "channels_last", "compile", "reuse_memory", "deterministic")
         ),
         *("logging", "output_dir", "evaluation.batch_size", "evaluation.every", "evaluation.pictures"),
     }

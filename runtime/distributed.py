@@ -81,30 +81,29 @@ class Processes:
             barrier.wait()
 
 
-def start_processes(device: str) -> Processes:
+def start_processes(device: str, backend: str = "auto") -> Processes:
     """Join the process group of torchrun, or be a single process.
 
-    device: "auto" (CUDA if available), "cpu" or "cuda". CPU tensors are exchanged by gloo, CUDA tensors by NCCL.
+    device: "auto" (CUDA if available), "cpu" or "cuda". backend: "auto" (CPU tensors are exchanged by gloo, CUDA
+    tensors by NCCL, which takes one process per GPU) or "gloo" (all by gloo; processes may share a GPU).
     `exit_together` destroys the process group at the end.
-    Raises UserError if CUDA is requested but missing, or if there are more processes than GPUs.
+    Raises UserError if CUDA is requested but missing, or if there are more processes than GPUs for NCCL.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("system.device", "cuda is requested, but PyTorch sees no CUDA device", "use auto or cpu")
     rank, count = rank_and_count()
     local_rank, local_count = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if device == "cpu" or not torch.cuda.is_available():
-        own = torch.device("cpu")
-    elif local_count > torch.cuda.device_count():
-        raise UserError(
-            "torchrun", f"{local_count} processes for {torch.cuda.device_count()} GPUs", "start one per GPU"
-        )
-    else:
-        own = torch.device("cuda", local_rank)
+    own, gpus = torch.device("cpu"), torch.cuda.device_count()
+    if device != "cpu" and torch.cuda.is_available():
+        if local_count > gpus and backend == "auto":
+            advice = "start one per GPU, or add system.backend=gloo to let them share GPUs"
+            raise UserError("torchrun", f"{local_count} processes for {gpus} GPUs", advice)
+        own = torch.device("cuda", local_rank % gpus)
         torch.cuda.set_device(own)
     if count == 1:
         return Processes(rank, count, own)
-    backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=TIMEOUT, store=shared_store(), rank=rank, world_size=count)
+    exchange = "cpu:gloo,cuda:nccl" if own.type == "cuda" and backend == "auto" else "gloo"
+    dist.init_process_group(exchange, timeout=TIMEOUT, store=shared_store(), rank=rank, world_size=count)
     no_timeout = dist.new_group(backend="gloo", timeout=NO_TIMEOUT)
     assert isinstance(no_timeout, dist.ProcessGroup)
     return Processes(rank, count, own, no_timeout)
