@@ -53,8 +53,8 @@ def check_start(name: str, weights: Path | None, published: Published | None, fi
         what = f"no ImageNet weights are published for a {name} of these sizes"
     choices = []
     if published:
-        steps = f"fetch and convert {published.file} of {published.publisher}: {published.commands(file)}"
-        choices.append(f"{steps} and then add {key}={file}")
+        steps = f"fetch and convert {published.file} of {published.publisher} ({published.commands(file)})"
+        choices.append(f"{steps}, then add {key}={file}")
     if not fixed:
         choices.append(f"add {key}=null to start from random numbers")
     raise UserError(where, what, "; or ".join(choices) or f"add {key}=FILE")
