@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 import structures
-from datasets.base import Sample
+from datasets.base import ImageRange, Sample
 from datasets.coco.masks import decode
 from datasets.files.images import read_image
 from datasets.loading import image_batches
@@ -73,7 +73,8 @@ class Predictor:
     def stream(self, pictures: Sequence[Picture]) -> Iterator["Prediction"]:
         """Yield the predictions one after another, so that only one batch of them is in memory."""
         for start in range(0, len(pictures), self._batch_size):
-            images = [_pixels(picture) for picture in pictures[start : start + self._batch_size]]
+            image_range = self._experiment.data.image_range
+            images = [_pixels(picture, image_range) for picture in pictures[start : start + self._batch_size]]
             found = self._predict(images)
             yield from (
                 Prediction(image, prediction, self._experiment.data.info)
@@ -176,10 +177,12 @@ def _objects(found: Instances, classes: tuple[str, ...], size: Size) -> list[Obj
     return result
 
 
-def _pixels(picture: Picture) -> np.ndarray:
-    """The picture as displayed, [H, W, 3] uint8, RGB."""
+def _pixels(picture: Picture, image_range: ImageRange) -> np.ndarray:
+    """The picture as displayed, [H, W, 3] uint8, RGB. image_range: of files with more than 8 bits per channel."""
     if isinstance(picture, str | Path):
-        return read_image(Path(picture))
+        return read_image(Path(picture), image_range)
+    if isinstance(picture, Image.Image) and picture.mode[0] in "IF":  # Pillow would clip its values to 255
+        raise UserError("picture", f"has mode {picture.mode}, more than 8 bits", "give its path, or 8 bits")
     if isinstance(picture, Image.Image):
         return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
     if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3:

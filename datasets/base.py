@@ -5,11 +5,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import AfterValidator, PositiveFloat
+from pydantic import AfterValidator, BeforeValidator, PositiveFloat
 
 from config import Schema
 from structures import DatasetInfo, Instances, Panoptic, Prediction, Size, Target
@@ -91,6 +91,18 @@ def _check_order(limits: tuple[float, float]) -> tuple[float, float]:
 
 Ascending = AfterValidator(_check_order)
 FactorRange = Annotated[tuple[PositiveFloat, PositiveFloat], Ascending]
+
+
+def _check_image_range(value: Any) -> Any:
+    numbers = isinstance(value, list | tuple) and all(isinstance(item, int | float) for item in value)
+    if value is None or value == "full" or (numbers and len(value) == 2 and value[0] < value[1]):
+        return value
+    raise ValueError(f"{value!r} is not a range; write the values of black and white, as in [0, 4095], full, or null")
+
+
+# The values of images of more than 8 bits that become 0 and 255 (see `datasets.files.images.read_image`). None: 16 bits
+# are read like "full", if most images use them.
+ImageRange = Annotated[tuple[float, float] | Literal["full"] | None, BeforeValidator(_check_image_range)]
 
 
 class Transform(Schema, ABC):

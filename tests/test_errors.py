@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -100,24 +101,51 @@ IMAGE = "images/training/ADE_train_00000003.jpg"
 LABELS = "annotations/training/ADE_train_00000003.png"
 
 
+def write_values(value: int, *size: int) -> Callable[[Path], None]:
+    return lambda path: write_labels(path, np.full(size, value, np.uint8))
+
+
 @pytest.mark.parametrize(
     ("relative", "damage", "expected"),
     [
         (IMAGE, break_image, "truncated"),
         (IMAGE, lambda path: path.write_bytes(b""), "empty"),
         (LABELS, break_image, "damaged or truncated"),
-        (LABELS, lambda path: write_labels(path, np.full((48, 64), 99, np.uint8)), "value 99"),
-        (LABELS, lambda path: write_labels(path, np.ones((48, 60), np.uint8)), "60 x 48 pixels"),
-        (LABELS, lambda path: write_labels(path, np.ones((48, 64, 3), np.uint8)), "RGB"),
+        (LABELS, write_values(99, 48, 64), "value 99"),
+        (LABELS, write_values(1, 48, 60), "60 x 48 pixels"),
+        (LABELS, write_values(1, 48, 64, 3), "RGB"),
     ],
 )
-def test_bad_file_in_the_middle_of_a_run_loses_nothing(fails, tiny, tmp_path, data, relative, damage, expected):
+def test_bad_file_in_the_middle_of_a_run_loses_nothing(
+    fails, tiny, tmp_path, data, monkeypatch, relative, damage, expected
+):
+    for name in ("SURVEYED_MAPS", "SURVEYED_IMAGES"):  # else most are found before the start
+        monkeypatch.setattr(f"datasets.semantic.ade20k.{name}", 1)
     damage(data / relative)
     line = fails(training.main, *CFG, *tiny, f"data.root={data}", "batch_size=2")
     assert str(data / relative) in line
     assert expected in line
     saved = torch.load(tmp_path / "seg/checkpoints/last.pt", weights_only=True)
     assert saved["step"] < 6
+
+
+@pytest.mark.parametrize("damage", [break_image, write_values(99, 48, 64), write_values(0, 48, 64, 3)])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_bad_label_map_of_the_survey_stops_before_the_first_step(fails, tiny, tmp_path, data, damage, split):
+    folder = {"train": "training", "val": "validation"}[split]
+    path = data / f"annotations/{folder}/ADE_{split}_00000003.png"
+    damage(path)
+    assert str(path) in fails(training.main, *CFG, *tiny, f"data.root={data}")
+    assert not (tmp_path / "seg" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_labels_that_are_all_ignored_stop_before_the_first_step(fails, tiny, tmp_path, data, split):
+    folder = data / "annotations" / {"train": "training", "val": "validation"}[split]
+    for path in folder.iterdir():
+        write_labels(path, np.zeros((48, 64), np.uint8))
+    assert "not one pixel of" in fails(training.main, *CFG, *tiny, f"data.root={data}")
+    assert not (tmp_path / "seg" / "checkpoints").exists()
 
 
 def test_label_beyond_the_class_list(fails, tiny):

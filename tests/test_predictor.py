@@ -82,6 +82,17 @@ def test_a_rotated_photo_is_taken_as_displayed(predictor, image, tmp_path):
     assert predictor(Image.open(tmp_path / "turned.jpg")).semantic.shape == (width, height)
 
 
+def test_the_range_of_16_bit_pictures_comes_from_the_settings(runs, predictor, image, tmp_path):
+    array = cv2.imread(str(image), cv2.IMREAD_GRAYSCALE)
+    cv2.imwrite(str(tmp_path / "deep.png"), 7200 + array.astype(np.uint16))
+    with pytest.raises(UserError, match=r"less than 32 grey levels; set 'data\.image_range="):
+        predictor(tmp_path / "deep.png")
+    ranged = Predictor(runs / "demo_seg", device="cpu", overrides=["data.image_range=[7200, 7455]"])
+    assert np.array_equal(ranged(tmp_path / "deep.png").image[..., 0], array)
+    with pytest.raises(UserError, match="has mode I;16, more than 8 bits; give its path"):
+        predictor(Image.open(tmp_path / "deep.png"))
+
+
 def test_objects_have_names_scores_boxes_and_masks(runs, image):
     found = Predictor(runs / "demo_inst", device="cpu", overrides=["model.box_head.min_score=0"])(image)
     size = found.image.shape[:2]

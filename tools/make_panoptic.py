@@ -18,8 +18,9 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.coco.annotations import Annotations, read_annotations, read_classes
-from datasets.coco.json_file import ADVICE_CORRECT, EntryErrors, Files
+from datasets.coco.json_file import ADVICE_CORRECT, EntryErrors
 from datasets.coco.masks import decode
+from datasets.files.folders import Files
 from datasets.files.images import read_label_map
 from datasets.files.paths import problem_with
 from datasets.panoptic.ids import encode_ids, unique_ids
@@ -132,14 +133,18 @@ def _check_folder(out: Path, names: list[str], annotations: Annotations) -> None
 
 
 def _label_maps(annotations: Annotations, semantic: Path) -> list[Path]:
-    """The label map of every image. Raises UserError if one is missing."""
+    """The label map of every image, by the name that its folder lists. Raises UserError if one is missing."""
     files = Files(semantic)
     names = [f"{os.path.splitext(annotations.names[image])[0]}.png" for image in range(len(annotations.image_ids))]
-    missing = [name for name in names if name not in files]
+    try:
+        found = [files.find(name) for name in names]
+    except ValueError as error:
+        raise UserError(semantic, str(error), "rename or remove one of them") from None
+    missing = [name for name, file in zip(names, found, strict=True) if file is None]
     if missing:
         more = f" (and {len(missing) - 1} more are missing)" if len(missing) > 1 else ""
         raise UserError(semantic / missing[0], f"no such label map{more}", "add it, or take out the image")
-    return [semantic / name for name in names]
+    return [semantic / file for file in found if file is not None]
 
 
 # --- one image -------------------------------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def main() -> None:
     errors: list[UserError] = []
     for path in tqdm(images, unit="image", disable=None):
         try:
-            image = read_image(path)
+            image = read_image(path, experiment.data.image_range)
         except UserError as error:  # go on with the other images
             errors.append(error)
             continue

@@ -24,7 +24,7 @@ import numpy as np
 from scipy.io import loadmat
 from tqdm import tqdm
 
-from datasets.nyu.lists import check_files_exist, describe_list, format_list, read_list
+from datasets.nyu.lists import describe_list, find_pairs, format_list, read_list
 from errors import ArgumentParser, UserError, run_command
 
 TEST_LIST, TRAIN_LIST, OWN_TRAIN_LIST = "nyu_test.txt", "nyu_train.txt", "nyu_train_795.txt"
@@ -56,7 +56,7 @@ def check(root: Path) -> None:
     for path in lists:
         pairs, skipped = read_list(path, "name another --root")
         print(f"{path}: {describe_list(path)}")
-        check_files_exist(path, root, pairs, with_images=True)
+        find_pairs(path, root, pairs, with_images=True)
         print(f"  all {2 * len(pairs)} files are there" + (f", {len(skipped)} lines have no depth" if skipped else ""))
 
 

@@ -3,6 +3,7 @@
 Each split is a folder of images and a JSON file; classes and paths are set in the YAML.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -10,7 +11,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from config import Schema
-from datasets.base import DenseDataset, Objects, Sample, Survey
+from datasets.base import DenseDataset, ImageRange, Objects, Sample, Survey
 from datasets.coco.annotations import Crowds, read_annotations, read_classes
 from datasets.coco.categories import advice_on_classes, file_with_classes
 from datasets.coco.json_file import EntryErrors, ImageIndex, OnError
@@ -27,7 +28,8 @@ from datasets.coco.survey import (
     shapes_of,
     warnings,
 )
-from datasets.files.images import read_image
+from datasets.files.folders import evenly_spread
+from datasets.files.images import check_image_range, read_image
 from datasets.files.paths import check_path, check_root, resolve_path
 from datasets.transforms import TestTransforms, TrainTransforms
 from errors import UserError
@@ -36,6 +38,7 @@ from structures import DatasetInfo, Target
 DOWNLOAD = "train2017.zip, val2017.zip and annotations_trainval2017.zip from http://images.cocodataset.org"
 TRAIN_ANNOTATIONS = "annotations/instances_train2017.json"
 NEEDED = "an annotation"  # for an image to be trained on
+SURVEYED_IMAGES = 16  # so many images are read before the start, evenly spread
 GAPS = frozenset({12, 26, 29, 30, 45, 66, 68, 69, 71, 83})  # category ids that COCO 2017 does not use
 
 NAMES = """person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign,
@@ -82,6 +85,7 @@ class COCOConfig(Schema):
     min_side: do not train on images with a shorter side.
     aspect_grouping: this many consecutive training images are all wider than tall, or all not, which saves padding.
     on_error: what to do with an unusable image or annotation: "stop" with an error, or "skip" and list it (see `COCO`).
+    image_range: see `ImageRange`.
     """
 
     name: Literal["coco"] = "coco"
@@ -97,6 +101,7 @@ class COCOConfig(Schema):
     min_side: PositiveInt = 32
     aspect_grouping: PositiveInt | None = 2
     on_error: OnError = "stop"
+    image_range: ImageRange = None
     train_transforms: TrainTransforms
     test_transforms: TestTransforms
 
@@ -180,7 +185,7 @@ class COCO(DenseDataset):
         )
         self.skipped = entry_errors.lines
         self.protocol = protocol(config.crowds, self._annotations.others)
-        self._min_side = config.min_side
+        self._min_side, self._image_range = config.min_side, config.image_range
         self._images = np.arange(len(self._annotations.image_ids))  # each image's row in the annotations
         self._wanted = (np.diff(self._annotations.offsets) > 0) | config.train_empty_images
         if self._training:
@@ -201,6 +206,7 @@ class COCO(DenseDataset):
 
     def survey(self) -> Survey:
         """Count the objects of each class that are learnt from or scored, and those that are left out by reason."""
+        check_listed_images(self._folder, self._annotations, self._images, self._image_range)
         annotations = self._annotations
         shapes = shapes_of(annotations, self._images)
         if not len(shapes.labels):
@@ -222,7 +228,7 @@ class COCO(DenseDataset):
         Like official files, the JSON must describe the image as displayed, with EXIF orientation applied.
         """
         image = self._images[index]
-        pixels = read_listed_image(self._folder, self._annotations, image, self._file)
+        pixels = read_listed_image(self._folder, self._annotations, image, self._file, self._image_range)
         return Sample(self._image_id(image), self._annotations.size(image), pixels, objects=self._objects(image))
 
     def target(self, index: int) -> Target:
@@ -243,13 +249,22 @@ def aspect_groups(sizes: np.ndarray) -> np.ndarray:
     return (sizes[:, 1] > sizes[:, 0]).astype(np.int64)
 
 
-def read_listed_image(folder: Path, index: ImageIndex, image: int, file: Path) -> np.ndarray:
+def check_listed_images(folder: Path, index: ImageIndex, images: np.ndarray, image_range: ImageRange) -> None:
+    """Raise UserError if a sample of the images in these rows of `index` shows that image_range must be set."""
+    if os.path.isdir(folder):  # not if only the annotations are there
+        sample = [images[row] for row in evenly_spread(len(images), SURVEYED_IMAGES)]
+        check_image_range([folder / index.names[image] for image in sample], image_range)
+
+
+def read_listed_image(
+    folder: Path, index: ImageIndex, image: int, file: Path, image_range: ImageRange = None
+) -> np.ndarray:
     """The pixels, RGB uint8 [H, W, 3], of the image in row `image` of `index`, the content of `file`.
 
     Raises UserError if the image is unusable or its size differs from the listed one.
     """
     path = folder / index.names[image]
-    pixels = read_image(path)
+    pixels = read_image(path, image_range or "full")
     height, width = index.size(image)
     if pixels.shape[:2] != (height, width):
         what = f"is displayed at {pixels.shape[1]} x {pixels.shape[0]} (width x height) but image"

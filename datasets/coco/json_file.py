@@ -2,7 +2,6 @@
 
 import gc
 import json
-import os
 import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from datasets.coco.values import id_number, is_text, unique_keys, whole_number
-from datasets.files.folders import Names
-from datasets.files.images import MAX_PIXELS
+from datasets.files.folders import Files, Names
+from datasets.files.reading import MAX_PIXELS
 from errors import UserError, one_line
 from structures import Size
 
@@ -219,27 +218,11 @@ def _size_of(record: dict[str, Any]) -> Size:
     return height, width
 
 
-class Files:
-    """The names of all files below a folder; each subfolder is listed when it is first asked for."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._listed: dict[str, frozenset[str]] = {}
-
-    def __contains__(self, name: str) -> bool:
-        parent, _, file = name.rpartition("/")
-        if parent not in self._listed:
-            try:
-                self._listed[parent] = frozenset(os.listdir(self.folder / parent))
-            except OSError:
-                self._listed[parent] = frozenset()
-        return file in self._listed[parent]
-
-
 def file_name_of(record: dict[str, Any], files: Files | None, kind: str) -> str:
-    """The `file_name` of an entry. Raises ValueError if it is malformed or not in `files` (None: do not check).
+    """The `file_name` of an entry, as its folder lists it (see `Files.find`).
 
-    kind: what the files are, in the plural, for errors.
+    files: None: do not look for it. kind: what the files are, in the plural, for errors. Raises ValueError if the name
+    is malformed, or not that of one file.
     """
     name = record.get("file_name")
     if not is_text(name):
@@ -248,6 +231,9 @@ def file_name_of(record: dict[str, Any], files: Files | None, kind: str) -> str:
         name = name.replace("\\", "/")  # as Windows writes paths
     if name.startswith("/") or ".." in name.split("/"):
         raise ValueError(f"file_name {name} leads out of the {kind}' folder")
-    if files is not None and name not in files:
+    if files is None:
+        return name
+    found = files.find(name)
+    if found is None:
         raise ValueError(f"there is no file {name} in {files.folder}")
-    return name
+    return found

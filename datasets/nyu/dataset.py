@@ -13,18 +13,20 @@ import torch
 from pydantic import PositiveFloat, model_validator
 
 from config import Schema
-from datasets.base import DenseDataset, Sample, Survey
-from datasets.files.folders import Names, list_by_stem
-from datasets.files.images import IMAGE_SUFFIXES, read_image
+from datasets.base import DenseDataset, ImageRange, Sample, Survey
+from datasets.files.folders import Names, evenly_spread, list_files
+from datasets.files.images import IMAGE_SUFFIXES, check_image_range, read_image
 from datasets.files.paths import problem_with
-from datasets.nyu.depth_maps import read_depth
-from datasets.nyu.lists import SOURCE, check_files_exist, describe_list, image_id, read_list
+from datasets.nyu.depth_maps import read_depth_values, resize_depth
+from datasets.nyu.lists import SOURCE, describe_list, find_pairs, image_id, read_list
 from datasets.nyu.predictions import DepthFiles
+from datasets.nyu.scale import DepthCount
 from datasets.transforms import TestTransforms, TrainTransforms
 from errors import UserError
-from structures import DatasetInfo, Target
+from structures import DatasetInfo, Size, Target
 
 Split = Literal["train", "val"]
+SURVEYED_MAPS, SURVEYED_IMAGES = 64, 16  # read at most so many before the start, evenly spread
 LISTS = {"train": "nyu_train.txt", "val": "nyu_test.txt"}
 BTS_NAMES = {"train": "nyudepthv2_train_files_with_gt.txt", "val": "nyudepthv2_test_files_with_gt.txt"}
 
@@ -34,8 +36,11 @@ class NYUConfig(Schema):
 
     train_list, val_list: lists of pairs; None: the official nyu_train.txt, nyu_test.txt, unless the split has folders.
     train_images and train_depths, val_images and val_depths: instead of a list, a folder of images and a folder of
-    depth maps, paired by stem. depth_scale: units of the depth files per metre; 1000: millimetres.
-    min_depth, max_depth: metres; pixels nearer or farther count as not measured, in training and evaluation.
+    depth maps, paired by their paths without suffix; subfolders are searched if it holds no files itself.
+    depth_scale: units of the depth files per metre; 1000: millimetres. min_depth, max_depth: metres; pixels nearer or
+    farther count as not measured, in training and evaluation.
+    resize_depth: give depth maps of another size than their image its size, by the nearest pixel, in training and
+    evaluation; False: they are errors. With it, tools.score needs the images. image_range: see `ImageRange`.
     """
 
     name: Literal["nyu"] = "nyu"
@@ -49,6 +54,8 @@ class NYUConfig(Schema):
     depth_scale: PositiveFloat = 1000
     min_depth: PositiveFloat = 0.001
     max_depth: PositiveFloat = 10
+    resize_depth: bool = False
+    image_range: ImageRange = None
     train_transforms: TrainTransforms
     test_transforms: TestTransforms
 
@@ -79,12 +86,13 @@ class NYUConfig(Schema):
     def build(self, split: Split, annotations_only: bool = False) -> "NYU":
         """The dataset of one split. Raises UserError if any of its files is missing.
 
-        annotations_only: for scoring without images on disk; then `target` works, `load` does not.
+        annotations_only: for scoring without images on disk; then `target` works, `load` does not. With resize_depth it
+        has no effect, since the images' sizes are needed.
         """
-        return NYU(self, split, annotations_only)
+        return NYU(self, split, annotations_only and not self.resize_depth)
 
     def prediction_files(self, folder: Path) -> DepthFiles:
-        """Depth PNGs in `folder`; needs no data on disk. Raises UserError if max_depth is too large for them."""
+        """Depth PNGs in `folder`; needs no data on disk."""
         return DepthFiles(folder, self.max_depth)
 
     def describe(self, split: Split) -> str:
@@ -98,7 +106,7 @@ class NYUConfig(Schema):
 class NYU(DenseDataset):
     """Images and depth maps in the order of their list, or sorted by stem if they come from folders.
 
-    An image's id is its path under the root without suffix, `/` written as `_`; with own folders it is the stem.
+    An image's id is its path without suffix, `/` written as `_`: under the root, or under its own folder.
     The constructor reads the list or the folders; it raises UserError if something is malformed or missing.
     protocol: which pairs the two splits consist of, as found on disk.
     """
@@ -116,6 +124,7 @@ class NYU(DenseDataset):
             pairs, self.skipped = _read_pairs(root, file, split, annotations_only)
         self._image_names = Names(image for image, _ in pairs)
         self._depth_names = Names(depth for _, depth in pairs)
+        self._image_sample = [] if annotations_only else evenly_spread(len(pairs), SURVEYED_IMAGES)
         self.protocol = {"train_data": config.describe("train"), "val_data": config.describe("val")}
 
     def __len__(self) -> int:
@@ -126,32 +135,67 @@ class NYU(DenseDataset):
         return image_id(self._image_names[index])
 
     def survey(self) -> Survey:
-        """Count the pixels of each class."""
-        return Survey("pixels", {})
+        """Count measured pixels and judge the scale, in a sample of large sets; also look at a few images' values.
+
+        Raises UserError if no pixel has a depth between min_depth and max_depth, if the files seem to have their bytes
+        swapped, or if a file of the sample is unusable.
+        """
+        config, everything = self._config, range(len(self))
+        count = DepthCount(config.depth_scale, config.min_depth, config.max_depth)
+        sample = evenly_spread(len(self), SURVEYED_MAPS)
+        for index in sample:
+            count.add(self._depth_path(index), self._values(index))
+        for index in everything if not count.measured and len(sample) < len(self) else ():
+            count.add(self._depth_path(index), self._values(index))
+        warnings = count.warnings()
+        count.check_measured()
+        check_image_range([self._images / self._image_names[index] for index in self._image_sample], config.image_range)
+        return Survey(
+            "pixels with depth",
+            {"depth": count.measured},
+            {
+                "without measurement": count.none,
+                f"nearer than {config.min_depth:g} m": count.near,
+                f"farther than {config.max_depth:g} m": count.far,
+            },
+            warnings,
+            f"{count.maps} of {len(self)} depth maps" if count.maps < len(self) else "",
+        )
 
     def load(self, index: int) -> Sample:
         """The image and its depth. Raises UserError if one of them is unusable or their sizes differ."""
-        path = self._images / self._image_names[index]
-        image, depth = read_image(path), self._depth(index)
-        if depth.shape != image.shape[:2]:
-            (h, w), (height, width) = depth.shape, image.shape[:2]
-            what = f"is {w} x {h} pixels (width x height) but {path} is displayed at {width} x {height}"
-            raise UserError(self._depth_path(index), what, "give the depth map the size and orientation of its image")
-        return Sample(self.image_id(index), image.shape[:2], image, depth=depth)
+        image = self._image(index)
+        return Sample(self.image_id(index), image.shape[:2], image, depth=self._depth(index, image.shape[:2]))
 
     def target(self, index: int) -> Target:
-        """The depth at original size; reads no image."""
-        depth = self._depth(index)
+        """The depth at original size; reads no image, unless depth is resized to it."""
+        depth = self._depth(index, self._image(index).shape[:2] if self._config.resize_depth else None)
         height, width = depth.shape
         return Target(self.image_id(index), (height, width), depth=torch.from_numpy(depth))
 
     def _depth_path(self, index: int) -> Path:
         return self._depths / self._depth_names[index]
 
-    def _depth(self, index: int) -> np.ndarray:
-        config = self._config
-        depth = read_depth(self._depth_path(index), config.depth_scale, config.max_depth)
+    def _image(self, index: int) -> np.ndarray:
+        return read_image(self._images / self._image_names[index], self._config.image_range or "full")
+
+    def _values(self, index: int) -> np.ndarray:
+        return read_depth_values(self._depth_path(index))
+
+    def _depth(self, index: int, size: Size | None) -> np.ndarray:
+        """Depth in metres [H, W] float32, 0 where it was not measured. size: that of the image; None: do not check."""
+        config, path = self._config, self._depth_path(index)
+        depth = self._values(index).astype(np.float32) / np.float32(config.depth_scale)
         depth[(depth < config.min_depth) | (depth > config.max_depth)] = 0
+        if size is not None and depth.shape != size:
+            if not config.resize_depth:
+                (h, w), (height, width) = depth.shape, size
+                what = (
+                    f"is {w} x {h} pixels (width x height) but its image, {self._image_names[index]}, is displayed at"
+                )
+                do = "give it the size and orientation of its image, or set data.resize_depth=true"
+                raise UserError(path, f"{what} {width} x {height}", do)
+            depth = resize_depth(path, depth, size)
         return depth
 
 
@@ -164,29 +208,30 @@ def _read_pairs(
     if file is None:
         do = f"put {BTS_NAMES[split]} of {SOURCE} there under this name, or {do}; see docs/depth.md"
     pairs, skipped = read_list(path, do)
-    check_files_exist(path, root, pairs, with_images=not depths_only)
+    pairs = find_pairs(path, root, pairs, with_images=not depths_only)
     return [(pair.image, pair.depth) for pair in pairs], skipped
 
 
 def _pair_files(images: Path, depths: Path, split: Split, depths_only: bool) -> list[tuple[str, str]]:
-    """Pairs of files with equal stems. depths_only: do not look for images, but name them like their depth maps."""
+    """Pairs of files with equal ids. depths_only: do not look for images, but name them like their depth maps."""
     depth_names = _list_files(depths, {".png"}, f"data.{split}_depths")
     if depths_only:
         return [(name, name) for _, name in sorted(depth_names.items())]
     image_names = _list_files(images, IMAGE_SUFFIXES, f"data.{split}_images")
-    unpaired = [images / image_names[stem] for stem in sorted(image_names.keys() - depth_names.keys())]
-    unpaired += [depths / depth_names[stem] for stem in sorted(depth_names.keys() - image_names.keys())]
+    unpaired = [(images / image_names[name], depths) for name in sorted(image_names.keys() - depth_names.keys())]
+    unpaired += [(depths / depth_names[name], images) for name in sorted(depth_names.keys() - image_names.keys())]
     if unpaired:
+        path, other = unpaired[0]
         more = f" (the same holds for {len(unpaired) - 1} more files)" if len(unpaired) > 1 else ""
-        what = f"no file with this stem in {depths if unpaired[0].parent == images else images}{more}"
-        raise UserError(unpaired[0], what, "add its counterpart or remove it")
-    return [(image_names[stem], depth_names[stem]) for stem in sorted(image_names)]
+        what = f"no file with this stem in {other}{more}"
+        raise UserError(path, what, f"add its counterpart or remove it, or name the pairs in a data.{split}_list")
+    return [(image_names[name], depth_names[name]) for name in sorted(image_names)]
 
 
 def _list_files(folder: Path, suffixes: set[str] | frozenset[str], key: str) -> dict[str, str]:
     if problem := problem_with(folder, "folder"):
         raise UserError(folder, problem, f"correct {key} or data.root")
-    names = list_by_stem(folder, suffixes)
+    names = list_files(folder, suffixes)
     if not names:
         raise UserError(folder, f"holds no {' '.join(sorted(suffixes))} file", f"correct {key} or data.root")
     return names

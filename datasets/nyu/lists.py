@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from datasets.files.folders import Files, normal
 from datasets.files.paths import problem_with
 from errors import UserError, one_line
 
@@ -62,26 +63,37 @@ def read_list(file: Path, do: str) -> tuple[list[Pair], list[str]]:
 
 
 def image_id(image: str) -> str:
-    """The name of an image in prediction files: its path under the root without suffix, `/` written as `_`."""
-    return os.path.splitext(image)[0].replace("/", "_")
+    """The name of an image in prediction files: its path under the root without suffix, in NFC, `/` written as `_`."""
+    return os.path.splitext(normal(image))[0].replace("/", "_")
 
 
-def check_files_exist(file: Path, root: Path, pairs: Sequence[Pair], with_images: bool) -> None:
-    """Raise UserError, naming the line, unless all depth maps exist, and all images if `with_images`."""
-    present: dict[str, frozenset[str]] = {}  # by folder: listing one is cheaper than checking file by file
+def find_pairs(file: Path, root: Path, pairs: Sequence[Pair], with_images: bool) -> list[Pair]:
+    """The pairs with the names that their folders list (see `Files.find`); if not `with_images`, only of depth maps.
+
+    Raises UserError, naming the line, unless all depth maps exist, and all images if `with_images`.
+    """
+    files = Files(root)
     missing: list[tuple[int, str]] = []
-    for pair in pairs:
-        for path in (pair.image, pair.depth) if with_images else (pair.depth,):
-            folder, name = posixpath.split(path)
-            if folder not in present:
-                present[folder] = _names_in(root / folder)
-            if name not in present[folder]:
-                missing.append((pair.line, path))
+
+    def find(line: int, path: str) -> str:
+        try:
+            found = files.find(path)
+        except ValueError as error:
+            raise UserError(f"{file} line {line}", str(error), "rename or remove one of them") from None
+        if found is None:
+            missing.append((line, path))
+        return found or path
+
+    found = [
+        Pair(pair.line, find(pair.line, pair.image) if with_images else pair.image, find(pair.line, pair.depth))
+        for pair in pairs
+    ]
     if missing:
         line, path = missing[0]
         more = f" (and {len(missing) - 1} more files of the list)" if len(missing) > 1 else ""
         what = f"{root / path} is missing{more}"
         raise UserError(f"{file} line {line}", what, "add the file, or correct the list or data.root")
+    return found
 
 
 def describe_list(file: Path) -> str:
@@ -129,10 +141,3 @@ def _inside(path: str, where: str) -> str:
     if inside == ".." or inside.startswith("../") or inside == ".":
         raise UserError(where, f"{path} leads out of data.root", "write paths of files below it")
     return inside
-
-
-def _names_in(folder: Path) -> frozenset[str]:
-    try:
-        return frozenset(os.listdir(folder))
-    except OSError:
-        return frozenset()

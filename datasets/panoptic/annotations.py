@@ -17,7 +17,6 @@ from datasets.coco.json_file import (
     ADVICE_CORRECT,
     AnnotationFile,
     EntryErrors,
-    Files,
     ImageIndex,
     OtherCategory,
     file_name_of,
@@ -27,7 +26,7 @@ from datasets.coco.json_file import (
     read_images,
 )
 from datasets.coco.values import box_of, flag_of, id_number
-from datasets.files.folders import Names
+from datasets.files.folders import Files, Names
 from datasets.panoptic.categories import Category
 from datasets.panoptic.ids import END
 from errors import UserError

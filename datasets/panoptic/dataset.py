@@ -12,11 +12,11 @@ import torch
 from pydantic import PositiveInt, model_validator
 
 from config import Schema
-from datasets.base import DenseDataset, Objects, Sample, Survey
+from datasets.base import DenseDataset, ImageRange, Objects, Sample, Survey
 from datasets.coco.annotations import Annotations, Crowds, read_annotations
 from datasets.coco.categories import advice_on_classes, file_with_classes
 from datasets.coco.dataset import TRAIN_ANNOTATIONS as TRAIN_INSTANCES
-from datasets.coco.dataset import aspect_groups, check_names, read_listed_image
+from datasets.coco.dataset import aspect_groups, check_listed_images, check_names, read_listed_image
 from datasets.coco.json_file import EntryErrors, OnError
 from datasets.coco.objects import training_boxes, training_objects
 from datasets.coco.survey import large_images, no_image, protocol
@@ -51,7 +51,7 @@ class COCOPanopticConfig(Schema):
     min_side: do not train on images with a shorter side.
     aspect_grouping: this many consecutive training images are all wider than tall, or all not, which saves padding.
     on_error: what to do with an unusable image or annotation: "stop" with an error, or "skip" and list it (see
-    `COCOPanoptic`).
+    `COCOPanoptic`). image_range: see `ImageRange`.
     """
 
     name: Literal["coco_panoptic"] = "coco_panoptic"
@@ -70,6 +70,7 @@ class COCOPanopticConfig(Schema):
     min_side: PositiveInt = 32
     aspect_grouping: PositiveInt | None = 2
     on_error: OnError = "stop"
+    image_range: ImageRange = None
     train_transforms: TrainTransforms
     test_transforms: TestTransforms
 
@@ -160,7 +161,7 @@ class COCOPanoptic(DenseDataset):
         )
         self.skipped = entry_errors.lines
         self.protocol = protocol(config.crowds, self._segments.others)
-        self._min_side = config.min_side
+        self._min_side, self._image_range = config.min_side, config.image_range
         self._images = np.arange(len(self._segments.image_ids))  # each image's row in the segments
         self._things = np.array([*self.info.things, False])  # by label; the last is IGNORE
         self._instances: Annotations | None = None
@@ -186,6 +187,7 @@ class COCOPanoptic(DenseDataset):
 
     def survey(self) -> Survey:
         """Count the segments of each class that are learnt from or scored, and those that are left out by reason."""
+        check_listed_images(self._folder, self._segments, self._images, self._image_range)
         instances = None
         if self._instances is not None:
             instances = self._instances, self._instance_rows[self._images]
@@ -197,7 +199,8 @@ class COCOPanoptic(DenseDataset):
     def load(self, index: int) -> Sample:
         """The image and its annotation. Raises UserError if one is unusable or its size differs from the JSON's."""
         image = self._images[index]
-        return self._sample(image, read_listed_image(self._folder, self._segments, image, self._file))
+        pixels = read_listed_image(self._folder, self._segments, image, self._file, self._image_range)
+        return self._sample(image, pixels)
 
     def target(self, index: int) -> Target:
         """The annotation at original size; reads the PNG, but not the image."""

@@ -1,11 +1,37 @@
 """ADE20K, scene parsing version with 150 classes (Zhou et al., CVPR 2017), and any data in the same form.
 
-Each split is a folder of images and a folder of label PNGs with the same stems; classes, folders and the meaning of
-label values are set in the YAML.
+Each split is a folder of images and a folder of label PNGs with the same names; classes, folders and the meaning of
+label values are set in the YAML. Cityscapes and Pascal VOC need these settings, beside root:
+
+    # Cityscapes, as unpacked
+    classes: [road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation, terrain, sky,
+              person, rider, car, truck, bus, train, motorcycle, bicycle]
+    train_images: leftImg8bit/train
+    train_annotations: gtFine/train
+    val_images: leftImg8bit/val
+    val_annotations: gtFine/val
+    image_suffix: _leftImg8bit.png
+    label_suffix: _gtFine_labelIds.png
+    label_values: {7: road, 8: sidewalk, 11: building, 12: wall, 13: fence, 17: pole, 19: traffic light,
+                   20: traffic sign, 21: vegetation, 22: terrain, 23: sky, 24: person, 25: rider, 26: car, 27: truck,
+                   28: bus, 31: train, 32: motorcycle, 33: bicycle}
+    ignore_labels: [0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30, 255]
+
+    # Pascal VOC 2012, root: VOCdevkit/VOC2012; most of its images have no label map
+    classes: [background, aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse,
+              motorbike, person, pottedplant, sheep, sofa, train, tvmonitor]
+    train_images: JPEGImages
+    train_annotations: SegmentationClass
+    train_list: ImageSets/Segmentation/train.txt
+    val_images: JPEGImages
+    val_annotations: SegmentationClass
+    val_list: ImageSets/Segmentation/val.txt
+    first_label: 0
+    ignore_labels: [255]
 """
 
 import os
-from collections.abc import Collection
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -14,17 +40,26 @@ import torch
 from pydantic import Field, NonNegativeInt, model_validator
 
 from config import Schema
-from datasets.base import DenseDataset, Sample, Survey
-from datasets.files.folders import Names, list_by_stem
-from datasets.files.images import IMAGE_SUFFIXES, read_image, read_label_map
+from datasets.base import DenseDataset, ImageRange, Sample, Survey
+from datasets.files.folders import Names, evenly_spread
+from datasets.files.images import IMAGE_SUFFIXES, check_image_range, read_image
 from datasets.files.paths import problem_with
+from datasets.semantic.labels import LabelTable, single_class_advice
+from datasets.semantic.pairing import (
+    LABEL_SUFFIXES,
+    check_paired,
+    find_images,
+    find_label_maps,
+    read_names,
+    select,
+)
 from datasets.semantic.predictions import SemanticFiles
 from datasets.transforms import TestTransforms, TrainTransforms
 from errors import UserError
-from structures import IGNORE, DatasetInfo, Target
+from structures import DatasetInfo, Target
 
 DOWNLOAD = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
-UNKNOWN = -2  # in the table from file values to labels: a value that is neither a class nor ignored
+SURVEYED_MAPS, SURVEYED_IMAGES = 256, 16  # read at most so many before the start, evenly spread
 
 CLASSES = tuple(
     """wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth, door,
@@ -45,9 +80,14 @@ CLASSES = tuple(
 class ADE20KConfig(Schema):
     """root: the folder ADEChallengeData2016, or one with the same structure.
 
-    classes: names in label order; None: the official 150. The folders are relative to root.
-    first_label: the value of class 0 in the PNGs. ignore_labels: values of pixels to ignore. All other values are
-    errors. ADE20K: 1 and [0]. Cityscapes (trainIds) and Pascal VOC: 0 and [255].
+    classes: names in label order; None: the official 150. The folders are relative to root; of a folder without such
+    files itself, the subfolders are searched. image_suffix, label_suffix: how the names of the images and of the label
+    maps end, where they are not just the same name; other files are not read. train_list, val_list: text files,
+    relative to root, that name the images to use, one a line; None: use all images, each of which must have a label
+    map.
+    first_label: the value of class 0 in the PNGs; the other classes follow. label_values: instead, the class of each
+    value; several values may be one class. ignore_labels: values of pixels to ignore. All other values are errors.
+    ADE20K: first_label 1, ignore_labels [0]. image_range: see `ImageRange`.
     """
 
     name: Literal["ade20k"] = "ade20k"
@@ -55,10 +95,16 @@ class ADE20KConfig(Schema):
     classes: Annotated[tuple[str, ...], Field(min_length=1, max_length=2**15)] | None = None
     train_images: str = "images/training"
     train_annotations: str = "annotations/training"
+    train_list: str | None = None
     val_images: str = "images/validation"
     val_annotations: str = "annotations/validation"
+    val_list: str | None = None
+    image_suffix: str = ""
+    label_suffix: str = ""
     first_label: NonNegativeInt = 1
+    label_values: Annotated[dict[NonNegativeInt, str], Field(min_length=1)] | None = None
     ignore_labels: tuple[NonNegativeInt, ...] = (0,)
+    image_range: ImageRange = None
     train_transforms: TrainTransforms
     test_transforms: TestTransforms
 
@@ -68,14 +114,40 @@ class ADE20KConfig(Schema):
         if len(set(classes)) < len(classes):
             duplicate = next(name for name in classes if classes.count(name) > 1)
             raise ValueError(f"class {duplicate} appears twice in classes; give every class its own name")
-        last = self.first_label + len(classes) - 1
-        conflicts = [value for value in self.ignore_labels if self.first_label <= value <= last]
+        self._check_label_values(classes)
+        values = self.values
+        if max(*values, *self.ignore_labels) >= 2**16:
+            raise ValueError("first_label, label_values or ignore_labels go beyond 65535; PNGs hold 16 bits")
+        conflicts = [value for value in self.ignore_labels if value in values]
         if conflicts:
-            what = f"ignore_labels names {conflicts[0]}, which is class {classes[conflicts[0] - self.first_label]}"
-            raise ValueError(f"{what}; classes take the values {self.first_label} to {last}, ignore others")
-        if max(last, *self.ignore_labels, 0) >= 2**16:
-            raise ValueError("first_label and ignore_labels go beyond 65535; PNGs hold 16 bits")
+            what = f"ignore_labels names {conflicts[0]}, which is class {classes[values[conflicts[0]]]}"
+            numbers = f"{min(values)} to {max(values)}" if self.label_values is None else "those of label_values"
+            raise ValueError(f"{what}; classes take the values {numbers}, ignore others")
+        if len(classes) == 1:
+            what = f"{classes[0]} is the only class, and all pixels that are not ignored have it: nothing can be learnt"
+            raise ValueError(f"{what}; {single_class_advice(classes[0], min(values), self.ignore_labels)}")
+        suffix = os.path.splitext(self.label_suffix)[1].lower()
+        if suffix in IMAGE_SUFFIXES - LABEL_SUFFIXES:
+            raise ValueError(f"label_suffix names {suffix} files; store labels as PNG, which keeps them exactly")
         return self
+
+    def _check_label_values(self, classes: tuple[str, ...]) -> None:
+        if self.label_values is None:
+            return
+        unknown = [name for name in self.label_values.values() if name not in classes]
+        missing = [name for name in classes if name not in self.label_values.values()]
+        if unknown:
+            raise ValueError(f"label_values names {unknown[0]}, which is not in classes; add it there, or correct it")
+        if missing:
+            raise ValueError(f"label_values has no value for class {missing[0]}; add one, or remove the class")
+
+    @property
+    def values(self) -> dict[int, int]:
+        """The label of each value in the PNGs that is a class."""
+        classes = self.info.classes
+        if self.label_values is not None:
+            return {value: classes.index(name) for value, name in self.label_values.items()}
+        return {self.first_label + label: label for label in range(len(classes))}
 
     @property
     def info(self) -> DatasetInfo:
@@ -95,7 +167,7 @@ class ADE20KConfig(Schema):
 
 
 class ADE20K(DenseDataset):
-    """Images and label maps in two folders, paired by stem and sorted by it; the stem is the image's id.
+    """Images and label maps, paired and sorted by id: the path below their folder, without suffix, `/` written as `_`.
 
     The constructor lists the folders; it raises UserError if one is missing or a file lacks its counterpart.
     """
@@ -104,76 +176,81 @@ class ADE20K(DenseDataset):
         self.info = config.info
         root = _existing_root(config.root.expanduser())
         if split == "train":
-            images, annotations = config.train_images, config.train_annotations
+            images, annotations, listed = config.train_images, config.train_annotations, config.train_list
         else:
-            images, annotations = config.val_images, config.val_annotations
+            images, annotations, listed = config.val_images, config.val_annotations, config.val_list
         self._images, self._annotations = root / images, root / annotations
-        names = label_names = _list_files(self._annotations, {".png"}, "annotation", f"data.{split}_annotations")
+        key = f"data.{split}_list"
+        label_paths = find_label_maps(self._annotations, config.label_suffix, f"data.{split}_annotations")
+        image_paths = label_paths
         if not annotations_only:
-            names = _list_files(self._images, IMAGE_SUFFIXES, "image", f"data.{split}_images")
-            _check_paired(self._images, names, self._annotations, label_names, "annotation")
-            _check_paired(self._annotations, label_names, self._images, names, "image")
-        self._names = Names(names[stem] for stem in sorted(names))
-        self._first_label = config.first_label
-        self._ignore_labels = config.ignore_labels
-        self._labels = np.full(2**16, UNKNOWN, np.int16)  # file value -> label
-        self._labels[config.first_label :][: self.info.num_classes] = np.arange(self.info.num_classes)
-        self._labels[list(config.ignore_labels)] = IGNORE
+            image_paths = find_images(self._images, config.image_suffix, f"data.{split}_images")
+        if listed is not None:
+            file = root / Path(listed).expanduser()
+            names = read_names(file, key, config.image_suffix)
+            label_paths = select(label_paths, names, file, self._annotations, "annotation")
+            image_paths = select(image_paths, names, file, self._images, "image")
+        check_paired(self._images, image_paths, self._annotations, label_paths, key)
+        self._ids = Names(sorted(image_paths))
+        self._image_paths = Names(image_paths[name] for name in sorted(image_paths))
+        self._label_paths = Names(label_paths[name] for name in sorted(image_paths))
+        in_order = config.label_values is None
+        self._table = LabelTable(config.values, config.ignore_labels, self.info.classes, in_order)
+        self._image_range = config.image_range
+        self._image_sample = [] if annotations_only else evenly_spread(len(self._ids), SURVEYED_IMAGES)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._ids)
 
     def image_id(self, index: int) -> str:
         """The id of the image."""
-        return Path(self._names[index]).stem
+        return self._ids[index]
 
     def survey(self) -> Survey:
-        """Count the pixels of each class."""
-        return Survey("pixels", {})
+        """Count the pixels of each class, in a sample of large sets; also look at the values of a few images.
+
+        Raises UserError if not one pixel has a class, or if a file of the sample is unusable.
+        """
+        sample, complete = evenly_spread(len(self), SURVEYED_MAPS), len(self) <= SURVEYED_MAPS
+        counts = self._count(sample)
+        if not complete and not self._table.by_class(counts).any():
+            counts, complete = self._count(range(len(self))), True
+        self._table.check_labelled(counts, self._annotations, len(self))
+        check_image_range([self._image(index) for index in self._image_sample], self._image_range)
+        by_class = self._table.by_class(counts)
+        return Survey(
+            "pixels",
+            dict(zip(self.info.classes, by_class.tolist(), strict=True)),
+            {"ignored": int(counts.sum() - by_class.sum())},
+            self._table.warnings(counts, complete),
+            "" if complete else f"{len(sample)} of {len(self)} label maps",
+        )
 
     def load(self, index: int) -> Sample:
         """The image and its label map. Raises UserError if one of them is unusable or their sizes differ."""
-        path = self._images / self._names[index]
-        image = read_image(path)
-        annotation = self._annotation(index)
-        semantic = self._read_labels(annotation)
+        path, annotation = self._image(index), self._annotation(index)
+        image, semantic = read_image(path, self._image_range or "full"), self._table.read(annotation)
         if semantic.shape != image.shape[:2]:
             (h, w), (height, width) = semantic.shape, image.shape[:2]
             what = f"is {w} x {h} pixels (width x height) but {path.name} is displayed at {width} x {height}"
             raise UserError(annotation, what, "give the annotation the size and orientation of its image")
-        return Sample(path.stem, image.shape[:2], image, semantic=semantic)
+        return Sample(self._ids[index], image.shape[:2], image, semantic=semantic)
 
     def target(self, index: int) -> Target:
         """The label map at original size; reads no image."""
-        annotation = self._annotation(index)
-        semantic = self._read_labels(annotation)
+        semantic = self._table.read(self._annotation(index))
         height, width = semantic.shape
-        return Target(annotation.stem, (height, width), semantic=torch.from_numpy(semantic))
+        return Target(self._ids[index], (height, width), semantic=torch.from_numpy(semantic))
+
+    def _image(self, index: int) -> Path:
+        return self._images / self._image_paths[index]
 
     def _annotation(self, index: int) -> Path:
-        return self._annotations / f"{Path(self._names[index]).stem}.png"
+        return self._annotations / self._label_paths[index]
 
-    def _read_labels(self, path: Path) -> np.ndarray:
-        values = read_label_map(path)
-        labels = self._labels[values]
-        if labels.min() == UNKNOWN:
-            row, column = np.argwhere(labels == UNKNOWN)[0]
-            last = self._first_label + self.info.num_classes - 1
-            ignored = ", ".join(map(str, self._ignore_labels)) or "none"
-            what = f"value {values[row, column]} at row {row}, column {column} is not a class"
-            what += f" (classes: {self._first_label} to {last}; ignored: {ignored})"
-            raise UserError(path, what, "correct the file, or data.classes, data.first_label, data.ignore_labels")
-        return labels
-
-
-def _check_paired(
-    folder: Path, names: dict[str, str], other_folder: Path, other_names: dict[str, str], other: str
-) -> None:
-    unpaired = sorted(names.keys() - other_names.keys())
-    if unpaired:
-        more = f" (the same holds for {len(unpaired) - 1} more files)" if len(unpaired) > 1 else ""
-        what = f"no {other} with this stem in {other_folder}{more}"
-        raise UserError(folder / names[unpaired[0]], what, f"add the {other} or remove this file")
+    def _count(self, indices: Iterable[int]) -> np.ndarray:
+        """The number of pixels of each value in these maps: [65536] int64."""
+        return sum((self._table.count(self._annotation(index)) for index in indices), np.zeros(2**16, np.int64))
 
 
 def _existing_root(root: Path) -> Path:
@@ -183,14 +260,3 @@ def _existing_root(root: Path) -> Path:
     if problem := problem_with(root, "folder"):
         raise UserError(root, problem, f"unpack {DOWNLOAD} and set data.root to its ADEChallengeData2016")
     return root
-
-
-def _list_files(folder: Path, suffixes: Collection[str], kind: str, key: str) -> dict[str, str]:
-    if problem := problem_with(folder, "folder"):
-        what = f"{problem}, which the ADE20K layout needs"
-        raise UserError(folder, what, f"check data.root, or set {key} to the folder's path below it")
-    names = list_by_stem(folder, suffixes)
-    if not names:
-        what = f"holds no {kind} ({' '.join(sorted(suffixes))})"
-        raise UserError(folder, what, f"put the {kind}s there, or set {key} to the folder that has them")
-    return names

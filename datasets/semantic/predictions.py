@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from datasets.base import PredictionFiles
+from datasets.files.folders import find_file
 from datasets.files.images import read_label_map, write_png
 from datasets.files.paths import problem_with
 from errors import UserError
@@ -30,7 +31,7 @@ class SemanticFiles(PredictionFiles):
 
     def read(self, target: Target) -> Prediction:
         """The stored label map [H, W] int16. UserError if it is missing, has another size, or has unknown classes."""
-        path = self._path(target)
+        path = find_file(self._path(target))
         if problem := problem_with(path, "file"):
             raise UserError(path, problem, f"predict image {target.image_id}, or name the predictions' folder")
         labels = read_label_map(path)

@@ -94,6 +94,12 @@ def made(layout: Path, image: int) -> tuple[dict[int, tuple[str, int]], np.ndarr
     return {item["id"]: (names[item["category_id"]], item["iscrowd"]) for item in record["segments_info"]}, ids
 
 
+def test_label_maps_are_opened_by_the_name_that_their_folder_lists(layout: Path, make: Make) -> None:
+    (layout / "labels/a/5.png").rename(layout / "labels/a/5.PNG")
+    make(*words(layout))
+    assert made(layout, 5)
+
+
 def test_small_objects_are_on_top_and_crowds_below(layout: Path, make: Make, capsys: pytest.CaptureFixture) -> None:
     make(*words(layout))
     segments, ids = made(layout, 5)

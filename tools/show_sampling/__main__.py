@@ -107,13 +107,13 @@ def main() -> None:
 
     if not os.path.exists(arguments.image):
         raise UserError(arguments.image, "no such image", "name an existing one")
-    image = read_image(arguments.image)
-    if arguments.region:
-        check_region(arguments.region, image)
     json_path = _json_beside(arguments.out, arguments.image)
     checkpoint = find_checkpoint(arguments.checkpoint)
     board = _board_folder(checkpoint) if arguments.tensorboard else None
     experiment, model, step = load_trained(checkpoint, None, arguments.overrides)
+    image = read_image(arguments.image, experiment.data.image_range)
+    if arguments.region:
+        check_region(arguments.region, image)
     if experiment.system.reuse_memory:
         keep_freed_memory()
     device = start_processes(experiment.system.device).device

@@ -6,8 +6,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from config import validate
+from datasets.files.images import write_png
 from datasets.nyu.dataset import NYUConfig
 from datasets.nyu.predictions import DepthFiles
 from errors import UserError, run_command
@@ -47,9 +49,34 @@ def test_the_ends_of_the_range(tmp_path: Path) -> None:
     assert stored.tolist() == [[1, 1, 2], [65535] * 3]
 
 
-def test_depth_that_files_cannot_hold_is_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data\.max_depth: 80 m is beyond the 65\.535 m"):
-        DepthFiles(tmp_path, 80)
+@pytest.mark.parametrize(
+    ("max_depth", "scale"),
+    [(10, None), (65.535, None), (80, "256"), (255.9, "256"), (655, "100"), (6553.5, "10"), (60000, "1")],
+)
+def test_the_file_states_its_units_unless_they_are_millimetres(
+    tmp_path: Path, max_depth: float, scale: str | None
+) -> None:
+    DepthFiles(tmp_path, max_depth).write(Prediction(depth=torch.full((2, 3), max_depth)), Target("a", (2, 3)))
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.text.get("depth_scale") == scale  # type: ignore[attr-defined]
+        assert np.asarray(picture)[0, 0] == round(max_depth * float(scale or 1000))
+
+
+@pytest.mark.parametrize("max_depth", [80, 655, 70000, 1e6])
+def test_any_depth_is_read_back_to_the_nearest_unit(tmp_path: Path, max_depth: float) -> None:
+    files, given = DepthFiles(tmp_path, max_depth), prediction(0.01 * max_depth, max_depth)
+    files.write(given, TARGET)
+    read = DepthFiles(tmp_path, 10).read(TARGET).depth  # the scale is that of the file
+    assert read is not None
+    assert given.depth is not None
+    assert (read - given.depth).abs().max() <= max(1 / 512, max_depth / 65535 * 0.8)
+
+
+@pytest.mark.parametrize("text", ["wide", "0", "-1", "nan", "inf"])
+def test_impossible_units_are_refused(tmp_path: Path, text: str) -> None:
+    write_png(tmp_path / f"{TARGET.image_id}.png", np.full(TARGET.size, 9, np.uint16), {"depth_scale": text})
+    with pytest.raises(UserError, match="is not a number of units per metre"):
+        DepthFiles(tmp_path, 10).read(TARGET)
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
@@ -88,8 +115,9 @@ def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
         DepthFiles(tmp_path / "file", 10).write(prediction(), TARGET)
 
 
+@pytest.mark.parametrize("scale", [1000, 100, 10])  # units per metre of the truth: rooms of 10, 80 and 655 m
 def test_scoring_files_needs_no_image_and_gives_the_numbers_of_the_predictions(
-    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scale: float
 ) -> None:
     root = tmp_path / "nyu"
     root.mkdir()
@@ -98,17 +126,21 @@ def test_scoring_files_needs_no_image_and_gives_the_numbers_of_the_predictions(
         (root / path.relative_to(scenes / "nyu")).parent.mkdir(exist_ok=True)
         (root / path.relative_to(scenes / "nyu")).write_bytes(path.read_bytes())
     transforms = {"train_transforms": ["normalize"], "test_transforms": ["normalize"]}
-    config = validate(NYUConfig, {"root": str(root), **transforms}, "data")
+    options = {"depth_scale": scale, "max_depth": {1000: 10, 100: 80, 10: 655}[scale]}
+    config = validate(NYUConfig, {"root": str(root), **options, **transforms}, "data")
     dataset, files = config.build("val", annotations_only=True), config.prediction_files(tmp_path / "predictions")
     metric = DepthErrorsConfig().build(config.info)
     for index in range(len(dataset)):
         target = dataset.target(index)
         guess = Prediction(
-            depth=torch.empty(target.size).uniform_(1, 6, generator=torch.Generator().manual_seed(index))
+            depth=torch.empty(target.size).uniform_(
+                1000 / scale, 6000 / scale, generator=torch.Generator().manual_seed(index)
+            )
         )
         files.write(guess, target)
         metric.update([guess], [target])
-    data = f"data={{name: nyu, root: {root}, train_transforms: [normalize], test_transforms: [normalize]}}"
+    limits = f"depth_scale: {scale}, max_depth: {options['max_depth']}"
+    data = f"data={{name: nyu, root: {root}, {limits}, train_transforms: [normalize], test_transforms: [normalize]}}"
     arguments = ["--cfg", ROOT / "configs/demo/seg.yaml", data, "metrics=[depth_errors]"]  # the model is not built
     arguments += ["--predictions", tmp_path / "predictions", "--json", tmp_path / "result.json"]
     monkeypatch.setattr(sys, "argv", ["score", *map(str, arguments)])

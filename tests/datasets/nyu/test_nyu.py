@@ -1,5 +1,6 @@
 import hashlib
 import shutil
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from PIL import Image
 from config import validate
 from datasets.nyu import lists as nyu_lists
 from datasets.nyu.dataset import NYU, NYUConfig
-from datasets.nyu.depth_maps import problem_with_values
 from errors import UserError
 
 TRANSFORMS = {"train_transforms": ["normalize"], "test_transforms": ["normalize"]}
@@ -294,6 +294,50 @@ def test_depth_of_another_size(own: Path, make_config: MakeConfig) -> None:
     message = refused(lambda: make_config(**FOLDERS).build("train").load(0))
     assert "depth/room.0.png: is 20 x 30 pixels (width x height) but" in message
     assert "displayed at 30 x 20" in message
+    assert "set data.resize_depth=true" in message
+
+
+def test_smaller_depth_is_resized_by_the_nearest_pixel_if_asked(own: Path, make_config: MakeConfig) -> None:
+    values = np.arange(1, 151, dtype=np.uint16).reshape(10, 15) * 50
+    values[3, 4] = 0
+    write(own / "depth/room.0.png", values)
+    dataset = make_config(**FOLDERS, resize_depth=True).build("train", annotations_only=True)
+    expected = (values.repeat(2, axis=0).repeat(2, axis=1) / 1000).astype(np.float32)
+    assert np.array_equal(depths(dataset), expected)
+    target = dataset.target(0)
+    assert target.size == (20, 30)
+    assert target.depth is not None
+    assert np.array_equal(target.depth.numpy(), expected)
+
+
+def test_depth_of_another_shape_is_not_resized(own: Path, make_config: MakeConfig) -> None:
+    write(own / "depth/room.0.png", np.full((30, 20), 2000, np.uint16))
+    message = refused(lambda: make_config(**FOLDERS, resize_depth=True).build("train").load(0))
+    assert "depth/room.0.png: is 20 x 30 pixels (width x height), another shape than that of its image" in message
+
+
+def test_subfolders_of_own_folders_are_searched(own: Path, make_config: MakeConfig) -> None:
+    for path in [*(own / "rgb").iterdir(), *(own / "depth").iterdir()]:
+        (path.parent / f"hall {path.stem[-1]}").mkdir()
+        path.rename(path.parent / f"hall {path.stem[-1]}" / path.name)
+    dataset = make_config(**FOLDERS).build("train")
+    assert [dataset.load(index).image_id for index in range(3)] == [f"hall {i}_room.{i}" for i in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("image", "depth"), [("stra\u00dfe\u0308.JPG", "strae\u0301.PNG"), ("u\u0308.JPG", "u\u0308.PNG")]
+)
+def test_a_list_finds_names_of_other_unicode_form_and_suffix_case(
+    own: Path, make_config: MakeConfig, image: str, depth: str
+) -> None:
+    (own / "rgb/room.0.jpg").rename(own / "rgb" / image)
+    (own / "depth/room.0.png").rename(own / "depth" / depth)
+    composed = [unicodedata.normalize("NFC", name) for name in (image, depth)]
+    (own / "list.txt").write_text(f"rgb/{composed[0][:-4]}.jpg depth/{composed[1][:-4]}.png")
+    dataset = make_config(train_list="list.txt").build("train")
+    assert dataset.load(0).image_id == f"rgb_{composed[0][:-4]}"
+    scoring = make_config(train_list="list.txt").build("train", annotations_only=True)
+    assert scoring.target(0).image_id == dataset.image_id(0)
 
 
 # --- depth that is none ----------------------------------------------------------------------------------------------
@@ -306,71 +350,22 @@ def ramp(low: float = 500, high: float = 6000) -> np.ndarray:
     return values.astype(np.uint16)
 
 
-def problem(tmp_path: Path, make_config: MakeConfig, values: np.ndarray, **options: Any) -> str:
-    write(tmp_path / "data/rgb/a.jpg", np.zeros((*values.shape[:2], 3), np.uint8))
-    write(tmp_path / "data/depth/a.png", values)
-    dataset = make_config(**FOLDERS, **options).build("train")
-    message = refused(lambda: dataset.target(0))
-    assert message == refused(lambda: dataset.load(0))
-    assert message.startswith(f"{tmp_path}/data/depth/a.png: ")
-    return message
-
-
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
         ((ramp() >> 5).astype(np.uint8), "has 8 bits per pixel, at most 256 different distances; take the 16-bit"),
         (np.repeat((ramp() >> 5).astype(np.uint8)[..., None], 3, 2), "has pixels of kind RGB where one distance"),
-        ((ramp() >> 5) * 257, "8-bit depth stretched to 16 bits: all values are multiples of 257"),
-        ((ramp() >> 5) * 256, "all values are multiples of 256"),
-        (ramp() >> 5, "has no value above 187, which is 0.187 m, as in a copy of 8-bit depth"),
-        (ramp().byteswap(), "seems to have its bytes swapped: in the other byte order its values stay below 10 m"),
-        (ramp(5000, 60000), "is mostly farther than 15 m, where data.max_depth is 10; set data.depth_scale (now 1000"),
-        (ramp(5000, 60000) // 100 * 100 + 1, "is mostly farther than 15 m"),
     ],
 )
-def test_depth_that_cannot_be_right_is_named(
-    tmp_path: Path, make_config: MakeConfig, values: np.ndarray, expected: str
+def test_files_that_are_no_depth_are_refused_before_the_start_and_when_read(
+    own: Path, make_config: MakeConfig, values: np.ndarray, expected: str
 ) -> None:
-    assert expected in problem(tmp_path, make_config, values)
-
-
-def test_a_scale_that_makes_all_too_near_is_named(tmp_path: Path, make_config: MakeConfig) -> None:
-    message = problem(tmp_path, make_config, ramp(), depth_scale=40000)
-    assert "has no depth beyond 0.15 m (value 6000); set data.depth_scale (now 40000 units per metre)" in message
-
-
-def test_the_scale_of_kitti_on_millimetres_is_named(tmp_path: Path, make_config: MakeConfig) -> None:
-    message = problem(tmp_path, make_config, ramp(1500, 8000), depth_scale=256)
-    assert "is mostly farther than 15 m, where data.max_depth is 10; set data.depth_scale (now 256 " in message
-
-
-@pytest.mark.parametrize("room", [(900, 1100), (2000, 2300), (600, 9990), (4000, 9000)])
-def test_swapped_bytes_are_found_in_rooms_of_all_sizes(room: tuple[int, int]) -> None:
-    found = problem_with_values(ramp(*room).byteswap(), 1000, 10)
-    assert found is not None
-    assert "bytes swapped" in found[0]
-
-
-@pytest.mark.parametrize(
-    ("values", "scale", "max_depth"),
-    [
-        (ramp(), 1000, 10),
-        (ramp(9000, 9999), 1000, 10),
-        (ramp(101, 400), 1000, 10),
-        (ramp(9000, 20000), 1000, 10),
-        (np.zeros((20, 30), np.uint16), 1000, 10),
-        (np.where(ramp() < 3500, ramp(), 65535).astype(np.uint16), 1000, 10),
-        (np.where(np.arange(4800).reshape(60, 80) < 40, 3, 0).astype(np.uint16), 1000, 10),  # too few to tell
-        (np.full((20, 30), 2560, np.uint16), 1000, 10),
-        (ramp(1000, 14000), 1000, 10),
-        (ramp(512, 20000), 256, 80),
-        (ramp(10, 240), 5, 100),
-        (np.random.default_rng(0).integers(0, 10000, (30, 40)).astype(np.uint16), 1000, 10),
-    ],
-)
-def test_depth_that_may_be_right_is_taken(values: np.ndarray, scale: float, max_depth: float) -> None:
-    assert problem_with_values(values, scale, max_depth) is None
+    write(own / "depth/room.0.png", values)
+    dataset = make_config(**FOLDERS).build("train")
+    for act in (dataset.survey, lambda: dataset.target(0), lambda: dataset.load(0)):
+        message = refused(act)
+        assert message.startswith(f"{own}/depth/room.0.png: ")
+        assert expected in message
 
 
 def test_files_that_are_no_png_or_damaged(own: Path, make_config: MakeConfig) -> None:
