@@ -23,7 +23,7 @@ PLACES = frozenset(
     for name in (
         "root",
         *(f"{split}_{kind}" for split in ("train", "val") for kind in ("images", "annotations", "segments", "depths")),
-        *("train_instances", "train_list", "val_list"),
+        *("train_instances", "train_list", "val_list", "image_suffix", "label_suffix"),
     )
 )
 SCORES = frozenset({"metrics", "evaluation.best", "data.test_transforms"})
