@@ -148,7 +148,7 @@ class TimmBackbone(Backbone):
             self.pyramid = SimplePyramid(
                 channels, stride, config.pyramid_channels, config.pyramid_upsampler, config.in_chans
             )
-        factor, shift = _conversion(publication) if config.in_chans == 3 else (None, None)
+        factor, shift = conversion(publication) if config.in_chans == 3 else (None, None)
         self.register_buffer("factor", factor, persistent=False)
         self.register_buffer("shift", shift, persistent=False)
         self.fixed_statistics = config.fixed_statistics
@@ -231,7 +231,7 @@ def _contains(name: str, others: list[str]) -> bool:
     return any(other.startswith(f"{name}.") for other in others)
 
 
-def _conversion(publication: dict[str, Any]) -> tuple[Tensor | None, Tensor | None]:
+def conversion(publication: dict[str, Any]) -> tuple[Tensor | None, Tensor | None]:
     """Factor and shift [3, 1, 1] from images normalised with ImageNet's statistics to those of the weights."""
     mean, std = publication.get("mean", IMAGENET_MEAN), publication.get("std", IMAGENET_STD)
     if tuple(mean) == IMAGENET_MEAN and tuple(std) == IMAGENET_STD:
