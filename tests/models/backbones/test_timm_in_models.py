@@ -1,4 +1,4 @@
-"""Every model on backbones of timm: on shapes alone for many families, one training step for two tiny networks."""
+"""Every model on backbones of timm: built and counted for many families, one training step for two tiny networks."""
 
 from dataclasses import replace
 from typing import Any
@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from models import ModelConfig
 from models.base import DenseModel
-from models.cost import complexity, shapes_only
+from models.cost import complexity
 from structures import Batch, DatasetInfo, Target
 from tests.models.backbones.test_timm import FAMILIES, LARGER_FAMILIES
 from tests.models.rcnn.examples import batch as batch_of_objects
@@ -26,6 +26,8 @@ MODELS: dict[str, tuple[DatasetInfo, dict[str, Any]]] = {
     "panoptic_fpn": (PANOPTIC, {**SMALL_DETECTOR, "mask_channels": 32, "semantic_channels": 32}),
     "depthformer": (DatasetInfo("depth", "any", max_depth=10.0), {"channels": 32, "stem_channels": 16}),
 }
+TINY = ["test_resnet", "test_vit"]
+OTHERS = [pytest.param(each, marks=pytest.mark.slow) for each in (*FAMILIES, *LARGER_FAMILIES) if each not in TINY]
 BOXES = [[[10.0, 20, 60, 90], [80, 30, 120, 100]], [[30.0, 10, 100, 60]]]
 
 
@@ -65,14 +67,13 @@ def batch(name: str) -> Batch:
     ],
 )
 def test_every_model_is_built_and_counted_on_every_family(name: str, backbone: str) -> None:
-    with shapes_only():
-        counts = complexity(build(name, backbone), (128, 192))
+    counts = complexity(build(name, backbone), (128, 192))
     assert counts["macs"] > counts["upsamplers"]["macs"] > 0
     assert counts["params"] == counts["params_trainable"]
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("backbone", ["test_resnet", "test_vit"])
+@pytest.mark.parametrize("backbone", TINY)
 def test_every_model_trains_and_predicts(name: str, backbone: str) -> None:
     model, examples = build(name, backbone), batch(name)
     losses = model.train()(examples)
