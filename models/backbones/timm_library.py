@@ -10,9 +10,12 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import timm
 import torch
+from huggingface_hub import constants, try_to_load_from_cache
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -28,6 +31,7 @@ KEY = "model.backbone.model"
 FLEXIBLE = {"strict_img_size": False, "dynamic_img_size": True, "always_partition": True}
 # Our names of timm's options.
 OPTIONS = {"drop_path_rate": "drop_path", "img_size": "image_size", "in_chans": "in_chans"}
+SECONDS_TO_ANSWER = 20.0  # of the hub
 _MAX_MISSING = 3  # tensors that an error lists
 
 logging.getLogger("timm").setLevel(logging.ERROR)  # it warns about the classifier in every file of weights
@@ -169,11 +173,13 @@ def load_published(name: str, make: Callable[..., nn.Module]) -> nn.Module:
         advice = suggest(name, tags) if tags else "set model.backbone.weights=null, or choose another model"
         raise UserError(KEY, f"timm publishes no weights for {name}", advice)
     try:
+        if hub:
+            _check_reachable(hub)
         return make(pretrained=True)
     except MemoryError:
         raise
     except Exception as error:  # of the network, the hub, the disk or the file
-        place = f"https://huggingface.co/{hub}" if hub else url
+        place = f"{constants.ENDPOINT}/{hub}" if hub else url
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(
             "model.backbone.weights",
@@ -181,6 +187,15 @@ def load_published(name: str, make: Callable[..., nn.Module]) -> nn.Module:
             "check the network (and that HF_HUB_OFFLINE is not set), or fetch model.safetensors from there elsewhere "
             "and set model.backbone.weights=PATH",
         ) from None
+
+
+def _check_reachable(hub: str) -> None:
+    """Raise URLError if a repository is neither in the cache nor to be had; the hub's own code would wait minutes."""
+    files = ("model.safetensors", "pytorch_model.bin")
+    is_cached = any(isinstance(try_to_load_from_cache(hub, file), str) for file in files)
+    if not is_cached and not constants.HF_HUB_OFFLINE:
+        with suppress(HTTPError):  # an answer, whatever it is
+            urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=SECONDS_TO_ANSWER).close()
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

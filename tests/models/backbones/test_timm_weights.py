@@ -153,6 +153,15 @@ def test_without_network_the_error_names_the_repository_and_what_to_do(offline: 
     assert "\n" not in text
 
 
+def test_a_hub_that_does_not_answer_is_named_at_once(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
+    with pytest.raises(
+        UserError, match=r"http://127\.0\.0\.1:9/timm/\S+ cannot be fetched \(.*refused"
+    ):
+        build("imagenet")
+
+
 def test_imagenet_means_the_published_weights(offline: Path) -> None:
     folder = offline / "models--timm--test_resnet.r160_in1k"
     snapshot = folder / "snapshots" / ("0" * 40)
