@@ -23,13 +23,12 @@ from errors import UserError
 from models.base import Backbone, FeatureInfo
 from models.layers.simple_pyramid import STRIDES, SimplePyramid
 from models.upsampler import UpsamplerConfig
-from models.weights import load_state
+from models.weights import IMAGENET, Published, load_state
+from models.wrappers import with_prefix
 from structures import Size
 from upsamplers import DeconvConfig
 
-IMAGENET = Path("imagenet")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB on 0..1; see datasets/colour.py
-PREFIX = "backbone."  # of the backbone's tensors in a whole model
 
 
 class Anatomy(NamedTuple):
@@ -90,6 +89,18 @@ class TimmConfig(Schema):
     pyramid_upsampler: UpsamplerConfig = DeconvConfig()
     pyramid_channels: PositiveInt = 256
 
+    @property
+    def published(self) -> Published:
+        """The weights that timm publishes for the tag, and fetches itself; if there are none, `build` says so."""
+        return Published(self.model, "timm", f"https://huggingface.co/timm/{self.model}", "timm", is_fetched=True)
+
+    @property
+    def fixed(self) -> str:
+        """What training does not change: frozen parts and fixed statistics."""
+        frozen = "all weights" if self.frozen == "all" else f"the weights of the first {self.frozen} stages"
+        statistics = ["the statistics of the batch normalisations"] if self.fixed_statistics else []
+        return " and ".join([*([frozen] if self.frozen else []), *statistics])
+
     def build(self, pretrained: bool = True) -> "TimmBackbone":
         """Build the backbone. pretrained: load the weights that the config names.
 
@@ -113,8 +124,8 @@ class TimmConfig(Schema):
             net = make() if on_meta else library.load_published(self.model, make)
         else:
             state = library.read_state(self.weights)
-            state = {key.removeprefix(PREFIX): value for key, value in state.items() if key.startswith(PREFIX)} or state
-            is_ours = any(key.startswith("net.") for key in state)
+            state = with_prefix(state, "backbone.") or state  # of a whole model
+            is_ours = any(key.startswith("body.") for key in state)
             net = make() if is_ours else library.load_file_of_timm(self.weights, state, self.model, make)
             state = state if is_ours else {}
         backbone = TimmBackbone(net, anatomy, self, library.publication(self.model))
@@ -126,7 +137,7 @@ class TimmConfig(Schema):
 class TimmBackbone(Backbone):
     """Images [B, in_chans, H, W], normalised with ImageNet's statistics -> levels at strides 4, 8, 16, 32.
 
-    net: timm's network, under whose name optimiser rules find its parameters (`match: backbone.net`). pyramid: of a
+    body: timm's network, under whose name optimiser rules find its parameters (`match: backbone.body`). pyramid: of a
     plain vision transformer. license: of the published weights, if timm names it.
     Raises UserError for images that are larger than a network with a fixed size takes, or if stages cannot be frozen or
     checkpointed.
@@ -137,7 +148,7 @@ class TimmBackbone(Backbone):
 
     def __init__(self, net: nn.Module, anatomy: Anatomy, config: TimmConfig, publication: dict[str, Any]) -> None:
         super().__init__()
-        self.net, self.anatomy, self.name = net, anatomy, config.model
+        self.body, self.anatomy, self.name = net, anatomy, config.model
         self.in_channels = config.in_chans
         self.license: str | None = publication.get("license")
         self.feature_info = anatomy.levels
@@ -167,7 +178,7 @@ class TimmBackbone(Backbone):
     def train(self, mode: bool = True) -> Self:
         """See nn.Module. Frozen parts, and batch norms with fixed statistics, stay in evaluation mode."""
         super().train(mode)
-        fixed = (module for module in self.net.modules() if self.fixed_statistics and isinstance(module, _BatchNorm))
+        fixed = (module for module in self.body.modules() if self.fixed_statistics and isinstance(module, _BatchNorm))
         for module in (*self.frozen, *fixed):
             module.training = False
         return self
@@ -179,7 +190,7 @@ class TimmBackbone(Backbone):
         inputs = images if self.factor is None else images * self.factor + self.shift
         if self.anatomy.patch:
             inputs = self._resize_to_patches(inputs)
-        levels = extract(self.net, inputs, self.anatomy.patch > 0)
+        levels = extract(self.body, inputs, self.anatomy.patch > 0)
         if self.pyramid is not None:
             levels = self.pyramid(levels[0], images)
         return [
@@ -210,7 +221,7 @@ class TimmBackbone(Backbone):
         """The modules of the first stages, in the order in which timm uses and registers them."""
         if frozen == 0:
             return []
-        modules = dict(self.net.named_modules())
+        modules = dict(self.body.named_modules())
         if frozen == "all":
             return list(modules.values())
         parts = self.anatomy.parts

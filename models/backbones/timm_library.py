@@ -23,7 +23,7 @@ from errors import UserError, suggest
 from models.backbones.timm import Anatomy, extract, scaled
 from models.base import FeatureInfo
 from models.layers.simple_pyramid import STRIDES
-from storage import check_is_file, is_state, read_tensors
+from models.weights import read_weights
 from structures import Size
 
 KEY = "model.backbone.model"
@@ -201,30 +201,13 @@ def _check_reachable(hub: str) -> None:
 def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors in a .safetensors file, a state dict or a checkpoint; averaged weights if it has them.
 
-    No code in the file is run. Raises UserError if it is missing, damaged, or has no weights.
+    No code in the file is run. Raises UserError if it is missing, damaged, has no weights, or some are not finite.
     """
-    where = f"model.backbone.weights {path}"
-    if path.suffix == ".safetensors":
-        check_is_file(path, where)
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            content: Any = load_file(path)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise UserError(where, f"is damaged ({str(error)[:100]})", "fetch it again") from None
-    else:
-        content = read_tensors(path, where)
-    for key in ("ema", "state_dict_ema", "model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    if not is_state(content) or not content:
-        raise UserError(where, "holds no weights", "name a state dict, a .safetensors file or a checkpoint")
-    broken = next((name for name, value in content.items() if not value.isfinite().all()), None)
+    key = "model.backbone.weights"
+    state = read_weights(path, key).state
+    broken = next((name for name, value in state.items() if not value.isfinite().all()), None)
     if broken:
-        raise UserError(where, f"holds weights that are infinite or NaN ({broken})", "use other weights")
-    state: dict[str, Tensor] = content
+        raise UserError(f"{key} {path}", f"holds weights that are infinite or NaN ({broken})", "use other weights")
     return state
 
 

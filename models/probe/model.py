@@ -21,7 +21,7 @@ from models.components import BackboneConfig, UpsamplerConfig
 from models.depthformer.loss import scale_invariant_log_loss
 from models.layers.resize import pixel_cross_entropy, resized_argmax
 from models.layers.simple_pyramid import shrink
-from models.weights import load_weights
+from models.weights import load_weights, replaces_backbone
 from structures import Batch, DatasetInfo, Prediction
 
 STRIDES = {"quarter": 4, "full": 1}  # of the result, by `size`
@@ -51,7 +51,7 @@ class ProbeConfig(Schema):
         if info.task not in ("semantic", "depth"):
             what = f"{info.name} is data for the task {info.task}"
             raise ValueError(f"probe needs a class or a depth for every pixel, but {what}; use ade20k or nyu")
-        backbone = self.backbone.build(pretrained and self.weights is None)
+        backbone = self.backbone.build(pretrained and not replaces_backbone(self.weights, self.weights_exclude))
         if isinstance(backbone, TimmBackbone):
             backbone.remove_pyramid()
         (*finer, (channels, coarsest)), end = backbone.feature_info, STRIDES[self.size]

@@ -76,7 +76,7 @@ def test_image_size_builds_such_a_network_for_another_size() -> None:
 
 def test_patches_of_14_pixels_see_the_image_at_14_16_of_its_size() -> None:
     backbone, seen = build("eva02_tiny_patch14_224"), []
-    backbone.net.patch_embed.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+    backbone.body.patch_embed.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
     backbone.remove_pyramid()
     (level,) = backbone(torch.randn(1, 3, 64, 96))
     assert seen == [(1, 3, 56, 84)]
@@ -93,10 +93,10 @@ def test_each_patch_of_14_pixels_is_where_16_pixels_of_the_image_were() -> None:
 def test_the_map_of_a_plain_transformer_is_its_last_one_normalised() -> None:
     backbone = build("test_vit").eval()
     reference = timm.create_model("test_vit", num_classes=0, img_size=(64, 96), global_pool="").eval()
-    state = {name: value for name, value in backbone.net.state_dict().items() if name != "pos_embed"}
+    state = {name: value for name, value in backbone.body.state_dict().items() if name != "pos_embed"}
     reference.load_state_dict(state, strict=False)
     nn.init.zeros_(reference.pos_embed)
-    nn.init.zeros_(backbone.net.pos_embed)
+    nn.init.zeros_(backbone.body.pos_embed)
     images = torch.randn(2, 3, 64, 96)
     backbone.remove_pyramid()
     (level,) = backbone(images)
@@ -148,7 +148,7 @@ def column(values: tuple[float, ...]) -> Tensor:
 
 def test_the_network_sees_converted_images() -> None:
     backbone, seen = build("vit_tiny_patch16_224.augreg_in21k_ft_in1k").eval(), []
-    backbone.net.patch_embed.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    backbone.body.patch_embed.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     white = torch.full((1, 3, 32, 32), 1.0)
     backbone((white - column(IMAGENET_MEAN)) / column(IMAGENET_STD))
     torch.testing.assert_close(seen[0], white)  # (1 - 0.5) / 0.5
@@ -165,7 +165,7 @@ def test_images_may_have_other_channels() -> None:
 
 
 def trainable(backbone: TimmBackbone) -> set[str]:
-    return {name for name, parameter in backbone.net.named_parameters() if parameter.requires_grad}
+    return {name for name, parameter in backbone.body.named_parameters() if parameter.requires_grad}
 
 
 @pytest.mark.parametrize(
@@ -180,17 +180,17 @@ def trainable(backbone: TimmBackbone) -> set[str]:
 )
 def test_the_first_stages_keep_their_weights(model: str, frozen: int, first_trained: str) -> None:
     backbone = build(model, frozen=frozen)
-    own = [name for name, _ in backbone.net.named_parameters()]
+    own = [name for name, _ in backbone.body.named_parameters()]
     place = own.index(first_trained)
     assert trainable(backbone) == set(own[place:])
 
 
 def test_frozen_parts_are_in_evaluation_mode_and_the_others_in_training_mode() -> None:
     backbone = build("test_resnet", frozen=2).train()
-    before = {name: value.clone() for name, value in backbone.net.named_buffers()}
+    before = {name: value.clone() for name, value in backbone.body.named_buffers()}
     backbone(torch.randn(2, 3, 64, 64))
     changed = {
-        name.split(".")[0] for name, value in backbone.net.named_buffers() if not torch.equal(value, before[name])
+        name.split(".")[0] for name, value in backbone.body.named_buffers() if not torch.equal(value, before[name])
     }
     assert changed == {"layer3", "layer4"}
 
@@ -198,17 +198,17 @@ def test_frozen_parts_are_in_evaluation_mode_and_the_others_in_training_mode() -
 def test_all_freezes_the_network_and_leaves_the_pyramid() -> None:
     backbone = build("test_vit", frozen="all").train()
     assert trainable(backbone) == set()
-    assert not any(module.training for module in backbone.net.modules())
+    assert not any(module.training for module in backbone.body.modules())
     assert all(parameter.requires_grad for parameter in backbone.pyramid.parameters())
     assert backbone.pyramid.training
 
 
 def test_batch_norms_keep_their_statistics_if_asked() -> None:
     backbone = build("test_resnet", fixed_statistics=True).train()
-    before = {name: value.clone() for name, value in backbone.net.named_buffers()}
+    before = {name: value.clone() for name, value in backbone.body.named_buffers()}
     backbone(torch.randn(2, 3, 64, 64))
-    assert all(torch.equal(value, before[name]) for name, value in backbone.net.named_buffers())
-    assert len(trainable(backbone)) == len(list(backbone.net.parameters()))
+    assert all(torch.equal(value, before[name]) for name, value in backbone.body.named_buffers())
+    assert len(trainable(backbone)) == len(list(backbone.body.parameters()))
 
 
 def test_more_stages_than_there_are_cannot_be_frozen() -> None:
@@ -227,7 +227,7 @@ def test_checkpointing_changes_no_gradient(model: str) -> None:
 
 
 def test_options_that_a_network_does_not_have_are_refused() -> None:
-    assert build("test_vit", drop_path=0.3).net.blocks[-1].drop_path1.drop_prob == pytest.approx(0.3)
+    assert build("test_vit", drop_path=0.3).body.blocks[-1].drop_path1.drop_prob == pytest.approx(0.3)
     with pytest.raises(UserError, match=r"model\.backbone\.drop_path: vgg11 has no such option; remove it"):
         build("vgg11", drop_path=0.3)
 

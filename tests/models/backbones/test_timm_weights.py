@@ -35,7 +35,7 @@ def published(model: str = NAME) -> State:
 
 
 def assert_starts_from(backbone: TimmBackbone, state: State) -> None:
-    own = dict(backbone.net.named_parameters())
+    own = dict(backbone.body.named_parameters())
     shared = [name for name in own if name in state]
     assert shared
     assert all(torch.equal(own[name], state[name]) for name in shared)
@@ -57,13 +57,13 @@ def test_a_file_of_timm_is_loaded(form: str, tmp_path: Path) -> None:
 def test_position_embeddings_of_a_file_are_resized_by_timm(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_file(published("test_vit"), path)
-    assert build(path, "test_vit", image_size=[64, 96]).net.pos_embed.shape[1] == 4 * 6 + 1
+    assert build(path, "test_vit", image_size=[64, 96]).body.pos_embed.shape[1] == 4 * 6 + 1
 
 
 def test_the_first_convolution_of_a_file_is_adapted_to_other_channels(tmp_path: Path) -> None:
     path, state = tmp_path / "model.pth", published()
     torch.save(state, path)
-    first = build(path, in_chans=1).net.conv1[0].weight
+    first = build(path, in_chans=1).body.conv1[0].weight
     torch.testing.assert_close(first, state["conv1.0.weight"].sum(1, keepdim=True))
 
 
@@ -156,9 +156,7 @@ def test_without_network_the_error_names_the_repository_and_what_to_do(offline: 
 def test_a_hub_that_does_not_answer_is_named_at_once(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
-    with pytest.raises(
-        UserError, match=r"http://127\.0\.0\.1:9/timm/\S+ cannot be fetched \(.*refused"
-    ):
+    with pytest.raises(UserError, match=r"http://127\.0\.0\.1:9/timm/\S+ cannot be fetched \(.*refused"):
         build("imagenet")
 
 
