@@ -120,7 +120,7 @@ def test_resnet50_has_the_features_of_our_own() -> None:
             module.running_mean.normal_(0, 0.1, generator=generator)
             module.running_var.uniform_(0.5, 1.5, generator=generator)
     ours = ResNet("resnet50", frozen=0)
-    state = {name: value for name, value in theirs.net.state_dict().items() if "num_batches" not in name}
+    state = {name: value for name, value in theirs.body.state_dict().items() if "num_batches" not in name}
     ours.load_state_dict(state)
     images = torch.randn(1, 3, 64, 96, generator=generator)
     with torch.no_grad():
