@@ -1,1 +1,0 @@
-"""Convert published weights into ours, one module for each family of networks: `python -m tools.convert_weights`."""
