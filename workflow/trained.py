@@ -39,7 +39,7 @@ def load_trained(path: Path, cfg: Path | None, overrides: list[str]) -> tuple[Ex
         return experiment, model, 0
     state = load_checkpoint(path)
     if cfg is None:
-        experiment = make_experiment(read_overrides(state["config"], overrides), str(path))
+        experiment = make_experiment(read_overrides(state["config"], overrides, Experiment), str(path))
     else:
         experiment = load_experiment(cfg, overrides)
     model = experiment.build_model(pretrained=False)
