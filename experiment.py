@@ -126,8 +126,9 @@ class Experiment(Schema):
             return self.model.build(self.data.info, pretrained=pretrained)
         except (ValueError, RuntimeError, MemoryError) as error:
             # A component refuses this combination of sizes, or PyTorch cannot allocate it.
-            what = str(error).partition("\n")[0] or "does not fit in memory"
-            raise UserError(self._where("model"), what, "change the model's options") from error
+            what, _, do = str(error).partition("\n")[0].partition("; ")
+            advice = do or "change the model's options"
+            raise UserError(self._where("model"), what or "does not fit in memory", advice) from error
 
     def build_metrics(self) -> list[Metric]:
         """Build the metrics, empty."""

@@ -67,7 +67,7 @@ class _Loader(yaml.SafeLoader):
         if kind in ("int", "float") and (":" in text or re.match(r"[-+]?0[\d_]", text)):
             raise _refusal(f"{text} is not a plain decimal number", "write a plain one, or put text in quotes", node)
         if kind == "timestamp":
-            raise _refusal(f"{text} is a date to YAML", f"put it in quotes: '{text}'", node)
+            raise _refusal(f"{text} is a date to YAML", f"put it in quotes if it is a text: '{text}'", node)
         return super().construct_scalar(node)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:

@@ -15,8 +15,11 @@ def find_checkpoint(path: Path, which: Literal["best", "last"] = "best") -> Path
     """Find the checkpoint that `path` names: a file, or the best or last checkpoint of a run folder.
 
     A run that has not been evaluated has no best checkpoint; then the last one is taken. Raises UserError if a folder
-    holds none.
+    holds none, or if `path` names a configuration.
     """
+    if path.suffix in (".yaml", ".yml"):
+        advice = "name a .pt file or the folder of a run here, and a configuration with --cfg"
+        raise UserError(path, "is a configuration, not a checkpoint", advice)
     if not path.is_dir():
         return path
     for folder in (path / "checkpoints", path):

@@ -5,6 +5,7 @@ data: such lists, or a folder of images and a folder of depth maps with the same
 """
 
 import os
+import shlex
 from pathlib import Path
 from typing import Literal, Self
 
@@ -241,7 +242,7 @@ def _existing_root(root: Path, split: Split) -> Path:
     inner = root / "nyu"
     # Unlike Path's methods, these do not raise an error if a folder may not be entered.
     if os.path.isfile(inner / LISTS[split]) and not os.path.exists(root / LISTS[split]):
-        raise UserError(root, "is one folder too high", f"set data.root={inner}")
+        raise UserError(root, "is one folder too high", f"set {shlex.quote(f'data.root={inner}')}")
     if problem := problem_with(root, "folder"):
         raise UserError(root, problem, "set data.root to the folder with the lists; see docs/depth.md")
     return root

@@ -31,6 +31,7 @@ label values are set in the YAML. Cityscapes and Pascal VOC need these settings,
 """
 
 import os
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -256,7 +257,7 @@ class ADE20K(DenseDataset):
 def _existing_root(root: Path) -> Path:
     inner = root / "ADEChallengeData2016"
     if os.path.isdir(inner):  # unlike Path.is_dir, raises no error if a folder may not be entered
-        raise UserError(root, "is one folder too high", f"set data.root={inner}")
+        raise UserError(root, "is one folder too high", f"set {shlex.quote(f'data.root={inner}')}")
     if problem := problem_with(root, "folder"):
         raise UserError(root, problem, f"unpack {DOWNLOAD} and set data.root to its ADEChallengeData2016")
     return root
