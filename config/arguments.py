@@ -7,11 +7,14 @@ setting may be left out, and a value that is in quotes from end to end, which is
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 from config.plain_yaml import parse_argument
 from config.schema import is_record, names
 from errors import UserError
+
+NULLS = ("null", "Null", "NULL", "~")
 
 
 def read_value(text: str, kinds: Sequence[Any] | None, where: str) -> Any:
@@ -32,6 +35,8 @@ def read_value(text: str, kinds: Sequence[Any] | None, where: str) -> Any:
     try:
         value = parse_argument(text, where)
     except UserError:
+        return text
+    if value is None and text.strip() not in NULLS:  # such as a lone ---
         return text
     in_quotes = isinstance(value, str) and text.strip()[0] in "'\""
     return value if in_quotes or any(_is_of(value, kind) for kind in kinds) else text
@@ -62,5 +67,5 @@ def _is_of(value: Any, kind: Any) -> bool:
     if get_origin(kind) is Literal:
         return any(type(value) is type(item) and value == item for item in get_args(kind))
     if kind is None or kind is bool:
-        return value is None if kind is None else isinstance(value, bool)
+        return isinstance(value, NoneType if kind is None else bool)
     return kind in (int, float) and type(value) in (int, float)

@@ -7,7 +7,6 @@ If a mapping has another `name` than before, it replaces the old mapping, so tha
 leak into another. A single word in place of such a mapping is short for `{name: word}` and always replaces it.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from config.arguments import read_value
 from config.plain_yaml import MAX_DEPTH, parse_file
-from config.schema import Schema, types_at
+from config.schema import Schema, is_index, types_at
 from errors import UserError
 
 MAX_FILE_BYTES = 128 * 1024  # ten times the largest configuration of this repository
@@ -120,7 +119,7 @@ def merge(old: Any, new: Any, where: str = "") -> Any:
 
     where: prefix of the keys in error messages. Raises UserError for an index beyond the end of a list.
     """
-    if isinstance(old, list) and isinstance(new, dict) and new and all(map(_is_index, new)):
+    if isinstance(old, list) and isinstance(new, dict) and new and all(map(is_index, new)):
         return _merge_items(old, new, where)
     if isinstance(old, dict) and isinstance(new, str):
         return {"name": new}
@@ -134,10 +133,6 @@ def merge(old: Any, new: Any, where: str = "") -> Any:
         **old,
         **{key: merge(old[key], value, f"{where}{key}.") if key in old else value for key, value in new.items()},
     }
-
-
-def _is_index(key: Any) -> bool:
-    return re.fullmatch(r"[0-9]{1,9}", str(key)) is not None
 
 
 def _merge_items(old: list[Any], new: dict[Any, Any], where: str) -> list[Any]:

@@ -1,5 +1,6 @@
 """The base of all config records, and what a dotted key stands for in a tree of records."""
 
+import re
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
@@ -43,9 +44,14 @@ def _item(config: Any, key: str) -> Any:
     """What a raw configuration has under a key, which may be the index of a list; None if there is nothing."""
     if isinstance(config, Mapping):
         return next((value for name, value in config.items() if str(name) == key), None)
-    if isinstance(config, Sequence) and not isinstance(config, str) and key.isdecimal() and int(key) < len(config):
+    if isinstance(config, list) and is_index(key) and int(key) < len(config):
         return config[int(key)]
     return None
+
+
+def is_index(key: Any) -> bool:
+    """Whether a key may be the index of a list. Longer numbers are not, and Python refuses to read very long ones."""
+    return re.fullmatch(r"[0-9]{1,9}", str(key)) is not None
 
 
 def members(annotation: Any) -> list[Any]:

@@ -18,8 +18,7 @@ def find_checkpoint(path: Path, which: Literal["best", "last"] = "best") -> Path
     holds none, or if `path` names a configuration.
     """
     if path.suffix in (".yaml", ".yml"):
-        advice = "name a .pt file or the folder of a run here, and a configuration with --cfg"
-        raise UserError(path, "is a configuration, not a checkpoint", advice)
+        raise UserError(path, "is a configuration, not a checkpoint", "name a .pt file or the folder of a run")
     if not path.is_dir():
         return path
     for folder in (path / "checkpoints", path):
