@@ -44,7 +44,7 @@ from config import Schema
 from datasets.base import DenseDataset, ImageRange, Sample, Survey
 from datasets.files.folders import Names, evenly_spread
 from datasets.files.images import IMAGE_SUFFIXES, check_image_range, read_image
-from datasets.files.paths import problem_with
+from datasets.files.paths import problem_with, resolve_path
 from datasets.semantic.labels import LabelTable, single_class_advice
 from datasets.semantic.pairing import (
     LABEL_SUFFIXES,
@@ -175,7 +175,7 @@ class ADE20K(DenseDataset):
 
     def __init__(self, config: ADE20KConfig, split: Literal["train", "val"], annotations_only: bool = False) -> None:
         self.info = config.info
-        root = _existing_root(config.root.expanduser())
+        root = _existing_root(resolve_path(config.root, ""))
         if split == "train":
             images, annotations, listed = config.train_images, config.train_annotations, config.train_list
         else:
@@ -187,7 +187,7 @@ class ADE20K(DenseDataset):
         if not annotations_only:
             image_paths = find_images(self._images, config.image_suffix, f"data.{split}_images")
         if listed is not None:
-            file = root / Path(listed).expanduser()
+            file = resolve_path(root, listed)
             names = read_names(file, key, config.image_suffix)
             label_paths = select(label_paths, names, file, self._annotations, "annotation")
             image_paths = select(image_paths, names, file, self._images, "image")
