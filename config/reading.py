@@ -2,7 +2,7 @@
 
 A file may name a base file by `base: PATH` (relative to itself). Later layers override earlier ones: base, file,
 arguments. Mappings merge key by key. A list is replaced as a whole, or one of its items is changed by its index
-(`transforms.0.size=[64, 64]`).
+(`transforms.0.size=[64, 64]`); in arguments also by its name, if no other item has it (`transforms.pad.size=[64, 64]`).
 If a mapping has another `name` than before, it replaces the old mapping, so that the options of one component never
 leak into another. A single word in place of such a mapping is short for `{name: word}` and always replaces it.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 from config.arguments import read_value
 from config.plain_yaml import MAX_DEPTH, parse_file
-from config.schema import Schema, is_index, types_at
+from config.schema import Schema, is_index, item_at, types_at
 from errors import UserError
 
 MAX_FILE_BYTES = 128 * 1024  # ten times the largest configuration of this repository
@@ -161,15 +161,26 @@ def read_overrides(config: Mapping[str, Any], overrides: Sequence[str], schema: 
     config = config if isinstance(config, Config) else Config(config, [Layer(None, config)])
     for argument in overrides:
         key, separator, text = argument.partition("=")
-        keys = key.split(".")
-        if not separator or not all(keys):
+        if not separator or not all(key.split(".")):
             raise UserError(f"argument {argument}", "is not KEY=VALUE", "write for example model.upsampler=carafe")
-        source = f"argument {_shorten(argument)}"
+        keys, source = _numbered(config, key.split(".")), f"argument {_shorten(argument)}"
         value = read_value(text, None if schema is None else types_at(schema, config, keys), source)
         for step in reversed(keys):
             value = {step: value}
         config = config.add(Layer(source, value, is_argument=True))
     return config
+
+
+def _numbered(config: Any, keys: Sequence[str]) -> list[str]:
+    """The keys, with the items of lists by index where they are given by name, as in `metrics.depth_errors.crop`."""
+    numbered = []
+    for key in keys:
+        if isinstance(config, list) and not is_index(key):
+            names = [item.get("name") if isinstance(item, Mapping) else item for item in config]
+            key = str(names.index(key)) if names.count(key) == 1 else key
+        numbered.append(key)
+        config = item_at(config, key)
+    return numbered
 
 
 def _shorten(argument: str) -> str:

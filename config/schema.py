@@ -36,11 +36,11 @@ def types_at(schema: Any, config: Any, keys: Sequence[str]) -> list[Any]:
         name = config.get("name") if isinstance(config, Mapping) else config
         chosen = [kind for kind in kinds if isinstance(name, str) and name in names(kind)] or kinds
         kinds = [member for kind in chosen for member in children(kind, key)]
-        config = _item(config, key)
+        config = item_at(config, key)
     return kinds
 
 
-def _item(config: Any, key: str) -> Any:
+def item_at(config: Any, key: str) -> Any:
     """What a raw configuration has under a key, which may be the index of a list; None if there is nothing."""
     if isinstance(config, Mapping):
         return next((value for name, value in config.items() if str(name) == key), None)

@@ -41,11 +41,11 @@ class CocoAPConfig(Schema):
         possible = KINDS.get(info.task, ())
         if not possible:
             what = f"{info.name} is {info.task} data, which has no separate objects"
-            raise UserError("metrics", f"coco_ap: {what}", "choose a metric of its task")
+            raise UserError("metrics.coco_ap", what, "choose a metric of its task")
         for kind in self.kinds or ():
             if kind not in possible:
                 what = f"{kind} is not possible, since {info.name} is {info.task} data"
-                raise UserError("metrics", f"coco_ap: {what}", f"use {', '.join(possible)}")
+                raise UserError("metrics.coco_ap.kinds", what, f"use {', '.join(possible)}")
         return CocoAP(info.classes, tuple(kind for kind in possible if kind in (self.kinds or possible)))
 
 

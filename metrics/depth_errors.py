@@ -82,14 +82,14 @@ class DepthErrorsConfig(Schema):
         """The metric for data of `info`. Raises UserError if it has no depth, or if the range is empty or too large."""
         if info.task != "depth" or info.max_depth is None:
             what = f"{info.name} is {info.task} data, which has no depth"
-            raise UserError("metrics", f"depth_errors: {what}", "choose a metric of its task")
+            raise UserError("metrics.depth_errors", what, "choose a metric of its task")
         max_depth = info.max_depth if self.max_depth is None else self.max_depth
         if max_depth > info.max_depth:
             what = f"{max_depth:g} m is beyond data.max_depth, {info.max_depth:g} m"
-            raise UserError("metrics", f"depth_errors: max_depth {what}", "raise data.max_depth too")
+            raise UserError("metrics.depth_errors.max_depth", what, "raise data.max_depth too")
         if self.min_depth >= max_depth:
             what = f"{self.min_depth:g} m is not below the largest depth, {max_depth:g} m"
-            raise UserError("metrics", f"depth_errors: min_depth {what}", "lower its min_depth")
+            raise UserError("metrics.depth_errors.min_depth", what, "lower it")
         return DepthErrors(self.crop, self.average, self.min_depth, max_depth)
 
 
@@ -149,7 +149,7 @@ class DepthErrors(Metric):
         images = [means for means in self._images.values() if means is not None]
         if not images:
             what = f"no pixel was measured within the crop ({self._crop}) and the depth range"
-            do = "check data.depth_scale, and crop, min_depth and max_depth of the metric depth_errors"
+            do = "check data.depth_scale, and crop, min_depth and max_depth of metrics.depth_errors"
             raise UserError("validation set", what, do)
         if self._average == "pixels":
             return _errors(_pool(images))

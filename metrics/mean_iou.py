@@ -34,7 +34,7 @@ class MeanIoUConfig(Schema):
         """The metric for the classes of `info`. Raises UserError if the task is not semantic."""
         if info.task != "semantic":
             what = f"{info.name} is {info.task} data, which has no class for every pixel"
-            raise UserError("metrics", f"mean_iou: {what}", "choose a metric of its task")
+            raise UserError("metrics.mean_iou", what, "choose a metric of its task")
         return MeanIoU(info.classes, self.boundary_ratio if self.boundary else None)
 
 

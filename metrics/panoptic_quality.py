@@ -29,7 +29,7 @@ class PanopticQualityConfig(Schema):
         """The metric for the classes of `info`. Raises UserError if the task is not panoptic."""
         if info.task != "panoptic":
             what = f"{info.name} is {info.task} data, which does not divide images into segments"
-            raise UserError("metrics", f"panoptic_quality: {what}", "choose a metric of its task")
+            raise UserError("metrics.panoptic_quality", what, "choose a metric of its task")
         return PanopticQuality(info.classes, info.things)
 
 

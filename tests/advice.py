@@ -103,7 +103,7 @@ def assigned(name: str, scope: ast.AST) -> list[ast.AST]:
 
 @cache
 def all_keys() -> frozenset[str]:
-    """Every dotted key of every experiment. An item of a list or mapping is `*`, a record has its names, too."""
+    """Every dotted key of every experiment. An item of a list or mapping is `*`, or its name."""
     keys: set[str] = set()
 
     def walk(kind: Any, key: str) -> None:
@@ -114,8 +114,9 @@ def all_keys() -> frozenset[str]:
             for inner in kinds:
                 if inner is not kind:
                     walk(inner, f"{key}{name}.")
-        if key and (words := names(kind)):
-            keys.update(f"{key}{word}.{name}" for word in words for name in fields(kind))
+        if key.endswith("*."):  # an item of a list may be given by its name
+            for word in names(kind):
+                keys.update(f"{key[:-2]}{word}{rest}" for rest in ("", *(f".{name}" for name in fields(kind))))
 
     walk(Experiment, "")
     return frozenset(keys)

@@ -138,7 +138,7 @@ ROWS = [
     Row("correct the match", "seg", ["optimizer.rules=[{match: none}]"], ["optimizer.rules=[{match: norm}]"]),
     Row("use auto or cpu", "seg", ["system.device=cuda"], ["system.device=auto"]),
     Row("raise data.max_depth too", "depth", ["metrics=[{name: depth_errors, max_depth: 50}]"], ["data.max_depth=50"]),
-    Row("lower its min_depth", "depth", ["metrics=[{name: depth_errors, min_depth: 20}]"], ["metrics.0.min_depth=0.1"]),
+    Row("lower it", "depth", ["metrics=[{name: depth_errors, min_depth: 20}]"], ["metrics.depth_errors.min_depth=0.1"]),
     Row(
         "change the upsampler or remove one_step",
         "seg",
@@ -177,10 +177,10 @@ ROWS = [
         ["data.ignore_labels=[0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]"],
     ),
     Row(
-        "set max_class_share to null",
+        "set it to null",
         "det",
         ["data.train_transforms=[{name: random_crop, size: [40, 40], max_class_share: 0.7}, normalize]"],
-        ["data.train_transforms.0.max_class_share=null"],
+        ["data.train_transforms.random_crop.max_class_share=null"],
     ),
     Row(
         "take it out of data.train_transforms, or set it for your images",
@@ -285,6 +285,7 @@ NOT_HERE = {
         ["system.workers=0"],
     ),
     "write masks too, or score the boxes only: data.masks=false": ("of tools.score", ["data.masks=false"]),
+    "give 1 or more": ("an argument in Python, no setting", []),
     "choose another component, or set it to false": ("needs CUDA", ["system.deterministic=false"]),
     "start another run_name with a lower optimizer.lr, a gradient_clip, or precision=fp32": (
         "a run has to diverge: tests/test_errors.py",
@@ -295,9 +296,9 @@ NOT_HERE = {
     "choose another run_name, or remove … to start over": ("tests/runs", ["run_name=other"]),
     "score this data without prediction files": ("names an option of a command, no setting", []),
     "choose a folder outside": ("names an option of a command, no setting", []),
-    "check data.depth_scale, and crop, min_depth and max_depth of the metric depth_errors": (
+    "check data.depth_scale, and crop, min_depth and max_depth of metrics.depth_errors": (
         "a whole evaluation: tests/metrics/test_depth_errors.py",
-        ["data.depth_scale=0.001", "metrics.0.crop=none"],
+        ["data.depth_scale=0.001", "metrics.depth_errors.crop=none"],
     ),
     "check the annotations and ignore_labels": ("a whole evaluation", ["data.ignore_labels=[]"]),
     "name weights of this network, or exclude the tensors that differ by model.weights_exclude": (

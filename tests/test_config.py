@@ -111,6 +111,14 @@ def test_one_item_of_a_list_can_be_overridden():
         read_overrides(config, ["stages.2.size=3"])
 
 
+def test_one_item_of_a_list_can_be_overridden_by_its_name():
+    config = {"stages": [{"name": "kernel", "size": 5}, "sampler", "twice", "twice"]}
+    read = read_overrides(config, ["stages.kernel.size=3", "stages.sampler.groups=2"], Root)
+    assert read["stages"] == [{"name": "kernel", "size": 3}, {"name": "sampler", "groups": 2}, "twice", "twice"]
+    with pytest.raises(UserError, match=r"argument stages.twice.size=3: stages: .* is not possible; write a list"):
+        validate(Root, read_overrides(config, ["stages.twice.size=3"], Root), "a.yaml")
+
+
 def test_numbers_in_scientific_notation_are_numbers():
     assert validate(Root, read_overrides({}, ["lr=6e-5"]), "a.yaml").lr == 6e-5
 
