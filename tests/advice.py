@@ -31,6 +31,9 @@ def all_advice() -> tuple[Advice, ...]:
         for node in tree.body:  # some is handed over as an argument
             if isinstance(node, ast.Assign) and "ADVICE" in ast.unparse(node.targets[0]):
                 found |= {Advice(module, "", "", do) for do in texts(node.value, [tree])}
+            elif isinstance(node, ast.FunctionDef) and "advice" in node.name:
+                returned = [item.value for item in ast.walk(node) if isinstance(item, ast.Return)]
+                found |= {Advice(module, "", "", do) for value in returned for do in texts(value, [node, tree])}
         for node, scopes in calls(tree):
             name = node.func.id if isinstance(node.func, ast.Name) else ""
             if name == "UserError" and len(node.args) == 3:

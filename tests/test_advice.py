@@ -29,7 +29,7 @@ class Row:
     """How to come by an advice, and how to follow it.
 
     do: the advice, gaps as `…`. task: of the demo. wrong: arguments that produce the error. follow: arguments that
-    the advice asks for, put behind the wrong ones; None: what stands in the message after "set". instead: whether they
+    the advice asks for, put behind the wrong ones; None: what stands in the message after `set`. instead: whether they
     replace the wrong ones. `ROOT` in an argument is the folder of the task's data, `HERE` an empty one of the test.
     prepare: makes files in the test's folder.
     """
@@ -73,12 +73,31 @@ def one_bad_object(folder: Path) -> None:
     (folder / "some.json").write_text(json.dumps(content))
 
 
+DEMO_CLASSES = {12: "railing", 26: "lamp", 37: "ball", 45: "cabinet", 62: "chair", 64: "plant", 67: "table"}
+
+
+def one_object(category: int, name: str, others: dict[int, str] = DEMO_CLASSES) -> Callable[[Path], object]:
+    """Writes a file with one object, of a category that is not among the others."""
+    box = {"image_id": 1, "category_id": category, "bbox": [1, 1, 9, 9], "area": 81, "iscrowd": 0}
+    content = {
+        "images": [{"id": 1, "file_name": "000000000001.jpg", "width": 64, "height": 48}],
+        "annotations": [{"id": 1, **box}],
+        "categories": [{"id": number, "name": text} for number, text in {**others, category: name}.items()],
+    }
+    return lambda folder: (folder / "one.json").write_text(json.dumps(content))
+
+
 def list_outside(folder: Path) -> None:
     (folder / "list.txt").write_text("../a.jpg ../a.png 518.0\n")
 
 
 def list_of_missing(folder: Path) -> None:
     (folder / "list.txt").write_text("a.jpg a.png 518.0\n")
+
+
+def pasted(error: str) -> list[str]:
+    """The arguments at the end of an error that says to set them, as a shell reads them."""
+    return shlex.split(re.split(r"(?:; |, or |, )set ", error)[-1])
 
 
 CLASSES = "data.classes={12: railing, 26: lamp}"
@@ -214,8 +233,37 @@ ROWS = [
         ["data.on_error=skip"],
         prepare=one_bad_object,
     ),
-    Row("name other annotations, or lower data.min_side", "det", ["data.min_side=4000"], ["data.min_side=1"]),
-    Row("name other annotations, or lower data.min_side", "pan", ["data.min_side=4000"], ["data.min_side=1"]),
+    Row(
+        "name another file, or take the categories of data.train_annotations with data.classes=null",
+        "det",
+        ["data.train_annotations=HERE/one.json"],
+        ["data.classes=null"],
+        prepare=one_object(99, "extra", {}),
+    ),
+    Row("name another file, or set …", "det", ["data.classes=null", "data.classes={500: zebra}"], None),
+    Row(
+        "give both splits the same ids and names; to score this file alone, set …",
+        "det",
+        ["data.val_annotations=HERE/one.json"],
+        None,
+        prepare=one_object(99, "extra", {}),
+    ),
+    Row(
+        "give it one id everywhere, or another name in the file",
+        "det",
+        ["data.train_annotations=HERE/one.json"],
+        ["data.train_annotations=annotations/instances_train2017.json"],
+        prepare=one_object(77, "lamp"),
+    ),
+    Row(
+        "list these in data.classes, or name other annotations",
+        "det",
+        ["data.train_annotations=HERE/one.json"],
+        ["data.classes={99: extra}"],
+        prepare=one_object(99, "extra"),
+    ),
+    Row("lower data.min_side, for example data.min_side=…", "det", ["data.min_side=4000"], ["data.min_side=1"]),
+    Row("lower data.min_side, for example data.min_side=…", "pan", ["data.min_side=4000"], ["data.min_side=1"]),
     Row(
         "list data.classes, or name annotations with categories",
         "det",
@@ -339,7 +387,7 @@ def test_advice_that_is_followed_is_not_given_again(row, scenes, tmp_path):
     pattern = re.escape(row.do).replace(re.escape(GAP), ".*")
     assert re.search(rf"; {pattern}$", error), error
     # What a message says to set is pasted into a shell.
-    follow = shlex.split(error.partition("; set ")[2]) if row.follow is None else row.follow
+    follow = pasted(error) if row.follow is None else row.follow
     after = start(row.task, arguments([*([] if row.instead else row.wrong), *follow]))
     assert after is None or (after.partition("; ")[2] != error.partition("; ")[2] and "not possible" not in after), (
         after
@@ -388,4 +436,4 @@ def test_advice_with_spaces_in_a_path_can_be_pasted(scenes, tmp_path):
     (tmp_path / "set #2").symlink_to(scenes)
     error = start("seg", [f"data.root={tmp_path}/set #2"])
     assert error is not None
-    assert shlex.split(error.partition("; set ")[2]) == [f"data.root={tmp_path}/set #2/ADEChallengeData2016"]
+    assert pasted(error) == [f"data.root={tmp_path}/set #2/ADEChallengeData2016"]
