@@ -333,6 +333,13 @@ NOT_HERE = {
         ["system.workers=0"],
     ),
     "write masks too, or score the boxes only: data.masks=false": ("of tools.score", ["data.masks=false"]),
+    "add model.backbone.weights=FILE": ("tests/models/test_load_weights.py", ["model.backbone.weights=FILE"]),
+    "see to it that the folder can be read, then run the same command again; or choose another run_name": (
+        "a file system has to fail: tests/runtime/test_checkpoint.py",
+        ["run_name=other"],
+    ),
+    "start one per GPU, or add system.backend=gloo to let them share GPUs": ("needs CUDA", ["system.backend=gloo"]),
+    "run the same command again with evaluation.pictures=0": ("a disk has to be full", ["evaluation.pictures=0"]),
     "give 1 or more": ("an argument in Python, no setting", []),
     "choose another component, or set it to false": ("needs CUDA", ["system.deterministic=false"]),
     "start another run_name with a lower optimizer.lr, a gradient_clip, or precision=fp32": (
