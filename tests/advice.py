@@ -28,7 +28,7 @@ def all_advice() -> tuple[Advice, ...]:
     found = set()
     for module, path in sources().items():
         tree = ast.parse(path.read_text())
-        for node in tree.body:  # some is handed over as an argument
+        for node in ast.walk(tree):  # some is handed over as an argument
             if isinstance(node, ast.Assign) and "ADVICE" in ast.unparse(node.targets[0]):
                 found |= {Advice(module, "", "", do) for do in texts(node.value, [tree])}
             elif isinstance(node, ast.FunctionDef) and "advice" in node.name:
@@ -59,29 +59,31 @@ def calls(tree: ast.Module) -> Iterator[tuple[ast.Call, list[ast.AST]]]:
     yield from walk(tree, [])
 
 
-def texts(node: ast.AST | None, scopes: list[ast.AST], depth: int = 0) -> list[str]:
-    """The texts that an expression may be; what cannot be read from the source is a gap."""
-    if depth > 5:
-        return [GAP]
+def texts(node: ast.AST | None, scopes: list[ast.AST], seen: tuple[str, ...] = ()) -> list[str]:
+    """The texts that an expression may be; what the source does not tell is a gap. seen: names on the way here."""
+
+    def joined(parts: list[ast.AST]) -> list[str]:
+        results = [""]
+        for part in parts:
+            tails = texts(part.value if isinstance(part, ast.FormattedValue) else part, scopes, seen)
+            results = [re.sub(f"{GAP}+", GAP, head + tail) for head in results for tail in tails][:8]
+        return results
+
     match node:
         case ast.Constant(str() as value):
             return [value]
         case ast.JoinedStr(parts):
-            results = [""]
-            for part in parts:
-                tails = texts(part.value if isinstance(part, ast.FormattedValue) else part, scopes, depth + 1)
-                results = [head + tail for head in results for tail in tails][:8]
-            return results
+            return joined(parts)
         case ast.IfExp():
-            return [*texts(node.body, scopes, depth + 1), *texts(node.orelse, scopes, depth + 1)]
+            return [*texts(node.body, scopes, seen), *texts(node.orelse, scopes, seen)]
         case ast.BoolOp(values=values):
-            return [text for value in values for text in texts(value, scopes, depth + 1)]
+            return [text for value in values for text in texts(value, scopes, seen)]
         case ast.BinOp(left=left, op=ast.Add(), right=right):
-            return [a + b for a in texts(left, scopes, depth + 1) for b in texts(right, scopes, depth + 1)][:8]
-        case ast.Name(id=name):
+            return joined([left, right])
+        case ast.Name(id=name) if name not in seen:
             for scope in scopes:
                 if values := assigned(name, scope):
-                    return [text for value in values for text in texts(value, scopes, depth + 1)]
+                    return [text for value in values for text in texts(value, scopes, (*seen, name))]
     return [GAP]
 
 
@@ -95,6 +97,10 @@ def assigned(name: str, scope: ast.AST) -> list[ast.AST]:
                 if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
                     pairs = list(zip(target.elts, node.value.elts, strict=False))
                 values += [value for left, value in pairs if isinstance(left, ast.Name) and left.id == name]
+        elif (
+            isinstance(node, ast.AugAssign) and values and isinstance(node.target, ast.Name) and node.target.id == name
+        ):
+            values[-1] = ast.BinOp(values[-1], ast.Add(), node.value)
         elif isinstance(node, ast.ImportFrom) and name in {alias.name for alias in node.names}:
             path = sources().get(node.module or "")
             values += assigned(name, ast.parse(path.read_text())) if path else []

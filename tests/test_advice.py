@@ -102,6 +102,7 @@ def pasted(error: str) -> list[str]:
 
 CLASSES = "data.classes={12: railing, 26: lamp}"
 NORMALIZE = "data.train_transforms=[normalize]"
+TWO = ["data.classes=[a, b]"]
 ROWS = [
     # of config
     Row("write for example model.upsampler=carafe", "seg", ["carafe"], ["model.upsampler=carafe"], instead=True),
@@ -174,6 +175,26 @@ ROWS = [
         ["data.ignore_labels=[3]"],
         ["data.ignore_labels=[0]"],
     ),
+    Row(
+        "classes take the values in label_values, ignore others",
+        "seg",
+        [*TWO, "data.label_values={1: a, 2: b}", "data.ignore_labels=[1]"],
+        ["data.ignore_labels=[0]"],
+    ),
+    Row("add one, or remove the class", "seg", [*TWO, "data.label_values={1: a}"], ["data.label_values={2: b}"]),
+    Row(
+        "add it there, or correct it",
+        "seg",
+        [*TWO, "data.label_values={1: a, 2: b, 3: c}"],
+        ["data.classes=[a, b, c]"],
+    ),
+    Row(
+        "store labels as PNG, which keeps them exactly",
+        "seg",
+        ["data.label_suffix=_l.jpg"],
+        ["data.label_suffix=_l.png"],
+    ),
+    Row("set …", "seg", ["data.classes=[a]"], None),
     Row("PNGs hold 16 bits", "seg", ["data.ignore_labels=[70000]"], ["data.ignore_labels=[65535]"]),
     Row("set …", "seg", ["data.root=ROOT/.."], None),
     Row(
@@ -190,10 +211,11 @@ ROWS = [
         ["data.val_images=images/validation"],
     ),
     Row(
-        "correct the file, or data.classes, data.first_label, data.ignore_labels",
+        "correct the file, or data.classes, data.first_label, data.ignore_labels, or name the class of each value in "
+        "data.label_values (here are …)",
         "seg",
-        ["data.classes=[a]"],
-        ["data.ignore_labels=[0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]"],
+        ["data.classes=[a, b]"],
+        ["data.ignore_labels=[0, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]"],
     ),
     Row(
         "set it to null",
@@ -349,7 +371,36 @@ NOT_HERE = {
     "restore it or choose another run_name": ("tests/runtime/test_checkpoint.py", ["run_name=other"]),
     "choose another run_name, or remove it": ("tests/runtime/test_checkpoint.py", ["run_name=other"]),
     "choose another run_name, or remove … to start over": ("tests/runs", ["run_name=other"]),
-    "score this data without prediction files": ("names an option of a command, no setting", []),
+    "set 'data.image_range=[…, …]' (the values of black and white)": (
+        "needs 16-bit pictures: tests/datasets/files",
+        ["data.image_range=[0, 4095]"],
+    ),
+    "set 'data.image_range=[…, …]' (the values of black and white), or data.image_range=full if they are just dark": (
+        "needs 16-bit pictures: tests/datasets/files",
+        ["data.image_range=full"],
+    ),
+    "set data.label_suffix=….png, or …": ("tests/datasets/semantic", ["data.label_suffix=_labels.png"]),
+    "add the … or remove this file, or name the images to use in a file, …": (
+        "tests/datasets/semantic",
+        ["data.train_list=list.txt"],
+    ),
+    "give it the size and orientation of its image, or set data.resize_depth=true": (
+        "tests/datasets/nyu",
+        ["data.resize_depth=true"],
+    ),
+    "add its counterpart or remove it, or name the pairs in a data.…_list": (
+        "tests/datasets/nyu",
+        ["data.train_list=depth.txt"],
+    ),
+    "name other files, or set data.depth_scale (now … units per metre) or data.max_depth": (
+        "tests/datasets/nyu",
+        ["data.depth_scale=1000", "data.max_depth=80"],
+    ),
+    "write PNGs from native 16-bit integers (NYU's raw PGM files have them swapped); or raise data.max_depth": (
+        "tests/datasets/nyu",
+        ["data.max_depth=80"],
+    ),
+    "write a positive number, or no depth_scale for millimetres": ("of a file of predictions, no setting", []),
     "choose a folder outside": ("names an option of a command, no setting", []),
     "check data.depth_scale, and crop, min_depth and max_depth of metrics.depth_errors": (
         "a whole evaluation: tests/metrics/test_depth_errors.py",

@@ -122,7 +122,7 @@ class ADE20KConfig(Schema):
         conflicts = [value for value in self.ignore_labels if value in values]
         if conflicts:
             what = f"ignore_labels names {conflicts[0]}, which is class {classes[values[conflicts[0]]]}"
-            numbers = f"{min(values)} to {max(values)}" if self.label_values is None else "those of label_values"
+            numbers = f"{min(values)} to {max(values)}" if self.label_values is None else "in label_values"
             raise ValueError(f"{what}; classes take the values {numbers}, ignore others")
         if len(classes) == 1:
             what = f"{classes[0]} is the only class, and all pixels that are not ignored have it: nothing can be learnt"
