@@ -190,6 +190,9 @@ class Experiment(Schema):
         """What a new run starts from: the files and what they are for, or that there are none. Reads the files."""
         names = {"model.backbone.weights": "backbone", "model.weights": "whole model"}
         parts = []
+        own, replaced = self.model.backbone, replaces_backbone(self.model.weights, self.model.weights_exclude)
+        if own.weights == IMAGENET and own.published and own.published.is_fetched and not replaced:
+            parts.append(f"backbone from {own.published.file} of {own.published.publisher}")
         for key, path in self.weight_files().items():
             exclude, remark = self.model.weights_exclude, read_weights(path, key).remark
             without = f" without {', '.join(exclude)}" if exclude and key == "model.weights" else ""

@@ -8,13 +8,20 @@ from config import expand_word
 from models.depthformer.model import DepthFormerConfig
 from models.maskformer.model import MaskFormerConfig
 from models.panoptic_fpn.model import PanopticFPNConfig
+from models.probe.model import ProbeConfig
 from models.rcnn.model import FasterRCNNConfig, MaskRCNNConfig
 from models.segformer.model import SegFormerConfig
 
 __all__ = ["ModelConfig"]
 
 ModelConfig = Annotated[
-    SegFormerConfig | MaskFormerConfig | FasterRCNNConfig | MaskRCNNConfig | PanopticFPNConfig | DepthFormerConfig,
+    SegFormerConfig
+    | MaskFormerConfig
+    | FasterRCNNConfig
+    | MaskRCNNConfig
+    | PanopticFPNConfig
+    | DepthFormerConfig
+    | ProbeConfig,
     Field(discriminator="name"),
     BeforeValidator(expand_word),
 ]

@@ -16,19 +16,21 @@ class FeatureInfo(NamedTuple):
 
 
 class Backbone(nn.Module, ABC):
-    """An image encoder. `feature_info` lists its levels from fine to coarse."""
+    """An image encoder. `feature_info` lists its levels from fine to coarse. in_channels: of the images, C."""
 
     feature_info: tuple[FeatureInfo, ...]
+    in_channels: int = 3
 
     @abstractmethod
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images [B, 3, H, W] -> levels [B, C_i, H / s_i, W / s_i], sizes rounded up."""
+        """Images [B, C, H, W] -> levels [B, C_i, H / s_i, W / s_i], sizes rounded up."""
 
 
 class DenseModel(nn.Module, ABC):
     """A model for any task. Its input images are normalised and padded to multiples of `size_divisor`."""
 
     size_divisor: int = 32
+    backbone: Backbone
 
     @abstractmethod
     def outputs(self, images: Tensor) -> dict[str, Any]:

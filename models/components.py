@@ -1,6 +1,6 @@
 """The components that a model's YAML chooses by name: backbones and upsamplers."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Union
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
@@ -8,20 +8,11 @@ from config import expand_word
 from models.backbones.mit import MiTConfig
 from models.backbones.resnet import ResNetConfig
 from models.backbones.swin import SwinConfig
-from upsamplers import CONFIGS, expand_name
+from models.backbones.timm import TimmConfig
+from models.upsampler import UpsamplerConfig
+
+__all__ = ["BackboneConfig", "UpsamplerConfig"]
 
 BackboneConfig = Annotated[
-    MiTConfig | ResNetConfig | SwinConfig, Field(discriminator="name"), BeforeValidator(expand_word)
+    MiTConfig | ResNetConfig | SwinConfig | TimmConfig, Field(discriminator="name"), BeforeValidator(expand_word)
 ]
-
-
-def _expand_upsampler(value: Any) -> Any:
-    """Expand a paper name into a mapping. A config record, such as a default value, stays as it is."""
-    return value if isinstance(value, CONFIGS) else expand_name(value)
-
-
-if TYPE_CHECKING:
-    from upsamplers import UpsamplerConfig
-else:  # mypy cannot read a union that is built at run time; its members are listed once, in `upsamplers`
-    _AnyUpsamplerConfig = Union[CONFIGS]  # noqa: UP007
-    UpsamplerConfig = Annotated[_AnyUpsamplerConfig, Field(discriminator="name"), BeforeValidator(_expand_upsampler)]

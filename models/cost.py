@@ -37,12 +37,13 @@ class _NoFilling(TorchFunctionMode):
 def complexity(model: DenseModel, size: Size) -> dict[str, Any]:
     """Count parameters and MACs for one image of `size` (height, width). See `--json` of tools.complexity.
 
-    Returns "params", "params_trainable", "macs", "input" ([3, height, width]) and "upsamplers": a dictionary of their
-    "count", "params", "weights" and "macs". `weights` counts convolution and linear weights only, as the paper does.
+    Returns "params", "params_trainable", "macs", "input" ([channels, height, width]) and "upsamplers": a dictionary of
+    their "count", "params", "weights" and "macs". `weights` counts convolution and linear weights only, as the paper
+    does.
     Fake tensors have shapes but no data, so this needs no memory and computes nothing. Raises ValueError if the image
     is too small for the model.
     """
-    counter = FlopCounterMode(display=False)
+    counter, channels = FlopCounterMode(display=False), model.backbone.in_channels
     upsampler_macs = upsampler_flops = 0
 
     def enter(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -62,7 +63,7 @@ def complexity(model: DenseModel, size: Size) -> dict[str, Any]:
     # The MATH backend computes attention as two matrix products, which the counter can count on every device.
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), fake, counter:
-        model.eval().outputs(torch.zeros(1, 3, *size, device=next(model.parameters()).device))
+        model.eval().outputs(torch.zeros(1, channels, *size, device=next(model.parameters()).device))
     model.train(was_training)
     for handle in handles:
         handle.remove()
@@ -70,7 +71,7 @@ def complexity(model: DenseModel, size: Size) -> dict[str, Any]:
         "params": sum(parameter.numel() for parameter in model.parameters()),
         "params_trainable": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         "macs": (counter.get_total_flops() - upsampler_flops) // 2 + upsampler_macs,
-        "input": [3, *size],
+        "input": [channels, *size],
         "upsamplers": {
             "count": len(upsamplers),
             "params": sum(parameter.numel() for module in upsamplers for parameter in module.parameters()),

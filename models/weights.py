@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from errors import UserError, suggest
@@ -20,12 +22,16 @@ IMAGENET = Path("imagenet")
 
 
 class Published(NamedTuple):
-    """ImageNet weights of a backbone. file: the published one. source: the `--from` of tools.convert_weights."""
+    """ImageNet weights of a backbone. file: the published one. source: the `--from` of tools.convert_weights.
+
+    is_fetched: the backbone fetches and converts them itself.
+    """
 
     file: str
     publisher: str
     url: str
     source: str
+    is_fetched: bool = False
 
     def commands(self, ours: str) -> str:
         """The shell commands that fetch the file and convert it into `ours`."""
@@ -42,7 +48,7 @@ def check_start(name: str, weights: Path | None, published: Published | None, fi
     if weights not in (None, IMAGENET):
         check_is_file(weights, f"{where} {weights}")
         return
-    if weights is None and not fixed:
+    if not fixed if weights is None else published and published.is_fetched:
         return
     key, file = "model.backbone.weights", f"weights/{name}.pt"
     if weights is None:
@@ -52,7 +58,9 @@ def check_start(name: str, weights: Path | None, published: Published | None, fi
     else:
         what = f"no ImageNet weights are published for a {name} of these sizes"
     choices = []
-    if published:
+    if published and published.is_fetched:
+        choices.append(f"add {key}=imagenet")
+    elif published:
         steps = f"fetch and convert {published.file} of {published.publisher} ({published.commands(file)})"
         choices.append(f"{steps}, then add {key}={file}")
     if not fixed:
@@ -103,13 +111,23 @@ class Weights(NamedTuple):
 
 def read_weights(path: Path, key: str) -> Weights:
     """Read a file of weights. Raises UserError if there are none in it; for key and other errors see `load_weights`."""
-    content = read_tensors(path, f"{key} {path}")
+    where = f"{key} {path}"
+    content = _read_safetensors(path, where) if path.suffix == ".safetensors" else read_tensors(path, where)
     found = unwrap(content, state_or_none)
     if found is None:
         raise _no_weights(f"{key} {path}")
     kind = content.get("kind", "")
     is_foreign = not isinstance(content.get("model"), dict)
     return Weights(found[0], kind if isinstance(kind, str) else "", found[1], is_foreign)
+
+
+def _read_safetensors(path: Path, where: str) -> State:
+    """Read a .safetensors file, a format without code. Raises UserError, naming `where`."""
+    check_is_file(path, where)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(where, f"is damaged ({str(error)[:100]})", "fetch it again") from None
 
 
 def _no_weights(where: str) -> UserError:

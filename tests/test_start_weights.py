@@ -63,7 +63,7 @@ def test_small_configurations_ask_for_random_numbers_themselves(path):
     recipe(path).check_weights()
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in RECIPES if "probe" not in path.stem], ids=lambda path: path.stem)
 def test_a_recipe_without_weights_is_refused_with_advice_that_is_accepted(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     message = refusal(recipe(path))
@@ -101,6 +101,17 @@ def test_nothing_is_fixed_in_training_that_the_backbone_does_not_tell(path):
     fixed = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     assert all(name.startswith("backbone.") for name in fixed)
     assert bool(experiment.model.backbone.fixed) >= bool(fixed)
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if "probe" in path.stem], ids=lambda path: path.stem)
+def test_a_backbone_of_timm_fetches_its_weights_and_a_frozen_one_cannot_be_random(path):
+    recipe(path).check_weights()
+    assert "backbone from vit_small_patch14_dinov2.lvd142m of timm" in recipe(path).describe_weights()
+    message = refusal(recipe(path, "model.backbone.weights=null"))
+    assert "null would leave all weights at values without meaning" in message
+    [choice] = re.findall(r"add (model\.\S+=\S+)", message)
+    recipe(path, choice).check_weights()
+    recipe(path, "model.backbone.weights=null", "model.backbone.frozen=0").check_weights()
 
 
 def test_weights_that_a_yaml_leaves_out_are_not_declined():

@@ -63,7 +63,8 @@ class DepthFormerConfig(Schema):
         widths = [self.stem_channels, *(level.channels for level in backbone.feature_info)]
         neck = HAHI(widths, self.channels, self.points, self.dropout)
         decoder = Decoder(widths, self.upsampler, self.activation, self.min_depth, info.max_depth)
-        model = DepthFormer(backbone, conv_norm_relu(3, self.stem_channels, 7, stride=2), neck, decoder, self.flip_test)
+        stem = conv_norm_relu(backbone.in_channels, self.stem_channels, 7, stride=2)
+        model = DepthFormer(backbone, stem, neck, decoder, self.flip_test)
         if self.weights and pretrained:
             load_weights(model, self.weights, "model.weights", self.weights_exclude)
         return model

@@ -1,0 +1,165 @@
+"""The probe: a frozen backbone, x2 upsamplers, one 1x1 convolution. It judges features and upsamplers, not decoders.
+
+The protocol of feature upsampling on vision foundation models: Fu et al., "FeatUp", ICLR 2024, section 5, train such
+linear probes for semantic segmentation and depth on upsampled features. There the upsamplers were trained before, by
+reconstructing features; here they learn together with the convolution, from the labels.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import PositiveFloat
+from torch import Tensor, nn
+
+from config import Schema
+from models.backbones.timm import TimmBackbone
+from models.base import Backbone, DenseModel
+from models.components import BackboneConfig, UpsamplerConfig
+from models.depthformer.loss import scale_invariant_log_loss
+from models.layers.resize import pixel_cross_entropy, resized_argmax
+from models.layers.simple_pyramid import shrink
+from models.weights import load_weights, replaces_backbone
+from structures import Batch, DatasetInfo, Prediction
+
+STRIDES = {"quarter": 4, "full": 1}  # of the result, by `size`
+INITIAL_SHARE = 0.25  # of max_depth: the depth that an untrained probe predicts, as an untrained DepthFormer does
+
+
+class ProbeConfig(Schema):
+    """A probe, for semantic segmentation or depth, which the data decide.
+
+    backbone: stays as it is, whatever it says of frozen parts; a plain vision transformer of timm has no feature
+    pyramid here. upsampler: of each x2 step from the coarsest level up to `size`. size: quarter or full size of the
+    image. min_depth: smallest predicted depth, in metres.
+    weights: a checkpoint of this repository. weights_exclude: names of tensors or submodules that keep their initial
+    values, for example classifier for another class list.
+    """
+
+    name: Literal["probe"] = "probe"
+    backbone: BackboneConfig
+    upsampler: UpsamplerConfig
+    size: Literal["quarter", "full"] = "quarter"
+    min_depth: PositiveFloat = 0.001
+    weights: Path | None = None
+    weights_exclude: tuple[str, ...] = ()
+
+    def build(self, info: DatasetInfo, pretrained: bool = True) -> DenseModel:
+        """Build the model for the classes or the depth range of `info`. pretrained: load the weights it names."""
+        if info.task not in ("semantic", "depth"):
+            what = f"{info.name} is data for the task {info.task}"
+            raise ValueError(f"probe needs a class or a depth for every pixel, but {what}; use ade20k or nyu")
+        backbone = self.backbone.build(pretrained and not replaces_backbone(self.weights, self.weights_exclude))
+        if isinstance(backbone, TimmBackbone):
+            backbone.remove_pyramid()
+        (*finer, (channels, coarsest)), end = backbone.feature_info, STRIDES[self.size]
+        widths = {level.stride: level.channels for level in finer}
+        upsamplers, stride = [], coarsest
+        while stride > end:
+            stride //= 2
+            upsamplers.append(self.upsampler.build(channels, widths.get(stride, backbone.in_channels)))
+        model: Probe
+        if info.max_depth is None:
+            model = SemanticProbe(backbone, upsamplers, nn.Conv2d(channels, info.num_classes, 1))
+        else:
+            model = DepthProbe(backbone, upsamplers, nn.Conv2d(channels, 1, 1), self.min_depth, info.max_depth)
+        if self.weights and pretrained:
+            load_weights(model, self.weights, "model.weights", self.weights_exclude)
+        return model
+
+
+class Probe(DenseModel):
+    """What both tasks share: the map that the classifier makes of upsampled features.
+
+    An upsampler with a guide gets the level of its output's size or, where the backbone has none, the image, shrunk to
+    that size. The backbone stays in evaluation mode: its weights and running statistics never change.
+    """
+
+    def __init__(self, backbone: Backbone, upsamplers: Sequence[nn.Module], classifier: nn.Conv2d) -> None:
+        super().__init__()
+        self.backbone = backbone.requires_grad_(False).eval()
+        self.upsamplers = nn.ModuleList(upsamplers)
+        self.classifier = classifier
+
+    def train(self, mode: bool = True) -> Self:
+        """See nn.Module. The backbone stays in evaluation mode."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def upsampled_features(self, images: Tensor) -> Tensor:
+        """Images [B, C, H, W] -> the coarsest level at quarter or full size, [B, D, H / t, W / t], rounded up."""
+        with torch.no_grad():
+            levels = self.backbone(images)
+        strides = [level.stride for level in self.backbone.feature_info]
+        guides = dict(zip(strides[:-1], levels[:-1], strict=True))
+        x, stride = levels[-1], strides[-1]
+        for upsampler in self.upsamplers:
+            stride //= 2
+            x = upsampler(x, guide=guides[stride] if stride in guides else shrink(images, stride))
+        return x
+
+
+class SemanticProbe(Probe):
+    """Semantic segmentation. Raw output: logits [B, K, h, w] at quarter or full size."""
+
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """Images [B, C, H, W] -> {"logits": [B, K, h, w]}."""
+        return {"logits": self.classifier(self.upsampled_features(images))}
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """{"loss_ce"}: cross-entropy at the size of the labels, the `semantic` field of the targets."""
+        labels = torch.stack([target.semantic for target in batch.targets])  # type: ignore[misc]
+        return {"loss_ce": pixel_cross_entropy(self.outputs(batch.images)["logits"], labels)}
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> list[Prediction]:
+        """Class maps at original size: logits are resized to the network's input size, then to the original size."""
+        height, width = batch.images.shape[-2:]
+        return [
+            Prediction(semantic=resized_argmax(scores, (height, width), unpadded, target.size))
+            for scores, unpadded, target in zip(
+                self.outputs(batch.images)["logits"], batch.sizes, batch.targets, strict=True
+            )
+        ]
+
+
+class DepthProbe(Probe):
+    """Metric depth: ReLU(x) + min_depth, without an upper bound in training. Raw output: depth [B, 1, h, w], metres."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        upsamplers: Sequence[nn.Module],
+        classifier: nn.Conv2d,
+        min_depth: float,
+        max_depth: float,
+    ) -> None:
+        super().__init__(backbone, upsamplers, classifier)
+        self.min_depth, self.max_depth = min_depth, max_depth
+        nn.init.normal_(classifier.weight, std=0.001)  # features of a trained transformer may be large
+        nn.init.constant_(classifier.bias, INITIAL_SHARE * max_depth)  # type: ignore[arg-type]
+
+    def outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """Images [B, C, H, W] -> {"depth": [B, 1, h, w]}, metres, float32."""
+        x = self.upsampled_features(images)
+        with torch.autocast(x.device.type, enabled=False):  # at 5 m bfloat16 resolves only 3 cm
+            return {"depth": self.classifier(x.float()).relu() + self.min_depth}
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """{"loss_silog"}: the scale-invariant log loss over all measured pixels of the targets' `depth`."""
+        labels = torch.stack([target.depth for target in batch.targets])  # type: ignore[misc]
+        depth = F.interpolate(self.outputs(batch.images)["depth"], labels.shape[-2:], mode="bilinear")
+        return {"loss_silog": scale_invariant_log_loss(depth, labels)}
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> list[Prediction]:
+        """Depth maps [H, W] at original size, metres, float32, clamped to min_depth..max_depth."""
+        depth = self.outputs(batch.images)["depth"].clamp(self.min_depth, self.max_depth)
+        depth = F.interpolate(depth, batch.images.shape[-2:], mode="bilinear")
+        return [
+            Prediction(depth=F.interpolate(each[None, :, : size[0], : size[1]], target.size, mode="bilinear")[0, 0])
+            for each, size, target in zip(depth, batch.sizes, batch.targets, strict=True)
+        ]
