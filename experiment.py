@@ -1,13 +1,15 @@
 """The settings of one run, which are the root of every YAML file, and what is built from them."""
 
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, PrivateAttr
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, PrivateAttr
 
-from config import Schema, dump, read_config, validate
+from config import Schema, dump, origin, read_config, validate
 from datasets import DataConfig
 from datasets.loading import BatchLayout
 from datasets.transforms import Pad, RandomCrop, ResizeFit
@@ -72,6 +74,12 @@ class SystemConfig(Schema):
     deterministic: bool = False
 
 
+def _check_run_name(name: str) -> str:
+    if not re.fullmatch(r"\w[\w.+-]*", name):
+        raise ValueError(f"{name!r} cannot name a run; use letters, digits and _ . + -, a letter or digit first")
+    return name
+
+
 class Experiment(Schema):
     """One run.
 
@@ -80,7 +88,7 @@ class Experiment(Schema):
     average of the weights, with this decay. sync_batch_norm: compute batch statistics over all processes.
     """
 
-    run_name: Annotated[str, Field(pattern=r"^\w[\w.+-]*$")]
+    run_name: Annotated[str, AfterValidator(_check_run_name)]
     output_dir: Path = Path("runs")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     steps: PositiveInt
@@ -98,12 +106,13 @@ class Experiment(Schema):
     logging: LoggingConfig = LoggingConfig()
     system: SystemConfig = SystemConfig()
 
+    _config: Mapping[str, Any] = PrivateAttr(default_factory=dict)
     _source: str = PrivateAttr("")
 
     @property
     def run_folder(self) -> Path:
         """The folder of the run's files."""
-        return self.output_dir / self.run_name
+        return Path(os.path.expanduser(self.output_dir)) / self.run_name  # unlike Path's, never raises
 
     def build_model(self, pretrained: bool = True) -> DenseModel:
         """Build the model on CPU, with random weights from `seed`. pretrained: then load the weight files it names.
@@ -117,8 +126,9 @@ class Experiment(Schema):
             return self.model.build(self.data.info, pretrained=pretrained)
         except (ValueError, RuntimeError, MemoryError) as error:
             # A component refuses this combination of sizes, or PyTorch cannot allocate it.
-            what = str(error).partition("\n")[0] or "does not fit in memory"
-            raise UserError(f"{self._source}: model", what, "change the model's options") from error
+            what, _, do = str(error).partition("\n")[0].partition("; ")
+            advice = do or "change the model's options"
+            raise UserError(self._where("model"), what or "does not fit in memory", advice) from error
 
     def build_metrics(self) -> list[Metric]:
         """Build the metrics, empty."""
@@ -149,9 +159,9 @@ class Experiment(Schema):
         name = metrics[0].primary if self.evaluation.best is None else self.evaluation.best
         names = [name for metric in metrics for name in metric.names]
         if len(set(names)) < len(names):
-            raise UserError(f"{self._source}: metrics", "two of them give the same numbers", "remove one")
+            raise UserError(self._where("metrics"), "two of them give the same numbers", "remove one")
         if name not in names:
-            raise UserError(f"{self._source}: evaluation.best", f"no metric {name}", suggest(name, names))
+            raise UserError(self._where("evaluation.best"), f"no metric {name}", suggest(name, names))
         return name, any(name in metric.lower_is_better for metric in metrics)
 
     def check_weights(self) -> None:
@@ -192,6 +202,10 @@ class Experiment(Schema):
         whole = self.model.weights is not None and not self.model.weights_exclude
         return "; ".join([*parts, *([] if whole else ["all else starts from random numbers"])])
 
+    def _where(self, key: str) -> str:
+        """The file or argument that set a key, and the key, for error messages."""
+        return f"{origin(self._config, key, self._source)}: {key}"
+
     def autocast(self, device: torch.device) -> torch.autocast:
         """The mixed-precision context of `precision`."""
         dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
@@ -205,7 +219,7 @@ class Experiment(Schema):
         images, remainder = divmod(self.batch_size, processes.count)
         if remainder:
             what = f"{self.batch_size} images do not divide among {processes.count} processes"
-            raise UserError(f"{self._source}: batch_size", what, f"use a multiple of {processes.count}")
+            raise UserError(self._where("batch_size"), what, f"use a multiple of {processes.count}")
         limit = self.system.max_per_process or images
         rounds = next(count for count in range(1, images + 1) if images % count == 0 and images // count <= limit)
         return BatchLayout(images // rounds, rounds, processes.count, processes.rank)
@@ -217,12 +231,13 @@ class Experiment(Schema):
 
 def load_experiment(cfg: Path | str, overrides: Sequence[str] = ()) -> Experiment:
     """Load an experiment from a YAML file and `KEY=VALUE` overrides; reads no images. Raises UserError if invalid."""
-    config = read_config(cfg, overrides)
-    return make_experiment({"run_name": Path(cfg).stem, **config}, str(cfg))
+    config = read_config(cfg, overrides, Experiment)
+    config.setdefault("run_name", Path(cfg).stem)
+    return make_experiment(config, str(cfg))
 
 
-def make_experiment(config: dict[str, Any], source: str) -> Experiment:
+def make_experiment(config: Mapping[str, Any], source: str) -> Experiment:
     """Make an experiment of a mapping. source: where it came from, for error messages. Raises UserError if invalid."""
     experiment = validate(Experiment, config, source)
-    experiment._source = source
+    experiment._config, experiment._source = config, source
     return experiment

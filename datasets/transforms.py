@@ -121,7 +121,9 @@ class RandomCrop(Transform):
 def _is_mixed(sample: Sample, max_share: float) -> bool:
     if sample.semantic is None:
         raise UserError(
-            "random_crop.max_class_share", "needs semantic labels, which this data does not have", "set it to null"
+            "data.train_transforms.random_crop.max_class_share",
+            "needs semantic labels, which this data does not have",
+            "set it to null",
         )
     counts = np.bincount(sample.semantic[sample.semantic != IGNORE])
     return bool(np.count_nonzero(counts) > 1 and counts.max() < max_share * counts.sum())

@@ -50,7 +50,7 @@ def data(scenes, tmp_path) -> Path:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("model.upsampler.gruops=4", "model.upsampler.gruops: unknown key; did you mean groups?"),
+        ("model.upsampler.gruops=4", ": model.upsampler.gruops: unknown key; did you mean groups?"),
         ("model.upsampler=dysampel", "did you mean 'dysample'?"),
         ("model.upsampler={name: carafe, kernel: 4}", "kernel"),
         ("model.upsampler.groups=true", "groups"),
@@ -74,6 +74,10 @@ def data(scenes, tmp_path) -> Path:
         ("model.weights=/nowhere.pt", "model.weights /nowhere.pt: no such file"),
         ("model.backbone.weights=/nowhere.pt", "model.backbone.weights /nowhere.pt: no such file"),
         ("system.device=cuda", "CUDA"),
+        ("model.weights=", "has no value; write null for none"),
+        ("steps=3 # three", "what follows # would be a comment"),
+        ("run_name=a b", "'a b' cannot name a run; use letters"),
+        ("data.root=/nowhere #2", "/nowhere #2: no such folder"),
         ("nonsense", "is not KEY=VALUE"),
     ],
 )
@@ -82,6 +86,46 @@ def test_wrong_setting_stops_before_the_first_step(fails, tiny, tmp_path, overri
         pytest.skip("there is a CUDA device")
     assert expected in fails(training.main, *CFG, *tiny, override)
     assert not (tmp_path / "seg" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "where"),
+    [
+        ("modle.upsampler=carafe", "argument modle.upsampler=carafe: modle"),
+        ("model.upsampler=dysampel", "argument model.upsampler=dysampel: model.upsampler"),
+        ("evaluation.best=PQ", "argument evaluation.best=PQ: evaluation.best"),
+        ("metrics=[mean_iou, mean_iou]", "argument metrics=[mean_iou, mean_iou]: metrics"),
+        (
+            "model.upsampler.groups=3",
+            f"{CFG[1]} with argument model.channels=16, argument model.upsampler.groups=3: model",
+        ),
+    ],
+)
+def test_error_of_an_argument_names_the_argument(fails, tiny, override, where):
+    tiny = [word for word in tiny if not word.startswith("model.") or word == "model.channels=16"]
+    assert fails(training.main, *CFG, *tiny, override).startswith(f"error: {where}: ")
+
+
+def test_misspelt_argument_of_a_checkpoint_is_named(fails, tiny, tmp_path):
+    train(*tiny, "steps=2")
+    line = fails(evaluation.main, "--checkpoint", tmp_path / "seg", "evaluation.bset=mIoU")
+    assert line.startswith("error: argument evaluation.bset=mIoU: evaluation.bset: unknown key")
+
+
+def test_configuration_in_place_of_a_checkpoint(fails):
+    assert "is a configuration, not a checkpoint" in fails(evaluation.main, "--checkpoint", CFG[1])
+
+
+@pytest.mark.parametrize("name", ["2024-11-23", "2024_11_23", "001", "no"])
+def test_a_run_may_be_named_by_a_date_or_a_number(tiny, name):
+    experiment = load_experiment(CFG[1], [*tiny, f"run_name={name}"])
+    assert experiment.run_folder.name == name
+
+
+def test_a_home_folder_is_expanded_in_output_dir(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_experiment(CFG[1], ["output_dir=~/runs"]).run_folder == tmp_path / "runs/seg"
+    assert load_experiment(CFG[1], ["output_dir=~no_such_user/runs"]).run_folder == Path("~no_such_user/runs/seg")
 
 
 @pytest.mark.parametrize("arguments", [[], ["--cfg"], ["--cfg", "no.yaml"], ["--confg", "a.yaml"]])

@@ -118,3 +118,17 @@ def test_make_targets_that_documents_name_exist():
         for target in re.findall(r"`?make ([a-z-]+)", path.read_text()):
             pattern = f"{target.partition('-')[0]}-%"
             assert re.search(rf"^({target}|{pattern}):", makefile, re.MULTILINE), f"{path.name}: make {target}"
+
+
+def test_configs_and_sources_name_documents_and_sections_that_exist():
+    headings = set(re.findall(r"^#+ (.*)", (ROOT / "README.md").read_text(), re.MULTILINE))
+    headings |= set(re.findall(r"^\*\*([^*]+)\*\*", (ROOT / "README.md").read_text(), re.MULTILINE))
+    for path in [*(ROOT / "configs").rglob("*.yaml"), *sources().values()]:
+        text = path.read_text()
+        missing = [name for name in re.findall(r"docs/[\w-]+\.md", text) if not (ROOT / name).exists()]
+        sections = re.findall(r"\"([^\"\n]+)\" in the README|README,? (?:section )?\"([^\"\n]+)\"", text)
+        missing += [name for pair in sections for name in pair if name and name not in headings]
+        named = re.findall(r"configs/[\w/-]+\.yaml", text)
+        missing += [name for name in named if not (ROOT / name).exists()]
+        missing += [name for name in re.findall(r"python -m (tools\.[a-z]\w+)", text) if name not in sources()]
+        assert missing == [], path

@@ -15,8 +15,10 @@ def find_checkpoint(path: Path, which: Literal["best", "last"] = "best") -> Path
     """Find the checkpoint that `path` names: a file, or the best or last checkpoint of a run folder.
 
     A run that has not been evaluated has no best checkpoint; then the last one is taken. Raises UserError if a folder
-    holds none.
+    holds none, or if `path` names a configuration.
     """
+    if path.suffix in (".yaml", ".yml"):
+        raise UserError(path, "is a configuration, not a checkpoint", "name a .pt file or the folder of a run")
     if not path.is_dir():
         return path
     for folder in (path / "checkpoints", path):
@@ -39,7 +41,7 @@ def load_trained(path: Path, cfg: Path | None, overrides: list[str]) -> tuple[Ex
         return experiment, model, 0
     state = load_checkpoint(path)
     if cfg is None:
-        experiment = make_experiment(read_overrides(state["config"], overrides), str(path))
+        experiment = make_experiment(read_overrides(state["config"], overrides, Experiment), str(path))
     else:
         experiment = load_experiment(cfg, overrides)
     model = experiment.build_model(pretrained=False)

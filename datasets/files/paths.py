@@ -13,7 +13,7 @@ def resolve_path(root: Path, path: str) -> Path:
     try:
         return root.expanduser() / Path(path).expanduser()
     except RuntimeError as error:  # ~ or ~user without a home
-        raise UserError(root / path, str(error), "write the full path") from None
+        raise UserError(root / path, str(error).rstrip("."), "write the full path") from None
 
 
 def check_root(root: Path, download: str) -> None:

@@ -5,6 +5,7 @@ data: such lists, or a folder of images and a folder of depth maps with the same
 """
 
 import os
+import shlex
 from pathlib import Path
 from typing import Literal, Self
 
@@ -16,7 +17,7 @@ from config import Schema
 from datasets.base import DenseDataset, ImageRange, Sample, Survey
 from datasets.files.folders import Names, evenly_spread, list_files
 from datasets.files.images import IMAGE_SUFFIXES, check_image_range, read_image
-from datasets.files.paths import problem_with
+from datasets.files.paths import problem_with, resolve_path
 from datasets.nyu.depth_maps import read_depth_values, resize_depth
 from datasets.nyu.lists import SOURCE, describe_list, find_pairs, image_id, read_list
 from datasets.nyu.predictions import DepthFiles
@@ -114,10 +115,10 @@ class NYU(DenseDataset):
     def __init__(self, config: NYUConfig, split: Split, annotations_only: bool = False) -> None:
         self.info = config.info
         self._config = config
-        root = _existing_root(config.root.expanduser(), split)
+        root = _existing_root(resolve_path(config.root, ""), split)
         file, images, depths = config._paths(split)
         if images is not None and depths is not None:
-            self._images, self._depths = root / Path(images).expanduser(), root / Path(depths).expanduser()
+            self._images, self._depths = resolve_path(root, images), resolve_path(root, depths)
             pairs = _pair_files(self._images, self._depths, split, annotations_only)
         else:
             self._images = self._depths = root
@@ -203,7 +204,7 @@ def _read_pairs(
     root: Path, file: str | None, split: Split, depths_only: bool
 ) -> tuple[list[tuple[str, str]], list[str]]:
     """The images and depth maps of a list, and one line of text for each image without depth."""
-    path = root / Path(file or LISTS[split]).expanduser()
+    path = resolve_path(root, file or LISTS[split])
     do = f"name a list in data.{split}_list"
     if file is None:
         do = f"put {BTS_NAMES[split]} of {SOURCE} there under this name, or {do}; see docs/depth.md"
@@ -241,7 +242,7 @@ def _existing_root(root: Path, split: Split) -> Path:
     inner = root / "nyu"
     # Unlike Path's methods, these do not raise an error if a folder may not be entered.
     if os.path.isfile(inner / LISTS[split]) and not os.path.exists(root / LISTS[split]):
-        raise UserError(root, "is one folder too high", f"set data.root={inner}")
+        raise UserError(root, "is one folder too high", f"set {shlex.quote(f'data.root={inner}')}")
     if problem := problem_with(root, "folder"):
         raise UserError(root, problem, "set data.root to the folder with the lists; see docs/depth.md")
     return root

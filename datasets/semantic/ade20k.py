@@ -31,6 +31,7 @@ label values are set in the YAML. Cityscapes and Pascal VOC need these settings,
 """
 
 import os
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -43,7 +44,7 @@ from config import Schema
 from datasets.base import DenseDataset, ImageRange, Sample, Survey
 from datasets.files.folders import Names, evenly_spread
 from datasets.files.images import IMAGE_SUFFIXES, check_image_range, read_image
-from datasets.files.paths import problem_with
+from datasets.files.paths import problem_with, resolve_path
 from datasets.semantic.labels import LabelTable, single_class_advice
 from datasets.semantic.pairing import (
     LABEL_SUFFIXES,
@@ -121,7 +122,7 @@ class ADE20KConfig(Schema):
         conflicts = [value for value in self.ignore_labels if value in values]
         if conflicts:
             what = f"ignore_labels names {conflicts[0]}, which is class {classes[values[conflicts[0]]]}"
-            numbers = f"{min(values)} to {max(values)}" if self.label_values is None else "those of label_values"
+            numbers = f"{min(values)} to {max(values)}" if self.label_values is None else "in label_values"
             raise ValueError(f"{what}; classes take the values {numbers}, ignore others")
         if len(classes) == 1:
             what = f"{classes[0]} is the only class, and all pixels that are not ignored have it: nothing can be learnt"
@@ -174,7 +175,7 @@ class ADE20K(DenseDataset):
 
     def __init__(self, config: ADE20KConfig, split: Literal["train", "val"], annotations_only: bool = False) -> None:
         self.info = config.info
-        root = _existing_root(config.root.expanduser())
+        root = _existing_root(resolve_path(config.root, ""))
         if split == "train":
             images, annotations, listed = config.train_images, config.train_annotations, config.train_list
         else:
@@ -186,7 +187,7 @@ class ADE20K(DenseDataset):
         if not annotations_only:
             image_paths = find_images(self._images, config.image_suffix, f"data.{split}_images")
         if listed is not None:
-            file = root / Path(listed).expanduser()
+            file = resolve_path(root, listed)
             names = read_names(file, key, config.image_suffix)
             label_paths = select(label_paths, names, file, self._annotations, "annotation")
             image_paths = select(image_paths, names, file, self._images, "image")
@@ -256,7 +257,7 @@ class ADE20K(DenseDataset):
 def _existing_root(root: Path) -> Path:
     inner = root / "ADEChallengeData2016"
     if os.path.isdir(inner):  # unlike Path.is_dir, raises no error if a folder may not be entered
-        raise UserError(root, "is one folder too high", f"set data.root={inner}")
+        raise UserError(root, "is one folder too high", f"set {shlex.quote(f'data.root={inner}')}")
     if problem := problem_with(root, "folder"):
         raise UserError(root, problem, f"unpack {DOWNLOAD} and set data.root to its ADEChallengeData2016")
     return root

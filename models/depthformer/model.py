@@ -52,7 +52,9 @@ class DepthFormerConfig(Schema):
         """Build the model for the depth range of `info`. pretrained: load the weights that the config names."""
         if info.max_depth is None:
             what = f"{info.name} is data for the task {info.task}"
-            raise ValueError(f"depthformer needs depths, but {what}; use data.name=nyu")
+            raise ValueError(
+                f"depthformer needs depths, but {what}; use data with depths, as configs/depth_dysample.yaml does"
+            )
         if self.min_depth >= info.max_depth:
             raise ValueError(
                 f"min_depth {self.min_depth:g} is not below the largest depth of the data, {info.max_depth:g}"

@@ -57,8 +57,8 @@ class MaskFormerConfig(Schema):
     def build(self, info: DatasetInfo, pretrained: bool = True) -> DenseModel:
         """Build the model for the classes of `info`. pretrained: load the weights that the config names."""
         if info.task not in ("semantic", "panoptic"):
-            what = f"{info.name} is data for the task {info.task}"
-            raise ValueError(f"maskformer needs a class for every pixel, but {what}; use ade20k or coco_panoptic")
+            what = f"maskformer needs a class for every pixel, but {info.name} is data for the task {info.task}"
+            raise ValueError(f"{what}; use ade20k or coco_panoptic, as configs/maskformer_*.yaml do")
         backbone = self.backbone.build(pretrained and not replaces_backbone(self.weights, self.weights_exclude))
         widths = [level.channels for level in backbone.feature_info]
         encoder = None

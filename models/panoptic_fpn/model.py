@@ -42,7 +42,7 @@ class PanopticFPNConfig(MaskRCNNConfig):
         """Build the model for the classes of `info`. pretrained: load the weights that the config names."""
         if info.task != "panoptic":
             what = f"panoptic_fpn needs a segment for every pixel, but {info.name} is data for the task {info.task}"
-            raise ValueError(f"{what}; use data.name=coco_panoptic")
+            raise ValueError(f"{what}; use panoptic data, as configs/pan_dysample.yaml does")
         if not any(info.things):
             what = f"none of the classes of {info.name} is a thing"
             raise ValueError(f"panoptic_fpn needs things, but {what}: use maskformer, which does not need any")

@@ -103,9 +103,8 @@ class MaskRCNNConfig(_RCNNConfig):
 
 def _require_objects(info: DatasetInfo) -> None:
     if info.task not in ("detection", "instance"):
-        raise ValueError(
-            f"a detector needs boxes, but {info.name} is data for the task {info.task}; use data.name=coco"
-        )
+        what = f"a detector needs boxes, but {info.name} is data for the task {info.task}"
+        raise ValueError(f"{what}; use data with boxes, as configs/det_dysample.yaml does")
 
 
 class RCNN(DenseModel):

@@ -146,7 +146,7 @@ class Comparison:
         return [*(run for row in rows for run in row), self.repeat, *self.control]
 
     def _run(self, variant: str, seed: int, suffix: str = "") -> Run:
-        folder = [f"output_dir={json.dumps(str(self.out / variant))}", f"run_name=seed_{seed}{suffix}"]
+        folder = [f"output_dir={self.out / variant}", f"run_name=seed_{seed}{suffix}"]
         overrides = [*self.overrides, *self.variants[variant], f"seed={seed}", *folder]
         name = f"{variant}, seed {seed}{suffix.replace('_', ' ')}"
         return Run(name, ["--cfg", str(self.cfg), *overrides], load_experiment(self.cfg, overrides))

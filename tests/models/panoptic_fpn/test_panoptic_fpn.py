@@ -278,7 +278,7 @@ def test_raw_outputs_have_the_semantic_logits_at_a_quarter() -> None:
 @pytest.mark.parametrize(
     ("info", "words"),
     [
-        (DatasetInfo("instance", "coco", ("a",)), "use data.name=coco_panoptic"),
+        (DatasetInfo("instance", "coco", ("a",)), "use panoptic data, as configs/pan_dysample.yaml does"),
         (DatasetInfo("panoptic", "own", ("a",), things=(False,)), "none of the classes of own is a thing"),
     ],
 )

@@ -1,0 +1,23 @@
+"""Read YAML files with inheritance and `KEY=VALUE` arguments, validate them, write them. Nothing here is about vision.
+
+Later sources override earlier ones: defaults of the records, base, file, arguments. `reading.py` has the rules of
+merging, `arguments.py` those of values on the command line.
+"""
+
+from config.reading import Config, merge, origin, read_config, read_overrides
+from config.schema import Fraction, Rate, Schema, expand_word
+from config.validation import dump, validate
+
+__all__ = [
+    "Config",
+    "Fraction",
+    "Rate",
+    "Schema",
+    "dump",
+    "expand_word",
+    "merge",
+    "origin",
+    "read_config",
+    "read_overrides",
+    "validate",
+]
