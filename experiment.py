@@ -19,6 +19,7 @@ from metrics.base import Metric
 from models import ModelConfig
 from models.base import DenseModel
 from models.weights import IMAGENET, check_start, read_weights, replaces_backbone
+from published.cache import is_word, obtain, stored
 from runtime.distributed import Processes
 from runtime.optimizer import OptimizerConfig
 from runtime.schedule import ScheduleConfig
@@ -115,15 +116,16 @@ class Experiment(Schema):
         return Path(os.path.expanduser(self.output_dir)) / self.run_name  # unlike Path's, never raises
 
     def build_model(self, pretrained: bool = True) -> DenseModel:
-        """Build the model on CPU, with random weights from `seed`. pretrained: then load the weight files it names.
+        """Build the model on CPU, with random weights from `seed`. pretrained: then load the weights that it names.
 
-        Where the configuration still says `imagenet` (see models/weights.py), weights stay random: `check_weights` is
-        for the start of a run.
+        Names and URLs are fetched. Only the word `imagenet`, which recipes contain, is not: before `fetch_weights` it
+        stands for random numbers, so that models can be looked at anywhere.
         Raises UserError if the options do not fit together or the model does not fit in memory.
         """
+        settings = self._with_files() if pretrained else self.model
         torch.manual_seed(self.seed)
         try:
-            return self.model.build(self.data.info, pretrained=pretrained)
+            return settings.build(self.data.info, pretrained=pretrained)
         except (ValueError, RuntimeError, MemoryError) as error:
             # A component refuses this combination of sizes, or PyTorch cannot allocate it.
             what, _, do = str(error).partition("\n")[0].partition("; ")
@@ -164,43 +166,76 @@ class Experiment(Schema):
             raise UserError(self._where("evaluation.best"), f"no metric {name}", suggest(name, names))
         return name, any(name in metric.lower_is_better for metric in metrics)
 
-    def check_weights(self) -> None:
-        """Check what a new run starts from, before anything is built.
+    def fetch_weights(self) -> None:
+        """Check what a new run starts from, before anything is built, and fetch what it names.
 
-        Raises UserError if weights of the recipe are neither named nor declined by null, if a named file is missing,
-        or if parts that training does not change would stay random.
+        Raises UserError if a file is missing or cannot be fetched, or if parts that training does not change would stay
+        random.
         """
-        model, key = self.model, f"{self._source}: model.weights"
-        if model.weights is not None:
-            check_is_file(model.weights, f"{key} {model.weights}")
-        if not replaces_backbone(model.weights, model.weights_exclude):
-            backbone, key = model.backbone, f"{self._source}: model.backbone.weights"
-            check_start(backbone.name, backbone.weights, backbone.published, backbone.fixed, key)
+        for key, weights in self._named_weights().items():
+            where = self._where(key)
+            if key == "model.backbone.weights":
+                backbone = self.model.backbone
+                check_start(backbone.name, weights, backbone.published, backbone.fixed, where)
+            if weights is not None and (name := self._name_of(weights)) is not None:
+                if is_word(name):
+                    obtain(name)
+                else:
+                    check_is_file(Path(name).expanduser(), f"{where} {weights}")
 
     def weight_files(self) -> dict[str, Path]:
-        """The files of pretrained weights that a new run loads, by their keys."""
-        model = self.model
-        files = {} if model.weights is None else {"model.weights": model.weights}
-        own = model.backbone.weights
-        if own is None or own == IMAGENET or replaces_backbone(model.weights, model.weights_exclude):
-            return files
-        return {"model.backbone.weights": own, **files}
+        """The files of pretrained weights that a new run loads, by their keys; fetched ones lie in the cache."""
+        names = {key: self._name_of(weights) for key, weights in self._named_weights().items() if weights is not None}
+        return {key: stored(name) if is_word(name) else Path(name).expanduser() for key, name in names.items() if name}
 
     def describe_weights(self) -> str:
         """What a new run starts from: the files and what they are for, or that there are none. Reads the files."""
         names = {"model.backbone.weights": "backbone", "model.weights": "whole model"}
-        parts = []
-        own, replaced = self.model.backbone, replaces_backbone(self.model.weights, self.model.weights_exclude)
-        if own.weights == IMAGENET and own.published and own.published.is_fetched and not replaced:
-            parts.append(f"backbone from {own.published.file} of {own.published.publisher}")
-        for key, path in self.weight_files().items():
-            exclude, remark = self.model.weights_exclude, read_weights(path, key).remark
-            without = f" without {', '.join(exclude)}" if exclude and key == "model.weights" else ""
-            parts.append(f"{names[key]}{without} from {path}{f' ({remark})' if remark else ''}")
+        files, parts = self.weight_files(), []
+        for key, weights in self._named_weights().items():
+            if weights is None:
+                continue
+            source, remark = weights, ""
+            if key in files:
+                remark = read_weights(files[key], key).remark
+            if weights == IMAGENET and (published := self.model.backbone.published):
+                source = f"{published.name} of timm" if published.by_timm else published.name
+            without = ", ".join(self.model.weights_exclude) if key == "model.weights" else ""
+            without = f" without {without}" if without else ""
+            parts.append(f"{names[key]}{without} from {source}{f' ({remark})' if remark else ''}")
         if not parts:
             return "none: training starts from random numbers"
         whole = self.model.weights is not None and not self.model.weights_exclude
         return "; ".join([*parts, *([] if whole else ["all else starts from random numbers"])])
+
+    def _named_weights(self) -> dict[str, str | None]:
+        """What the settings say for the parts that start from weights, the backbone first; None: random numbers."""
+        model = self.model
+        if replaces_backbone(model.weights, model.weights_exclude):
+            return {"model.weights": model.weights}
+        own = {} if model.weights is None else {"model.weights": model.weights}
+        return {"model.backbone.weights": model.backbone.weights, **own}
+
+    def _name_of(self, weights: str) -> str | None:
+        """The file, URL or name of the index that a setting stands for; None if the backbone fetches it itself."""
+        published = self.model.backbone.published
+        if weights != IMAGENET:
+            return weights
+        return None if published is None or published.by_timm else published.name
+
+    def _with_files(self) -> ModelConfig:
+        """The settings of the model, with names and URLs replaced by files."""
+        model = self.model
+        for key, weights in self._named_weights().items():
+            name = None if weights is None else self._name_of(weights)
+            if name is None or not is_word(name) or (weights == IMAGENET and not stored(name).exists()):
+                continue
+            file = {"weights": str(obtain(name))}
+            if key == "model.weights":
+                model = model.model_copy(update=file)
+            else:
+                model = model.model_copy(update={"backbone": model.backbone.model_copy(update=file)})
+        return model
 
     def _where(self, key: str) -> str:
         """The file or argument that set a key, and the key, for error messages."""

@@ -183,7 +183,7 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     experiment = load_experiment(arguments.cfg, arguments.overrides)
     if arguments.check or not Checkpoints(experiment.run_folder / "checkpoints").exist():
-        experiment.check_weights()
+        experiment.fetch_weights()
     if experiment.system.reuse_memory:
         keep_freed_memory()
     processes = start_processes(experiment.system.device, experiment.system.backend)

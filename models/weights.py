@@ -1,16 +1,17 @@
 """Pretrained weights: which ones a model starts from, and how they are loaded.
 
-They are files that `tools.convert_weights` wrote, or checkpoints of this repository. The word `imagenet` in place of a
-file means the ImageNet weights that the recipe of a backbone starts from (`Published`). It says that the user has not
-decided yet: training does not start with it (`check_start`), everything else takes random numbers.
+A model's settings name a file (one that `tools.convert_weights` wrote, or a checkpoint of this repository), a URL of
+such a file, or a name of the index in `published/`. The word `imagenet` means the ImageNet weights that the recipe of a
+backbone starts from (`Published`). None, in YAML null, means random numbers. Names and URLs are exchanged for files
+before a model is built (experiment.py).
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from errors import UserError, suggest
@@ -18,75 +19,55 @@ from models.wrappers import State, state_or_none, unwrap, with_prefix
 from storage import check_is_file, check_state, read_tensors
 
 FORMAT = "denseup-weights"  # marks the files of tools.convert_weights: {"format", "source", "kind", "model"}
-IMAGENET = Path("imagenet")
+IMAGENET = "imagenet"
 
 
 class Published(NamedTuple):
-    """ImageNet weights of a backbone. file: the published one. source: the `--from` of tools.convert_weights.
+    """ImageNet weights of a backbone: a name of the index, or of a model of timm, which fetches them itself."""
 
-    is_fetched: the backbone fetches and converts them itself.
-    """
-
-    file: str
-    publisher: str
-    url: str
-    source: str
-    is_fetched: bool = False
-
-    def commands(self, ours: str) -> str:
-        """The shell commands that fetch the file and convert it into `ours`."""
-        convert = f"python -m tools.convert_weights --from {self.source} {self.file} {ours}"
-        return f"curl -L -o {self.file} {self.url} && {convert}"
+    name: str
+    by_timm: bool = False
 
 
-def check_start(name: str, weights: Path | None, published: Published | None, fixed: str, where: str) -> None:
-    """Raise UserError, naming `where`, unless the user has named or declined (None) what a backbone starts from.
+def check_start(name: str, weights: str | None, published: Published | None, fixed: str, where: str) -> None:
+    """Raise UserError, naming `where`, if a backbone cannot start from what is set.
 
     name: of the backbone. published: None if no weights of these sizes are known. fixed: what training does not change,
     in words; "" if it changes all. Such parts would stay random, so these weights cannot be declined.
     """
-    if weights not in (None, IMAGENET):
-        check_is_file(weights, f"{where} {weights}")
+    if weights not in (None, IMAGENET) or (published if weights else not fixed):
         return
-    if not fixed if weights is None else published and published.is_fetched:
-        return
-    key, file = "model.backbone.weights", f"weights/{name}.pt"
+    key = "model.backbone.weights"
     if weights is None:
         what = f"null would leave {fixed} at values without meaning, since training does not change them"
-    elif published:
-        what = "imagenet stands for weights that the recipe starts from, and that are not fetched by themselves"
     else:
         what = f"no ImageNet weights are published for a {name} of these sizes"
-    choices = []
-    if published and published.is_fetched:
-        choices.append(f"add {key}=imagenet")
-    elif published:
-        steps = f"fetch and convert {published.file} of {published.publisher} ({published.commands(file)})"
-        choices.append(f"{steps}, then add {key}={file}")
+    choices = [f"add {key}=imagenet"] if published else []
     if not fixed:
         choices.append(f"add {key}=null to start from random numbers")
     raise UserError(where, what, "; or ".join(choices) or f"add {key}=FILE")
 
 
-def replaces_backbone(weights: Path | None, exclude: Sequence[str]) -> bool:
+def replaces_backbone(weights: str | None, exclude: Sequence[str]) -> bool:
     """Whether `model.weights` gives the backbone all its weights, so that it needs none of its own."""
     touched = (_belongs_to("backbone", name) or _belongs_to(name, "backbone") for name in exclude)
     return weights is not None and not any(touched)
 
 
-def load_pretrained(module: nn.Module, path: Path | None, key: str, exclude: Sequence[str] = ()) -> None:
-    """Do `load_weights` if `path` is a file; nothing for None and for the word `imagenet`."""
-    if path not in (None, IMAGENET):
-        load_weights(module, path, key, exclude)
+def load_pretrained(module: nn.Module, file: str | None, key: str, exclude: Sequence[str] = ()) -> None:
+    """Do `load_weights` if `file` is a file; nothing for None and for the word `imagenet`."""
+    if file not in (None, IMAGENET):
+        load_weights(module, file, key, exclude)
 
 
-def load_weights(module: nn.Module, path: Path, key: str, exclude: Sequence[str] = ()) -> None:
+def load_weights(module: nn.Module, file: Path | str, key: str, exclude: Sequence[str] = ()) -> None:
     """Load a converted file, or a checkpoint (its averaged weights if it has them), into `module`.
 
     If `module` is a backbone, the file may also hold a whole model. key: the YAML key that names the file, for error
     messages. exclude: see `load_state`.
     Raises UserError if the file is missing, damaged, not a weights file, or of another network.
     """
+    path = Path(file).expanduser()
     weights, own = read_weights(path, key), module.state_dict().keys()
     state = weights.state
     for part in ("backbone.", "encoder."):
@@ -121,11 +102,14 @@ def read_weights(path: Path, key: str) -> Weights:
     return Weights(found[0], kind if isinstance(kind, str) else "", found[1], is_foreign)
 
 
-def _read_safetensors(path: Path, where: str) -> State:
+def _read_safetensors(path: Path, where: str) -> dict[str, object]:
     """Read a .safetensors file, a format without code. Raises UserError, naming `where`."""
     check_is_file(path, where)
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {}).get(FORMAT, "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dictionary)
+            return {"model": tensors, "kind": facts.get("kind", "")}
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(where, f"is damaged ({str(error)[:100]})", "fetch it again") from None
 

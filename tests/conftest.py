@@ -1,9 +1,12 @@
 """What the tests share: small embedded scenes, and a SegFormer that trains on them in seconds."""
 
+import atexit
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +17,10 @@ from datasets.scenes import SCENE_CLASSES, write_scenes
 from tests import launch
 
 ROOT = launch.ROOT
+# No test fetches anything, or finds what a user of this machine has fetched.
+os.environ["DENSEUP_MIRROR"] = "http://127.0.0.1:9"
+os.environ["DENSEUP_CACHE"] = tempfile.mkdtemp(prefix="denseup-cache-")
+atexit.register(shutil.rmtree, os.environ["DENSEUP_CACHE"], ignore_errors=True)
 SHORT = [
     "steps=6",
     "batch_size=4",

@@ -7,8 +7,8 @@ and education, not commercial.
 
 from pathlib import Path
 
+from downloads.archives import Archive, count_files, obtain
 from errors import ArgumentParser, run_command
-from tools.archives import Archive, count_files, obtain
 
 FOLDER = "ADEChallengeData2016"
 ARCHIVE = Archive(

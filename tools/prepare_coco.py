@@ -8,8 +8,8 @@ CC BY 4.0; of the images: the terms of Flickr.
 
 from pathlib import Path
 
+from downloads.archives import Archive, count_files, obtain
 from errors import ArgumentParser, UserError, run_command
-from tools.archives import Archive, count_files, obtain
 
 SERVER = "http://images.cocodataset.org"
 PARTS = {

@@ -8,11 +8,13 @@ from errors import UserError
 from experiment import Experiment, load_experiment, make_experiment
 from models.base import DenseModel
 from models.weights import load_state, load_weights
+from published.cache import obtain
+from published.index import ROOT, Entry, entries, find
 from runtime.checkpoint import is_checkpoint, load_checkpoint
 
 
 def find_checkpoint(path: Path, which: Literal["best", "last"] = "best") -> Path:
-    """Find the checkpoint that `path` names: a file, or the best or last checkpoint of a run folder.
+    """Find the checkpoint that `path` names: a file, the best or last checkpoint of a run folder, or a published model.
 
     A run that has not been evaluated has no best checkpoint; then the last one is taken. Raises UserError if a folder
     holds none, or if `path` names a configuration.
@@ -31,9 +33,12 @@ def find_checkpoint(path: Path, which: Literal["best", "last"] = "best") -> Path
 def load_trained(path: Path, cfg: Path | None, overrides: list[str]) -> tuple[Experiment, DenseModel, int]:
     """Load the experiment of a checkpoint (or of `cfg`), the model with its trained weights, and its step.
 
-    If the run kept a moving average of the weights, the average is loaded. With `cfg`, `path` may also be a file
-    written by tools.convert_weights, whose step is 0. Raises UserError if something is wrong with the files.
+    If the run kept a moving average of the weights, the average is loaded. `path` may also be the name of a published
+    model (published/index.yaml), which is fetched, or, with `cfg`, a file written by tools.convert_weights; the step of
+    both is 0. Raises UserError if something is wrong with the files.
     """
+    if cfg is None and not path.exists() and str(path) in entries():
+        return *_load_published(find(str(path)), overrides), 0
     if cfg is not None and path.is_file() and not is_checkpoint(path):
         experiment = load_experiment(cfg, overrides)
         model = experiment.build_model(pretrained=False)
@@ -47,3 +52,13 @@ def load_trained(path: Path, cfg: Path | None, overrides: list[str]) -> tuple[Ex
     model = experiment.build_model(pretrained=False)
     load_state(model, state["ema"] or state["model"], path)
     return experiment, model, state["step"]
+
+
+def _load_published(entry: Entry, overrides: list[str]) -> tuple[Experiment, DenseModel]:
+    if entry.cfg is None:
+        advice = f"name it as model.backbone.weights={entry.name} in training"
+        raise UserError(entry.name, "are the weights of a backbone, which predicts nothing", advice)
+    experiment = load_experiment(ROOT / entry.cfg, [*entry.settings, *overrides])
+    model = experiment.build_model(pretrained=False)
+    load_weights(model, obtain(entry.name), entry.name)
+    return experiment, model

@@ -7,7 +7,6 @@ and images with a side under 29 pixels raise a clear error (the 8x8 reduction of
 map).
 """
 
-from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -54,7 +53,7 @@ class MiTConfig(Schema):
     """
 
     name: Literal["mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5"]
-    weights: Path | None = IMAGENET
+    weights: str | None = IMAGENET
     fixed: ClassVar[str] = ""  # training changes all parts
     drop_path: Rate = 0.1
     channels: PerStage | None = None
@@ -78,12 +77,7 @@ class MiTConfig(Schema):
     @property
     def published(self) -> Published | None:
         """The ImageNet-1k weights of the SegFormer release; None if the sizes are others."""
-        if self.shape != SHAPES[self.name]:
-            return None
-        url = f"https://huggingface.co/nvidia/{self.name.replace('_', '-')}/resolve/main/pytorch_model.bin"
-        return Published(
-            f"{self.name}.bin", "NVIDIA (the SegFormer release on the Hugging Face hub)", url, "huggingface"
-        )
+        return Published(f"{self.name}_imagenet") if self.shape == SHAPES[self.name] else None
 
     def build(self, pretrained: bool = True) -> "MiT":
         """Build the backbone. pretrained: load the weights that the config names."""

@@ -5,7 +5,6 @@ batch-norm statistics. Such a norm only scales and shifts each channel, so it is
 convolution before it. This gives the same function and gradients, and saves two passes over every activation.
 """
 
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,8 +16,6 @@ from config import Schema
 from models.base import Backbone, FeatureInfo
 from models.weights import IMAGENET, Published, load_pretrained
 
-# torchvision's IMAGENET1K_V1, the weights that detection recipes start from.
-FILES = {"resnet50": "resnet50-0676ba61.pth", "resnet101": "resnet101-63fe2227.pth"}
 PARTS = ("stem", "layer1", "layer2", "layer3", "layer4")
 CHANNELS, STRIDES = (256, 512, 1024, 2048), (4, 8, 16, 32)
 
@@ -30,16 +27,13 @@ class ResNetConfig(Schema):
     """
 
     name: Literal["resnet50", "resnet101"]
-    weights: Path | None = IMAGENET
+    weights: str | None = IMAGENET
     frozen: int = Field(2, ge=0, le=len(PARTS))
 
     @property
     def published(self) -> Published:
-        """The weights of torchvision."""
-        file = FILES[self.name]
-        return Published(
-            file, "torchvision (IMAGENET1K_V1)", f"https://download.pytorch.org/models/{file}", "torchvision"
-        )
+        """Torchvision's IMAGENET1K_V1, the weights that detection recipes start from."""
+        return Published(f"{self.name}_imagenet")
 
     @property
     def fixed(self) -> str:

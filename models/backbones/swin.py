@@ -6,7 +6,6 @@ it is shifted, windows never shrink, and every level has its own output norm. Im
 graph is valid only for the size that it was exported with. As in MiT, maps are [B, H, W, C] inside.
 """
 
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
@@ -38,13 +37,6 @@ class Shape(NamedTuple):
     window: int
 
 
-# ImageNet-1k weights of T and S for images of 224 pixels, ImageNet-22k weights of B and L for 384 pixels.
-FILES = {
-    "swin_t": "swin_tiny_patch4_window7_224",
-    "swin_s": "swin_small_patch4_window7_224",
-    "swin_b": "swin_base_patch4_window12_384_22k",
-    "swin_l": "swin_large_patch4_window12_384_22k",
-}
 SHAPES = {
     "swin_t": Shape(96, (2, 2, 6, 2), 7),
     "swin_s": Shape(96, (2, 2, 18, 2), 7),
@@ -62,7 +54,7 @@ class SwinConfig(Schema):
     """
 
     name: Literal["swin_t", "swin_s", "swin_b", "swin_l"]
-    weights: Path | None = IMAGENET
+    weights: str | None = IMAGENET
     fixed: ClassVar[str] = ""  # training changes all parts
     drop_path: Rate = 0.3
     window: Annotated[int, Field(ge=2)] | None = None
@@ -83,12 +75,10 @@ class SwinConfig(Schema):
 
     @property
     def published(self) -> Published | None:
-        """The weights of the original release in FILES; None if the sizes are others."""
+        """The original release: ImageNet-1k for T and S, ImageNet-22k for B and L; None if the sizes are others."""
         if self.shape != SHAPES[self.name]:
             return None
-        file = f"{FILES[self.name]}.pth"
-        url = f"https://github.com/SwinTransformer/storage/releases/download/v1.0.0/{file}"
-        return Published(file, "the Swin Transformer release", url, "swin")
+        return Published(f"{self.name}_imagenet{'22k' if self.name in ('swin_b', 'swin_l') else ''}")
 
     def build(self, pretrained: bool = True) -> "Swin":
         """Build the backbone. pretrained: load the weights that the config names."""

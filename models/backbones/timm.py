@@ -79,7 +79,7 @@ class TimmConfig(Schema):
 
     name: Literal["timm"] = "timm"
     model: str
-    weights: Path | None = IMAGENET
+    weights: str | None = IMAGENET
     in_chans: PositiveInt = 3
     image_size: tuple[PositiveInt, PositiveInt] | None = None
     drop_path: Rate | None = None
@@ -92,7 +92,7 @@ class TimmConfig(Schema):
     @property
     def published(self) -> Published:
         """The weights that timm publishes for the tag, and fetches itself; if there are none, `build` says so."""
-        return Published(self.model, "timm", f"https://huggingface.co/timm/{self.model}", "timm", is_fetched=True)
+        return Published(self.model, by_timm=True)
 
     @property
     def fixed(self) -> str:
@@ -123,10 +123,11 @@ class TimmConfig(Schema):
             on_meta = torch.get_default_device().type == "meta"
             net = make() if on_meta else library.load_published(self.model, make)
         else:
-            state = library.read_state(self.weights)
+            file = Path(self.weights).expanduser()
+            state = library.read_state(file)
             state = with_prefix(state, "backbone.") or state  # of a whole model
             is_ours = any(key.startswith("body.") for key in state)
-            net = make() if is_ours else library.load_file_of_timm(self.weights, state, self.model, make)
+            net = make() if is_ours else library.load_file_of_timm(file, state, self.model, make)
             state = state if is_ours else {}
         backbone = TimmBackbone(net, anatomy, self, library.publication(self.model))
         if state:

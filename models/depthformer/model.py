@@ -4,7 +4,6 @@ It has a transformer backbone at 1/4 to 1/32 of the image; a convolutional branc
 the toolbox; a neck with attention between them; and a decoder with four upsampling stages.
 """
 
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -45,7 +44,7 @@ class DepthFormerConfig(Schema):
     activation: Activation = "relu"
     min_depth: PositiveFloat = 0.001
     flip_test: bool = True
-    weights: Path | None = None
+    weights: str | None = None
     weights_exclude: tuple[str, ...] = ()
 
     def build(self, info: DatasetInfo, pretrained: bool = True) -> DenseModel:

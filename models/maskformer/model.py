@@ -1,6 +1,5 @@
 """MaskFormer: predicts a set of masks, each with a class, instead of a class per pixel. Cheng et al., NeurIPS 2021."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
@@ -45,7 +44,7 @@ class MaskFormerConfig(Schema):
     encoder_layers: NonNegativeInt = 0
     deep_supervision: bool = True
     partition: PartitionConfig = PartitionConfig()
-    weights: Path | None = None
+    weights: str | None = None
     weights_exclude: tuple[str, ...] = ()
 
     @model_validator(mode="after")

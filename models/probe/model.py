@@ -6,7 +6,6 @@ reconstructing features; here they learn together with the convolution, from the
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal, Self
 
 import torch
@@ -43,7 +42,7 @@ class ProbeConfig(Schema):
     upsampler: UpsamplerConfig
     size: Literal["quarter", "full"] = "quarter"
     min_depth: PositiveFloat = 0.001
-    weights: Path | None = None
+    weights: str | None = None
     weights_exclude: tuple[str, ...] = ()
 
     def build(self, info: DatasetInfo, pretrained: bool = True) -> DenseModel:

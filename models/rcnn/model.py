@@ -4,7 +4,6 @@ The defaults are mmdetection's 1x recipe. DySample's Tables 6 and 7 vary only th
 """
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -39,7 +38,7 @@ class _RCNNConfig(Schema):
     rpn: RPNConfig = RPNConfig()
     regions: RegionConfig = RegionConfig()
     box_head: BoxHeadConfig
-    weights: Path | None = None
+    weights: str | None = None
     weights_exclude: tuple[str, ...] = ()
 
     def build_parts(self, num_classes: int, pretrained: bool) -> tuple[Backbone, FPN, RPN, BoxHead]:

@@ -7,7 +7,6 @@ in the original SegFormer.
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -44,7 +43,7 @@ class SegFormerConfig(Schema):
     channels: PositiveInt | None = None
     dropout: Rate = 0.1
     one_step: bool | None = None
-    weights: Path | None = None
+    weights: str | None = None
     weights_exclude: tuple[str, ...] = ()
 
     @model_validator(mode="after")

@@ -10,10 +10,10 @@ import torch
 from errors import UserError
 from models.depthformer.hahi import HEADS
 from models.depthformer.model import DepthFormerConfig
+from published.converters.swin import BUFFERS, Layout, extract_swin
+from published.converters.tensors import Converted, State, check_leftovers, list_names, move_module
 from storage import check_state
 from structures import DatasetInfo
-from tools.convert_weights.swin import BUFFERS, Layout, extract_swin
-from tools.convert_weights.tensors import Converted, State, check_leftovers, list_names, move_module
 
 SWIN = Layout(
     patch={"patch": "patch_embed.projection", "patch_norm": "patch_embed.norm"},

@@ -16,16 +16,16 @@ from errors import UserError
 from models.panoptic_fpn.model import PanopticFPNConfig
 from models.rcnn.model import FasterRCNNConfig, MaskRCNNConfig
 from models.wrappers import with_prefix
-from storage import check_state
-from structures import DatasetInfo
-from tools.convert_weights import resnet
-from tools.convert_weights.tensors import (
+from published.converters import resnet
+from published.converters.tensors import (
     Converted,
     State,
     check_leftovers,
     move_module,
     recognise_upsampler,
 )
+from storage import check_state
+from structures import DatasetInfo
 
 ROWS = {"box_head.classifier": 1, "box_head.deltas": 4, "mask_head.classifier": 1}  # outputs per class
 CHANNELS = 256  # of the feature pyramid and of the mask head, in all these networks

@@ -10,12 +10,10 @@ import torch
 from errors import UserError
 from models.maskformer.model import MaskFormerConfig
 from models.wrappers import with_prefix
-from storage import check_state
-from structures import DatasetInfo
-from tools.convert_weights import swin
-from tools.convert_weights.resnet import extract_resnet, is_batch_counter
-from tools.convert_weights.swin import BUFFERS, extract_swin
-from tools.convert_weights.tensors import (
+from published.converters import swin
+from published.converters.resnet import extract_resnet, is_batch_counter
+from published.converters.swin import BUFFERS, extract_swin
+from published.converters.tensors import (
     Converted,
     State,
     check_leftovers,
@@ -23,6 +21,8 @@ from tools.convert_weights.tensors import (
     move_module,
     recognise_upsampler,
 )
+from storage import check_state
+from structures import DatasetInfo
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from errors import UserError
 from models.wrappers import state_or_none, unwrap
+from published.converters.pickles import as_tensor, read_arrays
+from published.converters.tensors import State
 from storage import check_is_file, read_tensors
-from tools.convert_weights.pickles import as_tensor, read_arrays
-from tools.convert_weights.tensors import State
 
 
 def read_published(path: Path) -> tuple[State, str]:

@@ -6,8 +6,8 @@ import torch
 
 from errors import UserError
 from models.backbones.resnet import FixedBatchNorm2d, ResNet
+from published.converters.tensors import Converted, State, check_leftovers, list_names
 from storage import check_state
-from tools.convert_weights.tensors import Converted, State, check_leftovers, list_names
 
 OFFERED = ("resnet50", "resnet101")
 

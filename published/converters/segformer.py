@@ -11,9 +11,7 @@ from errors import UserError
 from models.backbones.mit import SHAPES, MiT
 from models.segformer.model import SegFormerConfig
 from models.wrappers import with_prefix
-from storage import check_state
-from structures import DatasetInfo
-from tools.convert_weights.tensors import (
+from published.converters.tensors import (
     Converted,
     State,
     check_leftovers,
@@ -21,6 +19,8 @@ from tools.convert_weights.tensors import (
     move_module,
     recognise_upsampler,
 )
+from storage import check_state
+from structures import DatasetInfo
 
 
 @dataclass(frozen=True)

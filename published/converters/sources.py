@@ -6,8 +6,8 @@ from functools import partial
 
 from errors import UserError
 from models.wrappers import with_prefix
-from tools.convert_weights import depthformer, detectors, maskformer, segformer, swin
-from tools.convert_weights.tensors import Converted, State
+from published.converters import depthformer, detectors, maskformer, segformer, swin
+from published.converters.tensors import Converted, State
 
 
 def _convert_hub(state: State, where: object) -> Converted:

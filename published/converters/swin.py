@@ -10,8 +10,8 @@ from torch import Tensor
 
 from errors import UserError
 from models.backbones.swin import SHAPES, SwinConfig
+from published.converters.tensors import Converted, State, check_leftovers, list_names, move_module
 from storage import check_state
-from tools.convert_weights.tensors import Converted, State, check_leftovers, list_names, move_module
 
 TABLE = "relative_position_bias_table"
 BUFFERS = ("relative_position_index", "attn_mask")  # computed from the window size, so not converted

@@ -140,7 +140,7 @@ def test_the_full_ade20k_is_told_apart(server, tmp_path, capsys):
 
 def test_too_small_a_disk_is_told_before_unpacking(server, archives, tmp_path, monkeypatch):
     (tmp_path / "ADEChallengeData2016.zip").write_bytes(archives["/ADEChallengeData2016.zip"])
-    monkeypatch.setattr("tools.archives.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr("downloads.archives.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(UserError, match="GB to unpack"):
         prepare_ade20k.prepare(tmp_path, server.url, keep=False)
     assert not (tmp_path / "ADEChallengeData2016").exists()

@@ -78,7 +78,7 @@ class Run:
         """
         path = self.folder / "config.yaml"
         if not os.path.exists(self.folder / "checkpoints") and not self.finished:
-            self.experiment.check_weights()
+            self.experiment.fetch_weights()
             return
         try:
             before = yaml.safe_load(path.read_text())

@@ -10,7 +10,7 @@ from config import Schema, validate
 from errors import UserError
 from models.backbones.swin import SHAPES, PatchMerging, Swin, SwinConfig, WindowAttention
 from models.components import BackboneConfig
-from tests.tools.convert_weights.renaming import renamed
+from tests.published.converters.renaming import renamed
 
 PARAMETERS = {"swin_t": 27_520_698, "swin_s": 48_838_602, "swin_b": 86_880_376, "swin_l": 195_201_204}
 FROM_TIMM = [

@@ -19,9 +19,9 @@ from errors import UserError
 from experiment import load_experiment
 from models import ModelConfig
 from models.backbones.resnet import ResNetConfig
+from published.converters.sources import convert
 from structures import DatasetInfo
-from tests.tools.convert_weights.renaming import renamed
-from tools.convert_weights.sources import convert
+from tests.published.converters.renaming import renamed
 
 State = dict[str, Tensor]
 ROOT = Path(__file__).parents[3]

@@ -11,10 +11,10 @@ from torch import nn
 
 from errors import UserError
 from models import ModelConfig
+from published.converters.sources import convert
 from structures import DatasetInfo
-from tests.tools.convert_weights.renaming import renamed
+from tests.published.converters.renaming import renamed
 from tools.convert_weights.__main__ import main
-from tools.convert_weights.sources import convert
 from upsamplers import build_upsampler
 
 NECK, MASK = "neck.upsample_modules.", "roi_head.mask_head.upsample."

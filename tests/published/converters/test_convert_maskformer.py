@@ -11,11 +11,11 @@ import torch
 
 from errors import UserError
 from models.maskformer.model import MaskFormer, MaskFormerConfig
+from published.converters.reading import read_published
+from published.converters.sources import convert
+from published.converters.tensors import State
 from structures import DatasetInfo
-from tests.tools.convert_weights.renaming import renamed
-from tools.convert_weights.reading import read_published
-from tools.convert_weights.sources import convert
-from tools.convert_weights.tensors import State
+from tests.published.converters.renaming import renamed
 from upsamplers import build_upsampler
 
 INFO = DatasetInfo("semantic", "any", tuple("abc"))

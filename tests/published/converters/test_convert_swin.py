@@ -15,10 +15,10 @@ from torch.nn import functional as F
 from errors import UserError
 from models.backbones.swin import SwinConfig
 from models.depthformer.model import DepthFormerConfig
+from published.converters.sources import convert
 from structures import Batch, DatasetInfo, Target
-from tests.tools.convert_weights.renaming import renamed
+from tests.published.converters.renaming import renamed
 from tools.convert_weights.__main__ import main
-from tools.convert_weights.sources import convert
 
 NYU = DatasetInfo("depth", "nyu", max_depth=10.0)
 

@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 from errors import UserError
 from models.backbones.resnet import ResNet
 from models.segformer.model import SegFormer, SegFormerConfig
+from published.converters.reading import read_published
+from published.converters.sources import convert
 from structures import DatasetInfo
-from tests.tools.convert_weights.renaming import renamed
+from tests.published.converters.renaming import renamed
 from tools.convert_weights.__main__ import main
-from tools.convert_weights.reading import read_published
-from tools.convert_weights.sources import convert
 from upsamplers import build_upsampler
 
 CLASSES = 5

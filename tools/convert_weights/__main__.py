@@ -17,9 +17,9 @@ import torch
 
 from errors import ArgumentParser, UserError, run_command
 from models.weights import FORMAT
+from published.converters.reading import read_published
+from published.converters.sources import SOURCES, convert
 from storage import replace_atomically
-from tools.convert_weights.reading import read_published
-from tools.convert_weights.sources import SOURCES, convert
 
 
 def main() -> None:

@@ -19,8 +19,8 @@ from errors import UserError
 
 BLOCK = 1 << 20
 SECONDS_WITHOUT_DATA = 60.0
-TRIES = 5  # in a row without a single new byte; a slow or unsteady connection goes on as long as it advances
-PAUSE_SECONDS = 2.0
+TRIES = 3  # in a row without a single new byte; a slow or unsteady connection goes on as long as it advances
+PAUSE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def fetch(file: RemoteFile) -> Path:
     """
     try:
         file.path.parent.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(file.path):
+        with one_at_a_time(file.path):
             if file.path.exists():
                 check_digest(file)
             else:
@@ -69,17 +69,17 @@ def check_digest(file: RemoteFile) -> None:
 
 def _problem_with(file: RemoteFile, path: Path) -> str | None:
     size = path.stat().st_size
+    with path.open("rb") as opened:
+        start = opened.read(512).lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html")):
+        return "is a web page (of a network that asks to sign in, or of a publisher that has moved the file)"
     algorithm, _, expected = file.digest.partition(":")
     found = digest_of(path, algorithm) if expected else ""
     if found.startswith(expected) and file.size in (None, size):
         return None
-    start = path.read_bytes()[:512].lstrip().lower() if size < BLOCK else b""
-    what = f"has {size} bytes where {file.size} are published"
     if not found.startswith(expected):
-        what = f"has {algorithm} {found[:16]}.. where {expected[:16]}.. is published"
-    if start.startswith((b"<!doctype", b"<html")):
-        what = "is a web page (of a network that asks to sign in, or of a publisher that has moved the file)"
-    return what
+        return f"has {algorithm} {found[:16]}.. where {expected[:16]}.. is published"
+    return f"has {size} bytes where {file.size} are published"
 
 
 def digest_of(path: Path, algorithm: str = "sha256") -> str:
@@ -89,7 +89,7 @@ def digest_of(path: Path, algorithm: str = "sha256") -> str:
 
 
 @contextmanager
-def _one_at_a_time(path: Path) -> Iterator[None]:
+def one_at_a_time(path: Path) -> Iterator[None]:
     """Let one process work on `path` at a time. On a file system without locks, all go ahead."""
     with path.with_name(f".{path.name}.lock").open("w") as lock:
         with suppress(OSError):

@@ -1,0 +1,1 @@
+"""Weights that others have published: an index of them, a cache of converted files, and the converters."""

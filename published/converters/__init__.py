@@ -1,0 +1,1 @@
+"""Convert published weights into ours: one module for each family of networks."""
