@@ -179,9 +179,18 @@ class Experiment(Schema):
                 check_start(backbone.name, weights, backbone.published, backbone.fixed, where)
             if weights is not None and (name := self._name_of(weights)) is not None:
                 if is_word(name):
-                    obtain(name)
+                    self._fetch(name, can_be_declined=weights == IMAGENET and not self.model.backbone.fixed)
                 else:
                     check_is_file(Path(name).expanduser(), f"{where} {weights}")
+
+    @staticmethod
+    def _fetch(name: str, can_be_declined: bool) -> None:
+        try:
+            obtain(name)
+        except UserError as error:
+            where, what, do = error.args
+            more = "; or add model.backbone.weights=null to start from random numbers" if can_be_declined else ""
+            raise UserError(where, what, do + more) from None
 
     def weight_files(self) -> dict[str, Path]:
         """The files of pretrained weights that a new run loads, by their keys; fetched ones lie in the cache."""

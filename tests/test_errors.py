@@ -15,7 +15,8 @@ import train as training
 from errors import run_command
 from experiment import load_experiment
 from tests.conftest import ROOT, train
-from tools import complexity, convert_weights, make_scenes, predict, score
+from tools import complexity, make_scenes, predict, score
+from tools.convert_weights import __main__ as convert_weights
 
 CFG = ["--cfg", str(ROOT / "configs/demo/seg.yaml")]
 

@@ -1,4 +1,4 @@
-"""What a new run starts from: weights that the user has named, or random numbers that the user has asked for."""
+"""What a new run starts from: published weights, a file that the user has named, or random numbers, if asked for."""
 
 import re
 import shlex
@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
+import downloads
 from errors import UserError
 from experiment import Experiment, load_experiment
 from models.backbones.mit import MiTConfig
-from models.backbones.resnet import FILES, ResNetConfig
+from models.backbones.resnet import ResNetConfig
 from models.backbones.swin import SwinConfig
 from models.cost import shapes_only
 from models.weights import FORMAT, IMAGENET
+from published.index import find
 from tests.conftest import ROOT
 
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
@@ -28,12 +30,18 @@ def recipe(cfg: str | Path, *overrides: str) -> Experiment:
 
 def refusal(experiment: Experiment) -> str:
     with pytest.raises(UserError) as caught:
-        experiment.check_weights()
+        experiment.fetch_weights()
     return str(caught.value)
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DENSEUP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(downloads, "PAUSE_SECONDS", 0)
+
+
 def with_files(experiment: Experiment) -> Experiment:
-    """The same experiment, once the files that it names exist in this folder."""
+    """The same experiment, once the files that it names exist in this folder and in the cache."""
     for path in experiment.weight_files().values():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -55,29 +63,31 @@ def test_commands_are_found_in_documents_and_heads_of_configurations():
 def test_every_command_that_trains_says_what_it_starts_from(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _, cfg, *words in training_commands(path.read_text()):
-        with_files(recipe(cfg, *[word for word in words if "=" in word])).check_weights()
+        with_files(recipe(cfg, *[word for word in words if "=" in word])).fetch_weights()
 
 
 @pytest.mark.parametrize("path", SMALL, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_small_configurations_ask_for_random_numbers_themselves(path):
-    recipe(path).check_weights()
+    recipe(path).fetch_weights()
 
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if "probe" not in path.stem], ids=lambda path: path.stem)
-def test_a_recipe_without_weights_is_refused_with_advice_that_is_accepted(path, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    message = refusal(recipe(path))
-    assert f"{path}: model.backbone.weights: imagenet stands for" in message
+def test_a_recipe_whose_weights_cannot_be_fetched_does_not_start(path):
+    experiment = recipe(path)
+    message = refusal(experiment)
+    assert f"{experiment.model.backbone.published.name}" in message
+    assert "cannot be fetched" in message
     choices = re.findall(r"add (model\.\S+=\S+)", message)
-    frozen = recipe(path).model.backbone.name.startswith("resnet")
-    assert [choice.partition("=")[2] == "null" for choice in choices] == ([False] if frozen else [False, True])
+    frozen = experiment.model.backbone.name.startswith("resnet")
+    assert choices == ([] if frozen else ["model.backbone.weights=null"])
     for choice in choices:
-        with_files(recipe(path, choice)).check_weights()
+        recipe(path, choice).fetch_weights()
+    with_files(experiment).fetch_weights()
 
 
 @pytest.mark.parametrize("more", [[], ["--check"]])
 def test_training_stops_before_it_makes_a_folder_or_reads_data(more, tmp_path, here):
-    with pytest.raises(UserError, match=r"model\.backbone\.weights=null to start from random numbers"):
+    with pytest.raises(UserError, match=r"mit_b1_imagenet.bin: cannot be fetched"):
         here("train", "--cfg", SEG, f"output_dir={tmp_path}/runs", "data.root=/nowhere", *more)
     assert not (tmp_path / "runs").exists()
 
@@ -90,7 +100,7 @@ def test_a_resnet_cannot_start_from_random_numbers_since_parts_of_it_are_fixed(f
     assert ("the weights of stem, layer1" in message) == bool(frozen)
     assert "the statistics of the batch normalisations" in message
     [choice] = re.findall(r"add (model\.\S+=\S+)", message)
-    with_files(recipe(DET, *words, choice)).check_weights()
+    with_files(recipe(DET, *words, choice)).fetch_weights()
 
 
 @pytest.mark.parametrize("path", [*RECIPES, *SMALL], ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -105,20 +115,19 @@ def test_nothing_is_fixed_in_training_that_the_backbone_does_not_tell(path):
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if "probe" in path.stem], ids=lambda path: path.stem)
 def test_a_backbone_of_timm_fetches_its_weights_and_a_frozen_one_cannot_be_random(path):
-    recipe(path).check_weights()
+    recipe(path).fetch_weights()
     assert "backbone from vit_small_patch14_dinov2.lvd142m of timm" in recipe(path).describe_weights()
     message = refusal(recipe(path, "model.backbone.weights=null"))
     assert "null would leave all weights at values without meaning" in message
     [choice] = re.findall(r"add (model\.\S+=\S+)", message)
-    recipe(path, choice).check_weights()
-    recipe(path, "model.backbone.weights=null", "model.backbone.frozen=0").check_weights()
+    recipe(path, choice).fetch_weights()
+    recipe(path, "model.backbone.weights=null", "model.backbone.frozen=0").fetch_weights()
 
 
 def test_weights_that_a_yaml_leaves_out_are_not_declined():
     for record in (MiTConfig(name="mit_b1"), SwinConfig(name="swin_t"), ResNetConfig(name="resnet50")):
         assert record.weights == IMAGENET
-    message = refusal(recipe(DET, "model.backbone=resnet101"))
-    assert "add model.backbone.weights=weights/resnet101.pt" in message
+    assert "resnet101_imagenet.pth: cannot be fetched" in refusal(recipe(DET, "model.backbone=resnet101"))
 
 
 def test_a_missing_file_is_named_before_anything_is_built():
@@ -134,9 +143,11 @@ def test_sizes_without_published_weights_are_not_promised_any():
 def test_weights_of_the_whole_model_make_those_of_the_backbone_unnecessary(tmp_path):
     (tmp_path / "whole.pt").touch()
     words = [f"model.weights={tmp_path}/whole.pt"]
-    recipe(SEG, *words, "model.weights_exclude=[head.classifier]").check_weights()
+    recipe(SEG, *words, "model.weights_exclude=[head.classifier]").fetch_weights()
     for part in ("backbone", "backbone.stages.0", "backbone."):
-        assert "imagenet stands for" in refusal(recipe(SEG, *words, f"model.weights_exclude=[{part}]"))
+        assert "mit_b1_imagenet.bin: cannot be fetched" in refusal(
+            recipe(SEG, *words, f"model.weights_exclude=[{part}]")
+        )
 
 
 TINY = ["model.backbone.channels=[8, 16, 40, 64]", "model.backbone.depths=[1, 1, 1, 1]", "model.channels=16"]
@@ -161,7 +172,7 @@ def test_what_the_whole_model_leaves_out_of_the_backbone_comes_from_its_own_file
 
 def test_a_model_is_built_without_files_from_random_numbers():
     undecided, declined = (recipe(SEG, *TINY, *words) for words in ([], ["model.backbone.weights=null"]))
-    assert undecided.weight_files() == {}
+    assert undecided.weight_files() == {}  # these sizes are not published
     ours, theirs = (experiment.build_model().state_dict() for experiment in (undecided, declined))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -190,6 +201,6 @@ def test_the_log_says_what_each_part_starts_from(tmp_path):
 def test_the_files_of_resnets_are_those_that_torchvision_offers():
     from torchvision.models import get_model_weights
 
-    for name, file in FILES.items():
-        url = ResNetConfig(name=name).published.url
-        assert (file in url, get_model_weights(name)["IMAGENET1K_V1"].url) == (True, url)
+    for name in ("resnet50", "resnet101"):
+        entry = find(ResNetConfig(name=name).published.name)
+        assert entry.url == get_model_weights(name)["IMAGENET1K_V1"].url
