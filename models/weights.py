@@ -9,8 +9,9 @@ before a model is built (experiment.py).
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+from pydantic import BeforeValidator
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -20,6 +21,8 @@ from storage import check_is_file, check_state, read_tensors
 
 FORMAT = "denseup-weights"  # marks the files of tools.convert_weights: {"format", "source", "kind", "model"}
 IMAGENET = "imagenet"
+# A file, a URL, a name of the index, or `imagenet`.
+Source = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
 
 
 class Published(NamedTuple):

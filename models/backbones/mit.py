@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from config import Rate, Schema
 from models.base import Backbone, FeatureInfo
 from models.layers.residual_block import MLP_RATIO, ResidualBlock
-from models.weights import IMAGENET, Published, load_pretrained
+from models.weights import IMAGENET, Published, Source, load_pretrained
 
 PerStage = tuple[int, int, int, int]
 MAX_BLOCKS = 1000  # per stage; more would be a typing error, which would fill the memory
@@ -53,7 +53,7 @@ class MiTConfig(Schema):
     """
 
     name: Literal["mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5"]
-    weights: str | None = IMAGENET
+    weights: Source | None = IMAGENET
     fixed: ClassVar[str] = ""  # training changes all parts
     drop_path: Rate = 0.1
     channels: PerStage | None = None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from config import Schema
 from models.base import Backbone, FeatureInfo
-from models.weights import IMAGENET, Published, load_pretrained
+from models.weights import IMAGENET, Published, Source, load_pretrained
 
 PARTS = ("stem", "layer1", "layer2", "layer3", "layer4")
 CHANNELS, STRIDES = (256, 512, 1024, 2048), (4, 8, 16, 32)
@@ -27,7 +27,7 @@ class ResNetConfig(Schema):
     """
 
     name: Literal["resnet50", "resnet101"]
-    weights: str | None = IMAGENET
+    weights: Source | None = IMAGENET
     frozen: int = Field(2, ge=0, le=len(PARTS))
 
     @property

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from config import Rate, Schema
 from models.base import Backbone, FeatureInfo
 from models.layers.residual_block import MLP_RATIO, ResidualBlock
-from models.weights import IMAGENET, Published, load_pretrained
+from models.weights import IMAGENET, Published, Source, load_pretrained
 
 PerStage = tuple[int, int, int, int]
 Depth = Annotated[int, Field(gt=0, le=1000)]
@@ -54,7 +54,7 @@ class SwinConfig(Schema):
     """
 
     name: Literal["swin_t", "swin_s", "swin_b", "swin_l"]
-    weights: str | None = IMAGENET
+    weights: Source | None = IMAGENET
     fixed: ClassVar[str] = ""  # training changes all parts
     drop_path: Rate = 0.3
     window: Annotated[int, Field(ge=2)] | None = None

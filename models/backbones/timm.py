@@ -23,7 +23,7 @@ from errors import UserError
 from models.base import Backbone, FeatureInfo
 from models.layers.simple_pyramid import STRIDES, SimplePyramid
 from models.upsampler import UpsamplerConfig
-from models.weights import IMAGENET, Published, load_state
+from models.weights import IMAGENET, Published, Source, load_state
 from models.wrappers import with_prefix
 from structures import Size
 from upsamplers import DeconvConfig
@@ -79,7 +79,7 @@ class TimmConfig(Schema):
 
     name: Literal["timm"] = "timm"
     model: str
-    weights: str | None = IMAGENET
+    weights: Source | None = IMAGENET
     in_chans: PositiveInt = 3
     image_size: tuple[PositiveInt, PositiveInt] | None = None
     drop_path: Rate | None = None

@@ -18,7 +18,7 @@ from models.components import BackboneConfig, UpsamplerConfig
 from models.depthformer.decoder import Activation, Decoder
 from models.depthformer.hahi import HAHI, conv_norm_relu
 from models.depthformer.loss import scale_invariant_log_loss
-from models.weights import load_weights, replaces_backbone
+from models.weights import Source, load_weights, replaces_backbone
 from structures import Batch, DatasetInfo, Prediction, Size
 
 
@@ -44,7 +44,7 @@ class DepthFormerConfig(Schema):
     activation: Activation = "relu"
     min_depth: PositiveFloat = 0.001
     flip_test: bool = True
-    weights: str | None = None
+    weights: Source | None = None
     weights_exclude: tuple[str, ...] = ()
 
     def build(self, info: DatasetInfo, pretrained: bool = True) -> DenseModel:

@@ -15,7 +15,7 @@ from models.maskformer.losses import QueryLogits, extract_segments, losses
 from models.maskformer.partition import PartitionConfig, partition
 from models.maskformer.pixel_decoder import PixelDecoder
 from models.maskformer.transformer import TransformerDecoder, TransformerEncoder
-from models.weights import load_weights, replaces_backbone
+from models.weights import Source, load_weights, replaces_backbone
 from structures import Batch, DatasetInfo, Prediction
 
 
@@ -44,7 +44,7 @@ class MaskFormerConfig(Schema):
     encoder_layers: NonNegativeInt = 0
     deep_supervision: bool = True
     partition: PartitionConfig = PartitionConfig()
-    weights: str | None = None
+    weights: Source | None = None
     weights_exclude: tuple[str, ...] = ()
 
     @model_validator(mode="after")

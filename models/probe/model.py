@@ -20,7 +20,7 @@ from models.components import BackboneConfig, UpsamplerConfig
 from models.depthformer.loss import scale_invariant_log_loss
 from models.layers.resize import pixel_cross_entropy, resized_argmax
 from models.layers.simple_pyramid import shrink
-from models.weights import load_weights, replaces_backbone
+from models.weights import Source, load_weights, replaces_backbone
 from structures import Batch, DatasetInfo, Prediction
 
 STRIDES = {"quarter": 4, "full": 1}  # of the result, by `size`
@@ -42,7 +42,7 @@ class ProbeConfig(Schema):
     upsampler: UpsamplerConfig
     size: Literal["quarter", "full"] = "quarter"
     min_depth: PositiveFloat = 0.001
-    weights: str | None = None
+    weights: Source | None = None
     weights_exclude: tuple[str, ...] = ()
 
     def build(self, info: DatasetInfo, pretrained: bool = True) -> DenseModel:

@@ -17,7 +17,7 @@ from models.layers.fpn import FPN, NeckName
 from models.rcnn.box_head import BoxHead, BoxHeadConfig, RegionConfig
 from models.rcnn.mask_head import MaskHead, encode_masks
 from models.rcnn.rpn import RPN, RPNConfig
-from models.weights import load_weights, replaces_backbone
+from models.weights import Source, load_weights, replaces_backbone
 from structures import Batch, DatasetInfo, Instances, Prediction
 
 
@@ -38,7 +38,7 @@ class _RCNNConfig(Schema):
     rpn: RPNConfig = RPNConfig()
     regions: RegionConfig = RegionConfig()
     box_head: BoxHeadConfig
-    weights: str | None = None
+    weights: Source | None = None
     weights_exclude: tuple[str, ...] = ()
 
     def build_parts(self, num_classes: int, pretrained: bool) -> tuple[Backbone, FPN, RPN, BoxHead]:

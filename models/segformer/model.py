@@ -19,7 +19,7 @@ from models.base import Backbone, DenseModel
 from models.components import BackboneConfig, UpsamplerConfig
 from models.layers.resize import pixel_cross_entropy, resized_argmax
 from models.layers.tiling import apply_by_rows
-from models.weights import load_weights, replaces_backbone
+from models.weights import Source, load_weights, replaces_backbone
 from structures import Batch, DatasetInfo, Prediction
 from upsamplers.interpolate import BilinearConfig, NearestConfig
 
@@ -43,7 +43,7 @@ class SegFormerConfig(Schema):
     channels: PositiveInt | None = None
     dropout: Rate = 0.1
     one_step: bool | None = None
-    weights: str | None = None
+    weights: Source | None = None
     weights_exclude: tuple[str, ...] = ()
 
     @model_validator(mode="after")
