@@ -349,7 +349,26 @@ ROWS = [
 
 DONE = {row.do for row in ROWS}
 # Advice about settings that a start does not give: why, and what it asks for, which must be possible.
+TIMM = "needs timm, which is slow to import: tests/models/backbones"
 NOT_HERE = {
+    "…; or add model.backbone.weights=null to start from random numbers": (
+        "tests/test_start_weights.py",
+        ["model.backbone.weights=null"],
+    ),
+    "set it to false": (TIMM, []),
+    "use 0 or all": (TIMM, []),
+    "use fewer, or all": (TIMM, []),
+    "set model.backbone.image_size=[…, …], use smaller images, or choose another model": (TIMM, []),
+    "set model.backbone.weights=null, or choose another model": (TIMM, ["model.backbone.weights=null"]),
+    "choose another model, for example convnext_tiny or a plain vision transformer": (TIMM, []),
+    "check the network (and that HF_HUB_OFFLINE is not set), or fetch its file of safetensors elsewhere and set "
+    "model.backbone.weights=PATH": (TIMM, ["model.backbone.weights=PATH"]),
+    "name weights of …": (TIMM, []),
+    "use other weights": (TIMM, []),
+    "remove it": (TIMM, []),
+    "fetch it again": ("tests/published", []),
+    "convert it: tools.convert_weights": ("tests/models/test_load_weights.py", []),
+    "name it as model.backbone.weights=… in training": ("tests/published", ["model.backbone.weights=FILE"]),
     "give the machine more memory (or shared memory, /dev/shm), or set fewer system.workers": (
         "a worker has to be killed: tests/faults/test_memory.py",
         ["system.workers=0"],
