@@ -184,8 +184,8 @@ def load_published(name: str, make: Callable[..., nn.Module]) -> nn.Module:
         raise UserError(
             "model.backbone.weights",
             f"{place} cannot be fetched ({reason[:200]})",
-            "check the network (and that HF_HUB_OFFLINE is not set), or fetch its file of safetensors elsewhere and set "
-            "model.backbone.weights=PATH",
+            "check the network (and that HF_HUB_OFFLINE is not set), or fetch its file of safetensors elsewhere and "
+            "set model.backbone.weights=PATH",
         ) from None
 
 
