@@ -125,10 +125,9 @@ class MaskFormer(DenseModel):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss_class", "loss_mask", "loss_dice"}, each summed over all supervised layers."""
-        truth = [extract_segments(target, self.things) for target in batch.targets]
-        layers = self._predict_layers(batch.images)[0 if self.deep_supervision else -1 :]
-        by_layer = [losses(queries, truth, batch.images.shape[-2:]) for queries in layers]
-        return {name: torch.stack([terms[name] for terms in by_layer]).sum() for name in by_layer[0]}
+        pairs = zip(batch.targets, batch.sizes, strict=True)
+        truth = [extract_segments(target, self.things, size) for target, size in pairs]
+        return losses(self._predict_layers(batch.images)[0 if self.deep_supervision else -1 :], truth)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Prediction]:
