@@ -86,7 +86,7 @@ class Predictor:
         samples = [Sample(str(index), image.shape[:2], image) for index, image in enumerate(images)]
         found: dict[str, structures.Prediction] = {}
         for batch in image_batches(samples, self._experiment.data.test_transforms, self._network.size_divisor):
-            with self._experiment.autocast(self._device):
+            with self._experiment.arithmetic(self._device):
                 predictions = self._network.predict(batch.to(self._device))
             ids = [target.image_id for target in batch.targets]
             found |= zip(ids, (prediction.to("cpu") for prediction in predictions), strict=True)

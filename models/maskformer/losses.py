@@ -75,9 +75,8 @@ def match(layers: Sequence[QueryLogits], truth: Sequence[Segments]) -> list[list
 
     The costs of all layers go to the CPU together, and all matches come back together: a device is waited for once.
     """
-    costs = [
-        match_costs(*logits, segments) for layer in layers for *logits, segments in zip(*layer, truth, strict=True)
-    ]
+    images = (image for layer in layers for image in zip(*layer, truth, strict=True))
+    costs = [match_costs(class_logits, mask_logits, segments) for class_logits, mask_logits, segments in images]
     # Without nan_to_num NaN would raise here. If the network has diverged, its loss is not finite and shows it.
     numbers = torch.cat([cost.flatten() for cost in costs]).nan_to_num().cpu()
     parts = numbers.split([cost.numel() for cost in costs])
