@@ -28,8 +28,9 @@ class MaskFormerConfig(Schema):
     layer. dropout: dropout rate in the transformer. encoder_layers: number of layers of a transformer encoder on the
     coarsest level, with the same heads, hidden and dropout; published: 0 for semantic and 6 for panoptic segmentation.
     deep_supervision: losses on all decoder layers, not only on the last. partition: post-processing of panoptic
-    predictions. weights: a converted MaskFormer or a checkpoint of this repository. weights_exclude: names of tensors
-    or submodules that keep their initial values, for example classifier for another class list.
+    predictions. size_divisor: images are padded to multiples of it; 1: no further than their batch needs. weights: a
+    converted MaskFormer or a checkpoint of this repository. weights_exclude: names of tensors or submodules that keep
+    their initial values, for example classifier for another class list.
     """
 
     name: Literal["maskformer"] = "maskformer"
@@ -44,6 +45,7 @@ class MaskFormerConfig(Schema):
     encoder_layers: NonNegativeInt = 0
     deep_supervision: bool = True
     partition: PartitionConfig = PartitionConfig()
+    size_divisor: PositiveInt = 32
     weights: Source | None = None
     weights_exclude: tuple[str, ...] = ()
 
@@ -78,6 +80,7 @@ class MaskFormerConfig(Schema):
             self.deep_supervision,
             self.partition,
         )
+        model.size_divisor = self.size_divisor
         if self.weights and pretrained:
             load_weights(model, self.weights, "model.weights", self.weights_exclude)
         return model

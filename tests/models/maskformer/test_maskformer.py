@@ -261,6 +261,23 @@ def test_more_classes_than_queries_leave_some_unmatched() -> None:
     assert all(torch.isfinite(loss) for loss in found.values())
 
 
+@pytest.mark.parametrize("upsampler", ["nearest", "carafe", "fade"])
+def test_images_need_not_be_padded(upsampler: str) -> None:
+    model = build(upsampler, size_divisor=1)
+    assert model.size_divisor == 1
+    data = batch([halves(1, 2, (50, 75))])
+    torch.stack(list(model(data).values())).sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    assert model.eval().predict(data)[0].semantic.shape == (50, 75)
+
+
+def test_the_device_is_asked_once_for_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    copies, original = [], torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: copies.append(tensor) or original(tensor))
+    build(layers=4)(batch([halves(1, 2), halves(3, 4)]))
+    assert len(copies) == 1
+
+
 def test_a_network_that_has_diverged_has_a_loss_that_is_not_finite() -> None:
     classes, logits, truth = example()
     logits[0] = float("nan")
