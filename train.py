@@ -6,7 +6,6 @@ Run the same command again to resume. `--check` does one training step and one p
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -111,8 +110,7 @@ def train(experiment: Experiment, processes: Processes, changed: Sequence[Change
             processes.seed_step(experiment.seed, step)
             losses, failed = train_step(run, micro_batches)
             state.step = step + 1
-            images = [target.image_id for batch in micro_batches for target in batch.targets]
-            log.add_losses(state.step, losses, images, failed)
+            log.add_losses(state.step, losses, failed, [name for batch in micro_batches for name in batch.image_ids])
             evaluation_next = state.step % evaluate_every == 0 or state.step == steps
             save = state.step % experiment.logging.checkpoint_every == 0 or evaluation_next
             if save or state.step % experiment.logging.every == 0:
@@ -160,7 +158,7 @@ def evaluate_and_save(run: Run, log: RunLog, stop: StopSignals) -> None:
     experiment, processes, state = run.experiment, run.processes, run.state
     processes.wait()
     with stop.raise_at_once():
-        model = cast(DenseModel, run.ema.module) if run.ema else run.model
+        model: DenseModel = run.ema.module if run.ema else run.model  # type: ignore[assignment]
         processes.share_buffers(model)
         result = score(model, run.validation_set, experiment, processes)
         is_best = state.record_score(run.best_metric, result["metrics"][run.best_metric], run.lower_is_better)

@@ -65,7 +65,7 @@ class RunLog:
                 self._board.close()
             threading.excepthook = threading.__excepthook__
 
-    def add_losses(self, step: int, losses: dict[str, Tensor], image_ids: list[str], failed: Tensor) -> None:
+    def add_losses(self, step: int, losses: dict[str, Tensor], failed: Tensor, image_ids: list[str]) -> None:
         """Keep the losses (detached scalars) of optimiser step number `step`, and the ids of its images.
 
         failed: bool scalar, whether the step was not taken since its gradient, in any process, is not finite.

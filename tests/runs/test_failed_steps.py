@@ -79,7 +79,7 @@ def test_the_process_whose_loss_is_not_finite_is_named(tmp_path):
             return [value, *other] if isinstance(value, tuple) else [value]
 
     with RunLog(tmp_path, 6, 0, 10, 2, First(0, 1, torch.device("cpu"))) as log:
-        log.add_losses(7, {"loss": torch.tensor(1.0)}, ["a"], torch.tensor(True))
+        log.add_losses(7, {"loss": torch.tensor(1.0)}, torch.tensor(True), ["a"])
         with pytest.raises(UserError, match=r"step 7: the loss is not finite .* on images b"):
             log.flush(0.1)
 
