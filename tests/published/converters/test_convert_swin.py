@@ -15,11 +15,8 @@ from torch.nn import functional as F
 from errors import UserError
 from models.backbones.swin import SwinConfig
 from models.depthformer.model import DepthFormerConfig
-<<<<<<< HEAD:tests/published/converters/test_convert_swin.py
-from published.converters.sources import convert
-=======
 from models.weights import load_state
->>>>>>> d0e9652 (Boxes that clipping leaves empty, sizes that 32 does not divide, docs):tests/tools/convert_weights/test_convert_swin.py
+from published.converters.sources import convert
 from structures import Batch, DatasetInfo, Target
 from tests.published.converters.renaming import renamed
 from tools.convert_weights.__main__ import main
