@@ -77,7 +77,7 @@ def score(
         pin_memory=processes.device.type == "cuda",
     )
     start = time.perf_counter()
-    with experiment.autocast(processes.device):
+    with experiment.arithmetic(processes.device):
         evaluate(model, loader, metrics, processes, files)
     return result_record(experiment, metrics, dataset, processes, start)
 

@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +21,7 @@ from models import ModelConfig
 from models.base import DenseModel
 from models.weights import IMAGENET, check_start, read_weights, replaces_backbone
 from published.cache import is_word, obtain, stored
+from runtime.arithmetic import Precision, autocast, float32_products
 from runtime.distributed import Processes
 from runtime.optimizer import OptimizerConfig
 from runtime.schedule import ScheduleConfig
@@ -84,9 +86,10 @@ def _check_run_name(name: str) -> str:
 class Experiment(Schema):
     """One run.
 
-    batch_size: images per optimiser step, over all processes and accumulation rounds. precision: of autocast; weights
-    stay float32. gradient_clip: maximum total gradient norm. ema_decay: keep, evaluate and save an exponential moving
-    average of the weights, with this decay. sync_batch_norm: compute batch statistics over all processes.
+    batch_size: images per optimiser step, over all processes and accumulation rounds. precision: of autocast, with
+    float32 weights; fp32: none; tf32: none, but TF32 products on CUDA (see runtime/arithmetic.py). gradient_clip:
+    maximum total gradient norm. ema_decay: keep, evaluate and save an exponential moving average of the weights, with
+    this decay. sync_batch_norm: compute batch statistics over all processes.
     """
 
     run_name: Annotated[str, AfterValidator(_check_run_name)]
@@ -100,7 +103,7 @@ class Experiment(Schema):
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
     gradient_clip: PositiveFloat | None = None
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     sync_batch_norm: bool = True
     evaluation: EvaluationConfig
@@ -251,9 +254,18 @@ class Experiment(Schema):
         return f"{origin(self._config, key, self._source)}: {key}"
 
     def autocast(self, device: torch.device) -> torch.autocast:
-        """The mixed-precision context of `precision`."""
-        dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
-        return torch.autocast(device.type, dtype=dtype, enabled=self.precision != "fp32")
+        """The mixed-precision context of `precision`, for the forward pass."""
+        return autocast(device, self.precision)
+
+    def float32(self) -> AbstractContextManager[None]:
+        """The context of `precision` for what autocast leaves in float32; around a whole training."""
+        return float32_products(tf32=self.precision == "tf32")
+
+    @contextmanager
+    def arithmetic(self, device: torch.device) -> Iterator[None]:
+        """The context of `precision` for predictions: both of the above."""
+        with self.float32(), self.autocast(device):
+            yield
 
     def batch_layout(self, processes: Processes) -> BatchLayout:
         """Split the batch over processes, and into as few accumulation rounds as `system.max_per_process` allows.

@@ -18,6 +18,7 @@ from datasets.files.images import read_image
 from datasets.loading import image_batches
 from errors import UserError
 from pictures import draw
+from runtime.arithmetic import Precision
 from runtime.distributed import start_processes
 from structures import DatasetInfo, Instances, Size
 from workflow.trained import find_checkpoint, load_trained
@@ -29,7 +30,7 @@ class Predictor:
     """A trained model that takes pictures.
 
     model: a run folder (its best checkpoint) or a checkpoint. overrides: `KEY=VALUE` settings that replace its own.
-    device: auto, cpu or cuda. precision: of autocast, fp32, bf16 or fp16; None: as trained. batch_size: pictures at a
+    device: auto, cpu or cuda. precision: fp32, tf32, bf16 or fp16; None: as trained. batch_size: pictures at a
     time; only pictures of one size share a batch. Raises UserError if the model cannot be loaded.
     """
 
@@ -39,7 +40,7 @@ class Predictor:
         *,
         overrides: Sequence[str] = (),
         device: Literal["auto", "cpu", "cuda"] = "auto",
-        precision: Literal["fp32", "bf16", "fp16"] | None = None,
+        precision: Precision | None = None,
         batch_size: int = 1,
     ) -> None:
         if batch_size < 1:
@@ -86,7 +87,7 @@ class Predictor:
         samples = [Sample(str(index), image.shape[:2], image) for index, image in enumerate(images)]
         found: dict[str, structures.Prediction] = {}
         for batch in image_batches(samples, self._experiment.data.test_transforms, self._network.size_divisor):
-            with self._experiment.autocast(self._device):
+            with self._experiment.arithmetic(self._device):
                 predictions = self._network.predict(batch.to(self._device))
             ids = [target.image_id for target in batch.targets]
             found |= zip(ids, (prediction.to("cpu") for prediction in predictions), strict=True)

@@ -148,6 +148,11 @@ class Batch(Record):
     sizes: list[Size]
     targets: list[Target]
 
+    @property
+    def image_ids(self) -> list[str]:
+        """The ids of the images."""
+        return [target.image_id for target in self.targets]
+
     def to(self, device: torch.device | str, memory_format: torch.memory_format = torch.contiguous_format) -> "Batch":
         """A copy on `device`, with the images in `memory_format`."""
         batch = super().to(device)

@@ -1,30 +1,28 @@
 """Train a model: `torchrun [...] train.py --cfg FILE [KEY=VALUE ...]`, or `python train.py ...` for one process.
 
-Run the same command again to resume. `--check` builds everything, runs one batch through training and prediction,
-prints the plan and exits.
+Run the same command again to resume. `--check` does one training step and one prediction, prints the plan and exits.
 """
 
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from datasets.loading import next_batches, training_loader
 from errors import ArgumentParser, Interrupted, run_command
 from eval import score
 from experiment import Experiment, load_experiment
 from models.base import DenseModel
+from runtime.arithmetic import deterministic_algorithms
 from runtime.changes import Change
 from runtime.checkpoint import Checkpoints
-from runtime.deterministic import deterministic_algorithms
 from runtime.distributed import Processes, local_gradients, parallelize, start_processes, synchronize_batch_norm
 from runtime.log import RunLog
 from runtime.memory import keep_freed_memory
+from runtime.optimizer import moving_average
 from runtime.run_folder import RunFolder
 from runtime.schedule import set_learning_rate
 from runtime.shutdown import exit_together
@@ -38,34 +36,31 @@ from workflow.results import describe_run, write_run_results
 
 
 class Run:
-    """The parts of one run, built here; `resumed` from its last checkpoint if there is one.
+    """The parts of one run, built here; `resumed` from its last checkpoint if there is one and `resume` is true.
 
     parallel: the model as DistributedDataParallel, if there are several processes. ema: the moving average of its
     weights, or None. batches: an endless iterator, of which each step takes `layout.accumulation`.
     """
 
-    def __init__(self, experiment: Experiment, processes: Processes) -> None:
+    def __init__(self, experiment: Experiment, processes: Processes, resume: bool = True) -> None:
         self.experiment, self.processes = experiment, processes
         device, self.layout = processes.device, experiment.batch_layout(processes)
         self.training_set, self.validation_set = experiment.data.build("train"), experiment.data.build("val")
         self.best_metric, self.lower_is_better = experiment.best_metric()
-
         self.memory_format = torch.channels_last if experiment.system.channels_last else torch.contiguous_format
         self.checkpoints = Checkpoints(experiment.run_folder / "checkpoints")
-        self.model = model = experiment.build_model(pretrained=not self.checkpoints.exist())
+        self.model = model = experiment.build_model(pretrained=not (resume and self.checkpoints.exist()))
         model.to(device=device, memory_format=self.memory_format)  # type: ignore[call-overload]
         if experiment.sync_batch_norm:
             synchronize_batch_norm(model, processes)
-        self.ema = None
-        if experiment.ema_decay is not None:
-            self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(experiment.ema_decay))
+        self.ema = moving_average(model, experiment.ema_decay)
         self.optimizer = experiment.optimizer.build(model, experiment.batch_size)
         self.scaler = torch.amp.GradScaler(device.type, enabled=experiment.precision == "fp16")
         self.autocast = experiment.autocast(device)
         images = f"{self.training_set.fingerprint()} and, for validation, {self.validation_set.fingerprint()}"
         fixed = {"accumulation rounds": self.layout.accumulation, "data": images}
         self.state = TrainingState(experiment, model, self.optimizer, self.scaler, self.ema, fixed)
-        self.resumed = self.state.resume(self.checkpoints)
+        self.resumed = resume and self.state.resume(self.checkpoints)
 
         if experiment.system.compile:
             model.compile()
@@ -113,21 +108,24 @@ def train(experiment: Experiment, processes: Processes, changed: Sequence[Change
                 raise next(reason for reason in reasons if reason)
             learning_rate = set_learning_rate(run.optimizer, experiment.schedule.factor(step, steps))
             processes.seed_step(experiment.seed, step)
-            losses = train_step(run, micro_batches)
+            losses, failed = train_step(run, micro_batches)
             state.step = step + 1
-
-            log.add_losses(state.step, losses, [target.image_id for batch in micro_batches for target in batch.targets])
+            log.add_losses(state.step, losses, failed, [name for batch in micro_batches for name in batch.image_ids])
             evaluation_next = state.step % evaluate_every == 0 or state.step == steps
             save = state.step % experiment.logging.checkpoint_every == 0 or evaluation_next
             if save or state.step % experiment.logging.every == 0:
-                log.flush(learning_rate)  # raises UserError if a loss is not finite
+                log.flush(learning_rate)  # raises UserError if a step failed
             if save and processes.is_main:
                 run.checkpoints.save(state.to_checkpoint())
         log.print(describe_run(experiment.run_folder, state.best, state.step))
 
 
-def train_step(run: Run, micro_batches: list[Batch]) -> dict[str, Tensor]:
-    """Do one optimiser step. Return the losses by name: detached scalars, means over this process's micro-batches."""
+def train_step(run: Run, micro_batches: list[Batch]) -> tuple[dict[str, Tensor], Tensor]:
+    """Do one optimiser step. Return the losses by name: detached scalars, means over this process's micro-batches.
+
+    Also return whether it failed: where the loss or the gradient of any process is not finite, no weight changes. That
+    is decided on the device, without waiting. With fp16, gradients may overflow while the loss scale is adapted.
+    """
     totals: dict[str, Tensor] = {}
     for index, micro_batch in enumerate(micro_batches):
         batch = micro_batch.to(run.processes.device, run.memory_format)
@@ -136,18 +134,20 @@ def train_step(run: Run, micro_batches: list[Batch]) -> dict[str, Tensor]:
             with run.autocast:
                 losses: dict[str, Tensor] = run.parallel(batch)
             loss = torch.stack(list(losses.values())).sum()
+            loss = loss * torch.where(loss.isfinite(), 1.0, torch.nan)  # else NaN, in the gradients of all processes
             run.scaler.scale(loss / len(micro_batches)).backward()
         for name, term in losses.items():
             totals[name] = totals.get(name, 0) + term.detach() / len(micro_batches)
     run.scaler.unscale_(run.optimizer)
-    if run.experiment.gradient_clip is not None:
-        clip_grad_norm_(run.model.parameters(), run.experiment.gradient_clip)
+    norm = clip_grad_norm_(run.model.parameters(), run.experiment.gradient_clip or torch.inf)
+    failed = ~norm.isfinite() & (not run.scaler.is_enabled())
+    run.optimizer.found_inf = failed.float()  # type: ignore[attr-defined]  # at 1 a fused optimiser changes nothing
     run.scaler.step(run.optimizer)
     run.scaler.update()
     run.optimizer.zero_grad()
     if run.ema is not None:
         run.ema.update_parameters(run.model)
-    return totals
+    return totals, failed
 
 
 def evaluate_and_save(run: Run, log: RunLog, stop: StopSignals) -> None:
@@ -158,7 +158,7 @@ def evaluate_and_save(run: Run, log: RunLog, stop: StopSignals) -> None:
     experiment, processes, state = run.experiment, run.processes, run.state
     processes.wait()
     with stop.raise_at_once():
-        model = cast(DenseModel, run.ema.module) if run.ema else run.model
+        model: DenseModel = run.ema.module if run.ema else run.model  # type: ignore[assignment]
         processes.share_buffers(model)
         result = score(model, run.validation_set, experiment, processes)
         is_best = state.record_score(run.best_metric, result["metrics"][run.best_metric], run.lower_is_better)
@@ -187,9 +187,9 @@ def main() -> None:
     if experiment.system.reuse_memory:
         keep_freed_memory()
     processes = start_processes(experiment.system.device, experiment.system.backend)
-    with deterministic_algorithms(experiment.system.deterministic):
+    with deterministic_algorithms(experiment.system.deterministic), experiment.float32():
         if arguments.check:
-            print_plan(experiment, processes)
+            print_plan(Run(experiment, processes, resume=False), train_step)
             return
         with RunFolder(experiment.run_folder, experiment) if processes.is_main else nullcontext([]) as changed:
             train(experiment, processes, changed)

@@ -148,13 +148,16 @@ def sum_over_processes(x: Tensor) -> Tensor:
     return total
 
 
-def mean_count(count: float, like: Tensor) -> Tensor:
+def mean_count(count: float | Tensor, like: Tensor) -> Tensor:
     """The divisor of a loss that sums over `count` items: the mean count over processes, on the device of `like`.
 
     Gradients are averaged over processes, so this gives the same gradient as one process would. A total of 0 counts
-    as 1.
+    as 1. count: a number, or a tensor of several counts, which are exchanged together. No device is waited for.
     """
-    total = torch.tensor(float(count), device=like.device)
+    if isinstance(count, Tensor):
+        total = count.detach().float().clone()
+    else:
+        total = torch.full((), float(count), device=like.device)
     if not dist.is_initialized():
         return total.clamp(min=1)
     dist.all_reduce(total)

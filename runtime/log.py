@@ -38,7 +38,7 @@ class RunLog:
     ) -> None:
         self.step, self.steps, self.batch_size, self.processes = step, steps, batch_size, processes
         self._folder = folder
-        self._window: list[tuple[int, dict[str, Tensor], list[str]]] = []
+        self._window: list[tuple[int, dict[str, Tensor], list[str], Tensor]] = []
         self._window_start = time.perf_counter()
         self._on_terminal = processes.is_main and sys.stderr.isatty()
         self._bar = tqdm(total=steps, initial=step, disable=not self._on_terminal, unit="step", dynamic_ncols=True)
@@ -65,22 +65,25 @@ class RunLog:
                 self._board.close()
             threading.excepthook = threading.__excepthook__
 
-    def add_losses(self, step: int, losses: dict[str, Tensor], image_ids: list[str]) -> None:
-        """Keep the losses (detached scalars) of optimiser step number `step`, and the ids of its images."""
+    def add_losses(self, step: int, losses: dict[str, Tensor], failed: Tensor, image_ids: list[str]) -> None:
+        """Keep the losses (detached scalars) of optimiser step number `step`, and the ids of its images.
+
+        failed: bool scalar, whether the step was not taken since its gradient, in any process, is not finite.
+        """
         self.step = step
-        self._window.append((step, losses, image_ids))
+        self._window.append((step, losses, image_ids, failed))
         self._bar.update()
 
     def flush(self, learning_rate: float) -> None:
         """Log the mean losses since the last flush, over all processes.
 
-        Raises UserError in every process if a loss of any process is not finite.
+        Raises UserError in every process if a loss or the gradient of any process is not finite.
         """
         if not self._window:
             return
         names = sorted(self._window[0][1])
         values = torch.stack(
-            [torch.stack([losses[name].float() for name in names]) for _, losses, _ in self._window]
+            [torch.stack([losses[name].float() for name in names]) for _, losses, *_ in self._window]
         ).cpu()
         self._refuse_non_finite(names, values)
         means = self.processes.mean(values.double()).mean(0).tolist()
@@ -129,16 +132,18 @@ class RunLog:
             tqdm.write(line) if self._on_terminal else print(line, flush=True)
 
     def _refuse_non_finite(self, names: list[str], values: Tensor) -> None:
-        bad = ~values.isfinite().all(dim=1)
+        lossless = ~values.isfinite().all(dim=1)
+        bad = lossless | torch.stack([failed for *_, failed in self._window]).cpu()
         report = None
         if bad.any():
             index = int(bad.int().argmax())
-            step, _, image_ids = self._window[index]
+            step, _, image_ids, _ = self._window[index]
             terms = ", ".join(f"{name} {value:g}" for name, value in zip(names, values[index].tolist(), strict=True))
-            report = f"the loss is not finite ({terms}) on images {', '.join(image_ids)}", step
+            what = "the loss" if lossless[index] else "the gradient of the loss"
+            report = step, not lossless[index], f"{what} is not finite ({terms}) on images {', '.join(image_ids)}"
         reports = [item for item in self.processes.collect(report) if item]
-        if reports:
-            what, step = min(reports, key=lambda item: item[1])
+        if reports:  # the gradients of all processes are not finite if the loss of one is not
+            step, _, what = min(reports)
             raise UserError(f"step {step}", what, DIVERGED)
 
     def _write(self, section: str, record: dict[str, float]) -> None:

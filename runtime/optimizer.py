@@ -6,6 +6,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from config import Rate, Schema
 from errors import UserError
@@ -71,7 +72,18 @@ class SGDConfig(_OptimizerConfig):
 
     def build(self, model: nn.Module, batch_size: int) -> Optimizer:
         """The optimiser of all trainable parameters of `model`."""
-        return torch.optim.SGD(self.groups(model, batch_size), momentum=self.momentum, fused=True)
+        optimizer = torch.optim.SGD(self.groups(model, batch_size), momentum=self.momentum, fused=True)
+        if self.momentum:
+            # The optimiser itself would leave the momentum uninitialised if its first step is skipped (PyTorch 2.14).
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimizer
+
+
+def moving_average(model: nn.Module, decay: float | None) -> AveragedModel | None:
+    """The exponential moving average of the weights of `model`, which `update_parameters` continues; None if off."""
+    return None if decay is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
 OptimizerConfig = Annotated[AdamWConfig | SGDConfig, Field(discriminator="name")]

@@ -111,7 +111,7 @@ def main() -> None:
             continue
         sample = Sample(path.stem, image.shape[:2], image)
         batch = single_batch(sample, experiment.data.test_transforms, model.size_divisor).to(device)
-        with torch.inference_mode(), experiment.autocast(device):
+        with torch.inference_mode(), experiment.arithmetic(device):
             prediction = model.predict(batch)[0].to("cpu")
         files.write(prediction, batch.targets[0])
         _save(draw(image, prediction, None, experiment.data.info), pictures / f"{path.stem}.png")

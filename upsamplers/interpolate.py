@@ -1,5 +1,6 @@
 """Interpolation without parameters: the upsamplers that the models use in their original form."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,12 +31,23 @@ class Bilinear(Upsampler):
     """Interpolate between pixel centres. x [B, C, H, W] -> [B, C, sH, sW].
 
     align_corners: as in F.interpolate. True aligns the centres of the corner pixels, as the original DepthFormer does;
-    False aligns the corners of the maps, as in the DySample paper (section 4).
+    False aligns the corners of the maps, as in the DySample paper (section 4). To another size than sH x sW: with False
+    the result is cropped, like that of all upsamplers; with True x is interpolated to that size, since a crop would
+    no longer align the corners.
     """
 
     def __init__(self, channels: int, scale: int = 2, align_corners: bool = False) -> None:
         super().__init__(channels, scale=scale)
         self.align_corners = align_corners
+
+    def forward(self, x: Tensor, guide: Tensor | None = None, size: Sequence[int] | None = None) -> Tensor:
+        """See Upsampler and, for sizes other than sH x sW, this class."""
+        if self.align_corners:
+            self._check_input("x", x, self.channels)
+            target = self._target_size(x, guide, size)
+            if target is not None:
+                return F.interpolate(x, target, mode="bilinear", align_corners=True)
+        return super().forward(x, guide, size)
 
     def upsample(self, x: Tensor, guide: Tensor | None) -> Tensor:
         """Upsample x [B, C, H, W] to [B, C, sH, sW]."""

@@ -27,7 +27,7 @@ def validation_pictures(
     for index in range(count):
         sample = dataset.load(index * len(dataset) // count)
         batch = single_batch(sample, experiment.data.test_transforms, model.size_divisor)
-        with experiment.autocast(processes.device):
+        with experiment.arithmetic(processes.device):
             prediction = model.predict(batch.to(processes.device))[0].to("cpu")
         yield sample.image_id, draw(sample.image, prediction, batch.targets[0], experiment.data.info)
     model.train(was_training)

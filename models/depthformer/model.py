@@ -29,7 +29,7 @@ class DepthFormerConfig(Schema):
     models/depthformer/hahi.py).
     activation: relu: ReLU(x) + min_depth, as published; sigmoid: sigmoid(x) * max_depth, the toolbox's alternative.
     min_depth: smallest predicted depth, in metres. flip_test: predict the mean over the image and its mirror image, as
-    for the published numbers.
+    for the published numbers. size_divisor: images are padded to multiples of it; 1: not padded, as in the toolbox.
     weights: a converted DepthFormer or a checkpoint of this repository. weights_exclude: names of tensors or submodules
     that keep their initial values.
     """
@@ -44,6 +44,7 @@ class DepthFormerConfig(Schema):
     activation: Activation = "relu"
     min_depth: PositiveFloat = 0.001
     flip_test: bool = True
+    size_divisor: PositiveInt = 32
     weights: Source | None = None
     weights_exclude: tuple[str, ...] = ()
 
@@ -64,6 +65,7 @@ class DepthFormerConfig(Schema):
         decoder = Decoder(widths, self.upsampler, self.activation, self.min_depth, info.max_depth)
         stem = conv_norm_relu(backbone.in_channels, self.stem_channels, 7, stride=2)
         model = DepthFormer(backbone, stem, neck, decoder, self.flip_test)
+        model.size_divisor = self.size_divisor
         if self.weights and pretrained:
             load_weights(model, self.weights, "model.weights", self.weights_exclude)
         return model

@@ -4,12 +4,15 @@ Logits at full size would be by far the largest tensors of a segmentation networ
 pixel and the class scores from masks are computed in chunks: a few rows or a few classes at a time.
 """
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from runtime.distributed import mean_count
 from structures import IGNORE, Size
 
 _CHUNK_ELEMENTS = 1 << 22  # elements at full resolution that are held at a time
@@ -17,22 +20,24 @@ _CHUNK_ELEMENTS = 1 << 22  # elements at full resolution that are held at a time
 _LOSS_CHUNK_ELEMENTS_ON_CPU, _LOSS_CHUNK_ELEMENTS_ON_ACCELERATOR = 1 << 20, 1 << 26
 
 
-def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def pixel_cross_entropy(logits: Tensor, labels: Tensor, sizes: Sequence[Size] | None = None) -> Tensor:
     """Cross-entropy of logits [B, K, h, w], resized bilinearly to the size of labels [B, H, W] -> scalar.
 
-    labels: class or IGNORE. The mean is over all pixels, ignored ones included, as in the original SegFormer. It is
-    computed in float32 even under autocast, and in chunks of rows: neither the resized logits nor their gradient
-    ever exist as a whole.
+    labels: class or IGNORE. sizes: (height, width) of each image; what lies beyond is padding of the batch, all IGNORE.
+    None: there is no padding. The mean is over all pixels of the images of all processes, ignored ones included, as in
+    the original SegFormer: their sum, divided by the mean number of pixels per process. It is computed in float32 even
+    under autocast, and in chunks of rows: neither the resized logits nor their gradient ever exist as a whole.
     """
+    pixels = labels.numel() if sizes is None else sum(height * width for height, width in sizes)
     if torch.compiler.is_compiling():  # the compiler would only unroll the loop over chunks
-        loss: Tensor = torch.compiler.disable(_pixel_cross_entropy)(logits, labels)
+        loss: Tensor = torch.compiler.disable(_pixel_cross_entropy)(logits, labels, pixels)
         return loss
-    return _pixel_cross_entropy(logits, labels)
+    return _pixel_cross_entropy(logits, labels, pixels)
 
 
-def _pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def _pixel_cross_entropy(logits: Tensor, labels: Tensor, pixels: int) -> Tensor:
     with torch.autocast(logits.device.type, enabled=False):
-        loss: Tensor = _PixelCrossEntropy.apply(logits.float(), labels)
+        loss: Tensor = _PixelCrossEntropy.apply(logits.float(), labels, mean_count(pixels, logits))
     return loss
 
 
@@ -40,18 +45,18 @@ class _PixelCrossEntropy(torch.autograd.Function):
     """Computes the gradient in the forward pass, while each chunk of resized logits is in memory."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, divisor: Tensor) -> Tensor:
         logits = logits.contiguous(memory_format=torch.channels_last)
         gradient = torch.empty_like(logits)
         images = zip(logits.split(1), labels, gradient.split(1), strict=True)
         total = torch.stack([_image_loss(*image) for image in images]).sum()
-        ctx.save_for_backward(gradient.div_(labels.numel()))
-        return total / labels.numel()
+        ctx.save_for_backward(gradient.div_(divisor))
+        return total / divisor
 
     @staticmethod
-    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * factor, None
+        return gradient * factor, None, None
 
 
 def _image_loss(logits: Tensor, labels: Tensor, gradient: Tensor) -> Tensor:
@@ -61,7 +66,7 @@ def _image_loss(logits: Tensor, labels: Tensor, gradient: Tensor) -> Tensor:
     # interpolation weights of the chunk. Classes are the last axis, so that softmax and products use contiguous memory.
     wide = F.interpolate(logits, size=(h, W), mode="bilinear").permute(0, 2, 3, 1).reshape(h, W * K)
     wide_gradient = torch.zeros_like(wide)
-    weights, first, last = row_weights(H, h, logits)
+    weights, first, last = _kept_row_weights(H, h, logits.device)
     total = logits.new_zeros(())
     elements = _LOSS_CHUNK_ELEMENTS_ON_CPU if logits.device.type == "cpu" else _LOSS_CHUNK_ELEMENTS_ON_ACCELERATOR
     chunk_rows = max(1, elements // (W * K))
@@ -77,7 +82,7 @@ def _image_loss(logits: Tensor, labels: Tensor, gradient: Tensor) -> Tensor:
         scores.exp_().scatter_add_(1, label, scores.new_full((1, 1), -1.0).expand_as(label)).mul_(counts)
         wide_gradient[rows] += matrix.T @ scores.view(bottom - top, W * K)
     if torch.are_deterministic_algorithms_enabled():  # on CUDA the operator below is not deterministic
-        columns, _, _ = row_weights(W, w, logits)
+        columns, _, _ = _kept_row_weights(W, w, logits.device)
         gradient.copy_((columns.T @ wide_gradient.view(h, W, K)).permute(2, 0, 1))
         return total
     wide_gradient = wide_gradient.view(1, h, W, K).permute(0, 3, 1, 2)
@@ -117,8 +122,8 @@ def argmax_from_masks(
     This is done a few rows at a time.
     """
     result = torch.empty(size, dtype=torch.int16, device=mask_logits.device)
-    to_padded, first, last = row_weights(padded[0], mask_logits.shape[1], mask_logits)
-    to_original, first_unpadded, last_unpadded = row_weights(size[0], unpadded[0], mask_logits)
+    to_padded, first, last = row_weights(padded[0], mask_logits.shape[1], mask_logits.device)
+    to_original, first_unpadded, last_unpadded = row_weights(size[0], unpadded[0], mask_logits.device)
     rows = max(1, _CHUNK_ELEMENTS // (max(padded[1], size[1]) * sum(class_probabilities.shape)))
     for top in range(0, size[0], rows):
         bottom = min(top + rows, size[0])
@@ -137,15 +142,19 @@ def argmax_from_masks(
     return result
 
 
-def row_weights(out: int, rows: int, like: Tensor) -> tuple[Tensor, list[int], list[int]]:
+def row_weights(out: int, rows: int, device: torch.device) -> tuple[Tensor, list[int], list[int]]:
     """Bilinear resizing of `rows` rows to `out` rows (align_corners=False) as a matrix product.
 
-    Returns weights [out, rows] on the device of `like`, and for each output row its first and its last source row.
+    Returns weights [out, rows] on `device`, and for each output row its first and its last source row.
     """
     position = ((torch.arange(out) + 0.5) * (rows / out) - 0.5).clamp(min=0)
     first = position.long().clamp(max=rows - 1)
     last = (first + 1).clamp(max=rows - 1)
     fraction = (position - first)[:, None]
     weights = torch.zeros(out, rows).scatter_add_(1, first[:, None], 1 - fraction)
-    weights = weights.scatter_add_(1, last[:, None], fraction).to(like.device)
+    weights = weights.scatter_add_(1, last[:, None], fraction).to(device)
     return weights, first.tolist(), last.tolist()
+
+
+# For the loss, which needs the same ones at every step: making them takes time, and copying them waits for the device.
+_kept_row_weights = functools.lru_cache(maxsize=8)(row_weights)

@@ -28,8 +28,9 @@ class MaskFormerConfig(Schema):
     layer. dropout: dropout rate in the transformer. encoder_layers: number of layers of a transformer encoder on the
     coarsest level, with the same heads, hidden and dropout; published: 0 for semantic and 6 for panoptic segmentation.
     deep_supervision: losses on all decoder layers, not only on the last. partition: post-processing of panoptic
-    predictions. weights: a converted MaskFormer or a checkpoint of this repository. weights_exclude: names of tensors
-    or submodules that keep their initial values, for example classifier for another class list.
+    predictions. size_divisor: images are padded to multiples of it; 1: no further than their batch needs. weights: a
+    converted MaskFormer or a checkpoint of this repository. weights_exclude: names of tensors or submodules that keep
+    their initial values, for example classifier for another class list.
     """
 
     name: Literal["maskformer"] = "maskformer"
@@ -44,6 +45,7 @@ class MaskFormerConfig(Schema):
     encoder_layers: NonNegativeInt = 0
     deep_supervision: bool = True
     partition: PartitionConfig = PartitionConfig()
+    size_divisor: PositiveInt = 32
     weights: Source | None = None
     weights_exclude: tuple[str, ...] = ()
 
@@ -78,6 +80,7 @@ class MaskFormerConfig(Schema):
             self.deep_supervision,
             self.partition,
         )
+        model.size_divisor = self.size_divisor
         if self.weights and pretrained:
             load_weights(model, self.weights, "model.weights", self.weights_exclude)
         return model
@@ -125,10 +128,9 @@ class MaskFormer(DenseModel):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss_class", "loss_mask", "loss_dice"}, each summed over all supervised layers."""
-        truth = [extract_segments(target, self.things) for target in batch.targets]
-        layers = self._predict_layers(batch.images)[0 if self.deep_supervision else -1 :]
-        by_layer = [losses(queries, truth, batch.images.shape[-2:]) for queries in layers]
-        return {name: torch.stack([terms[name] for terms in by_layer]).sum() for name in by_layer[0]}
+        pairs = zip(batch.targets, batch.sizes, strict=True)
+        truth = [extract_segments(target, self.things, size) for target, size in pairs]
+        return losses(self._predict_layers(batch.images)[0 if self.deep_supervision else -1 :], truth)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Prediction]:

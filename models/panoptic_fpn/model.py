@@ -99,7 +99,7 @@ class PanopticFPN(RCNN):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of a Mask R-CNN, and "loss_semantic". Targets must have `instances` and `semantic`."""
         pyramid = self.neck(self.backbone(batch.images))
-        semantic = self.semantic_head.loss(pyramid, batch.targets, self.semantic_classes)
+        semantic = self.semantic_head.loss(pyramid, batch, self.semantic_classes, self.size_divisor)
         things = replace(batch, targets=[self._relabel_things(target) for target in batch.targets])
         return {**self.instance_losses(pyramid, things), "loss_semantic": self.semantic_weight * semantic}
 

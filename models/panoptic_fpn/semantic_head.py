@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runtime.distributed import mean_count
-from structures import IGNORE, Target
+from structures import IGNORE, Batch
 from upsamplers import UpsamplerConfig
 
 LEVELS = 4  # P2..P5
+STRIDE = 4  # of P2
 GROUPS = 32  # of the group norms
 
 
@@ -52,17 +53,19 @@ class SemanticHead(nn.Module):
         logits: Tensor = self.classifier(total)
         return logits
 
-    def loss(self, pyramid: Sequence[Tensor], targets: Sequence[Target], classes: Tensor) -> Tensor:
+    def loss(self, pyramid: Sequence[Tensor], batch: Batch, classes: Tensor, divisor: int) -> Tensor:
         """Cross-entropy at the size of P2 -> scalar. A pixel of P2 has the label of the top-left of its 4 x 4 pixels.
 
-        classes: int64, for each label of the data its class in this head. The mean is over all pixels, including those
-        without a label, as in mmdetection's recipe.
+        classes: int64, for each label of the data its class in this head. The mean is over all pixels of the images of
+        all processes, including those without a label. As in mmdetection's recipe, where images are padded before they
+        meet, the size of each image is rounded up to a multiple of `divisor`; further padding is no part of it.
         """
-        labels = torch.stack([target.semantic[::4, ::4] for target in targets]).long()  # type: ignore[index]
+        labels = torch.stack([target.semantic[::STRIDE, ::STRIDE] for target in batch.targets]).long()  # type: ignore[index]
         labels = torch.where(labels == IGNORE, IGNORE, classes[labels.clamp(min=0)])
         logits = self(pyramid).float()
         total = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
-        return total / mean_count(labels.numel(), logits)
+        sides = (tuple(-(-side // divisor) * divisor // STRIDE for side in size) for size in batch.sizes)
+        return total / mean_count(sum(height * width for height, width in sides), logits)
 
 
 def _conv_norm_relu(in_channels: int, channels: int) -> nn.Sequential:

@@ -161,19 +161,23 @@ class BoxHead(nn.Module):
                 for of_image, target in zip(samples, targets, strict=True)
             ]
         )
-        positives = torch.nonzero(labels < self.num_classes).flatten()
+        # Split by numbers that are known; to look for the positives would be to wait for the device.
+        parts = [count for one in samples for count in (len(one.objects), len(one.labels) - len(one.objects))]
+        true_labels, found_deltas = (torch.cat(values.split(parts)[::2]) for values in (labels, deltas))
+        found_deltas = found_deltas[torch.arange(len(true_labels), device=labels.device), true_labels]
         target_deltas = encode(boxes, objects, self.config.stds)
         count = mean_count(len(labels), logits)
         return {
             "loss_cls": F.cross_entropy(logits, labels, reduction="sum") / count,
-            "loss_box": F.l1_loss(deltas[positives, labels[positives]], target_deltas, reduction="sum") / count,
+            "loss_box": F.l1_loss(found_deltas, target_deltas, reduction="sum") / count,
         }
 
     @torch.no_grad()
     def detect(self, pyramid: Sequence[Tensor], proposals: Sequence[Tensor], sizes: Sequence[Size]) -> list[Instances]:
         """Boxes, labels and scores for each image, by decreasing score, boxes in pixels of the network input.
 
-        sizes: (height, width) of the images without padding.
+        sizes: (height, width) of the images without padding. A box that lies beside its image is clipped to an empty
+        one; it counts among the best `detections` and is returned, as in mmdetection. (torchvision leaves it out.)
         """
         logits, deltas = self(pyramid, proposals)
         counts = [len(boxes) for boxes in proposals]
@@ -185,7 +189,7 @@ class BoxHead(nn.Module):
         rows, labels = torch.nonzero(scores > self.config.min_score, as_tuple=True)
         boxes = decode(proposals[rows], deltas[rows, labels], self.config.stds, size)
         values = scores[rows, labels]
-        valid = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+        valid = (boxes[:, 2:] >= boxes[:, :2]).all(dim=1)  # not so for NaN, from weights that have diverged
         boxes, labels, values = boxes[valid], labels[valid], values[valid]
         groups = torch.zeros_like(labels) if self.config.class_agnostic_nms else labels
         kept = batched_nms(boxes, values, groups, self.config.nms_iou)[: self.config.detections]

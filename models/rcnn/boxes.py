@@ -43,7 +43,7 @@ def anchors_of_level(config: AnchorConfig, size: Size, stride: int, device: torc
         base = base.round()
     rows, columns = (torch.arange(length, device=device) * stride for length in size)
     corners = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1).repeat(1, 1, 2)
-    return (corners[:, :, None] + base.to(device)).reshape(-1, 4)
+    return (corners[:, :, None] + base.to(device, non_blocking=True)).reshape(-1, 4)
 
 
 def encode(boxes: Tensor, targets: Tensor, stds: Sequence[float]) -> Tensor:
@@ -51,18 +51,23 @@ def encode(boxes: Tensor, targets: Tensor, stds: Sequence[float]) -> Tensor:
     centres, sizes = _centres_and_sizes(boxes)
     target_centres, target_sizes = _centres_and_sizes(targets)
     deltas = torch.cat([(target_centres - centres) / sizes, (target_sizes / sizes).log()], dim=1)
-    return deltas / deltas.new_tensor(stds)
+    return deltas / _like(deltas, stds)
 
 
 def decode(boxes: Tensor, deltas: Tensor, stds: Sequence[float], size: Size) -> Tensor:
     """Move boxes [..., 4] by deltas [..., 4], and clip them to an image of `size` (height, width)."""
     centres, sizes = _centres_and_sizes(boxes)
-    shift, log_ratio = (deltas * deltas.new_tensor(stds)).split(2, dim=-1)
+    shift, log_ratio = (deltas * _like(deltas, stds)).split(2, dim=-1)
     centres = centres + shift * sizes
     half = sizes * log_ratio.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).exp() / 2
     moved = torch.cat([centres - half, centres + half], dim=-1)
-    limits = moved.new_tensor([size[1], size[0]] * 2)
-    return torch.minimum(moved.clamp(min=0), limits)
+    columns, rows = moved[..., 0::2].clamp(0, size[1]), moved[..., 1::2].clamp(0, size[0])
+    return torch.stack([columns, rows], dim=-1).flatten(-2)
+
+
+def _like(tensor: Tensor, values: Sequence[float]) -> Tensor:
+    """The values on the device and in the dtype of a tensor; `new_tensor` would wait for the device."""
+    return torch.tensor(values, dtype=tensor.dtype).to(tensor.device, non_blocking=True)
 
 
 def area(boxes: Tensor) -> Tensor:

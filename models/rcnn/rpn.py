@@ -118,12 +118,12 @@ class RPN(nn.Module):
         all_boxes, all_scores, all_levels = [], [], []
         for level, (logits, deltas, anchors) in enumerate(zip(*outputs, strict=True)):
             scores, indices = logits[image].topk(min(limit, len(anchors)))
-            boxes = decode(anchors[indices], deltas[image, indices], STDS, size)
-            kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-            all_boxes.append(boxes[kept])
-            all_scores.append(scores[kept])
-            all_levels.append(torch.full_like(all_scores[-1], level))
+            all_boxes.append(decode(anchors[indices], deltas[image, indices], STDS, size))
+            all_scores.append(scores)
+            all_levels.append(torch.full_like(scores, level))
         boxes, scores, levels = torch.cat(all_boxes), torch.cat(all_scores), torch.cat(all_levels)
+        inside = torch.nonzero((boxes[:, 2:] > boxes[:, :2]).all(dim=1)).flatten()
+        boxes, scores, levels = boxes[inside], scores[inside], levels[inside]
         kept = batched_nms(boxes, scores, levels, self.config.nms_iou)
         return boxes[kept[: self.config.proposals]]
 
@@ -143,10 +143,11 @@ class RPN(nn.Module):
             target_deltas.append(encode(anchors[positives], objects[matched[positives]], STDS))
         logits, deltas = self.predict_at_anchors(pyramid, torch.cat(images), torch.cat(chosen))
         truth = torch.cat(is_object).float()
+        of_positives = torch.cat(deltas.split([len(part) for part in chosen])[::2])
         count = mean_count(len(truth), logits)
         return {
             "loss_rpn_cls": F.binary_cross_entropy_with_logits(logits, truth, reduction="sum") / count,
-            "loss_rpn_box": F.l1_loss(deltas[truth > 0], torch.cat(target_deltas), reduction="sum") / count,
+            "loss_rpn_box": F.l1_loss(of_positives, torch.cat(target_deltas), reduction="sum") / count,
         }
 
     @torch.no_grad()
@@ -155,8 +156,11 @@ class RPN(nn.Module):
         assert target.instances is not None
         indices, crowds = objects_and_crowds(target)
         objects, config = target.instances.boxes[indices], self.config
+        height, width = (-(-side // divisor) * divisor for side in size)
+        centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+        outside = (centres[:, 0] >= width) | (centres[:, 1] >= height)
         matched = assign(
-            anchors,
+            anchors.masked_fill(outside[:, None], 0),  # empty: so that none of them is the best for an object
             objects,
             crowds,
             positive=config.positive_iou,
@@ -164,9 +168,6 @@ class RPN(nn.Module):
             best_match=config.best_match_iou,
             crowd_share=config.crowd_share,
         )
-        height, width = (-(-side // divisor) * divisor for side in size)
-        centres = (anchors[:, :2] + anchors[:, 2:]) / 2
-        outside = (centres[:, 0] >= width) | (centres[:, 1] >= height)
         return matched.masked_fill(outside, IGNORED), objects
 
 

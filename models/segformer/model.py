@@ -87,7 +87,7 @@ class SegFormer(DenseModel):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss_ce"}: cross-entropy at the size of the labels, the `semantic` field of the targets."""
         labels = torch.stack([target.semantic for target in batch.targets])  # type: ignore[misc]
-        return {"loss_ce": pixel_cross_entropy(self.outputs(batch.images)["logits"], labels)}
+        return {"loss_ce": pixel_cross_entropy(self.outputs(batch.images)["logits"], labels, batch.sizes)}
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Prediction]:

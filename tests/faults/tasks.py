@@ -250,10 +250,10 @@ def record_steps(folder: str) -> None:
     """Note the step, the rank and the images of every optimiser step, a line each, in the file `steps`."""
 
     def make(original: Callable[..., None]) -> Callable[..., None]:
-        def add(log: Any, step: int, losses: Any, image_ids: list[str]) -> None:
+        def add(log: Any, step: int, losses: Any, failed: Any, image_ids: list[str]) -> None:
             with open(f"{folder}/steps", "a") as lines:
                 lines.write(" ".join([str(step), os.environ.get("RANK", "0"), *image_ids]) + "\n")
-            original(log, step, losses, image_ids)
+            original(log, step, losses, failed, image_ids)
 
         return add
 

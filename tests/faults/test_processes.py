@@ -13,7 +13,7 @@ import torch
 
 from errors import UserError
 from models.layers.resize import pixel_cross_entropy
-from runtime.deterministic import deterministic_algorithms
+from runtime.arithmetic import deterministic_algorithms
 from tests.conftest import ROOT, command
 from tests.faults.tasks import (
     IN_EVALUATION,

@@ -120,7 +120,7 @@ def main() -> None:
     sample = Sample(arguments.image.stem, image.shape[:2], image)
     batch = single_batch(sample, experiment.data.test_transforms, model.size_divisor).to(device)
 
-    with experiment.autocast(device):  # compute positions and kernels in the precision of the model
+    with experiment.arithmetic(device):  # compute positions and kernels in the precision of the model
         stages = run_stages(model.to(device).eval(), batch)
         chosen = choose_stage(stages, arguments.stage, checkpoint)
         view = make_view(stages[chosen], batch, image, tuple(arguments.region) if arguments.region else None)

@@ -433,3 +433,10 @@ def test_a_depth_that_is_no_number_shows_in_the_loss() -> None:
     prediction = depths(1, 1, 4, 4)
     prediction[0, 0, 1, 1] = math.nan
     assert scale_invariant_log_loss(prediction, depths(1, 4, 4)).isnan()
+
+
+def test_from_corner_to_corner_a_map_is_interpolated_to_the_size_of_its_guide() -> None:
+    x, guide = torch.randn(1, 8, 4, 5), torch.zeros(1, 4, 7, 9)
+    found = Bilinear(8, align_corners=True)(x, guide=guide)
+    torch.testing.assert_close(found, F.interpolate(x, (7, 9), mode="bilinear", align_corners=True))
+    torch.testing.assert_close(found[0, :, -1, -1], x[0, :, -1, -1])

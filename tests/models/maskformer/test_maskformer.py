@@ -44,7 +44,9 @@ def batch(maps: list[torch.Tensor], sizes: list[tuple[int, int]] | None = None) 
 
 
 def segments_of(semantic: torch.Tensor) -> Segments:
-    return masks.extract_segments(Target("0", semantic.shape, semantic=semantic), torch.zeros(5, dtype=torch.bool))
+    return masks.extract_segments(
+        Target("0", semantic.shape, semantic=semantic), torch.zeros(5, dtype=torch.bool), tuple(semantic.shape)
+    )
 
 
 def halves(left: int, right: int, size: tuple[int, int] = (64, 96)) -> torch.Tensor:
@@ -161,7 +163,7 @@ def test_things_are_segments_one_by_one_and_crowds_are_none() -> None:
         torch.zeros(3, 4), torch.tensor([0, 0, 2]), masks=objects, crowd=torch.tensor([False, False, True])
     )
     target = Target("0", (64, 96), semantic=semantic, instances=instances)
-    labels, found = masks.extract_segments(target, torch.tensor(ROOMS.things))
+    labels, found, _ = masks.extract_segments(target, torch.tensor(ROOMS.things), (64, 96))
     assert labels.tolist() == [0, 0, 3]
     assert torch.equal(found[:2], objects[:2])
     assert torch.equal(found[2], semantic == 3)
@@ -170,7 +172,7 @@ def test_things_are_segments_one_by_one_and_crowds_are_none() -> None:
 def test_segments_are_the_classes_that_occur() -> None:
     semantic = halves(3, 1)
     semantic[:10] = IGNORE
-    labels, found = segments_of(semantic)
+    labels, found, _ = segments_of(semantic)
     assert labels.tolist() == [1, 3]
     assert torch.equal(found[0], semantic == 1)
     assert not found[:, :10].any()
@@ -206,6 +208,11 @@ def example() -> tuple[torch.Tensor, torch.Tensor, Segments]:
     return torch.randn(4, 6), torch.randn(4, 4, 6), segments_of(semantic)
 
 
+def layer(classes: torch.Tensor, logits: torch.Tensor) -> QueryLogits:
+    """The predictions for a batch of one image."""
+    return QueryLogits(classes[None], logits[None])
+
+
 def test_costs_of_matching() -> None:
     classes, logits, truth = example()
     expected = torch.tensor(literal_costs(classes, logits, truth))
@@ -215,7 +222,7 @@ def test_costs_of_matching() -> None:
 def test_no_other_assignment_costs_less() -> None:
     classes, logits, truth = example()
     costs = match_costs(classes, logits, truth)
-    rows, columns = match(classes, logits, truth)
+    rows, columns = match([layer(classes, logits)], [truth])[0][0]
     least = min(
         sum(costs[query, column].item() for column, query in enumerate(chosen))
         for chosen in itertools.permutations(range(4), 3)
@@ -226,8 +233,8 @@ def test_no_other_assignment_costs_less() -> None:
 
 def test_losses_of_one_layer() -> None:
     classes, logits, truth = example()
-    found = masks.losses(QueryLogits(classes[None], logits[None]), [truth], torch.Size((8, 12)))
-    rows, columns = match(classes, logits, truth)
+    found = masks.losses([layer(classes, logits)], [truth])
+    rows, columns = match([layer(classes, logits)], [truth])[0][0]
     owner = dict(zip(rows.tolist(), columns.tolist(), strict=True))
     entropy = weight = mask = dice = 0.0
     for query, scores in enumerate(classes.log_softmax(dim=1)):
@@ -249,15 +256,32 @@ def test_losses_of_one_layer() -> None:
 def test_more_classes_than_queries_leave_some_unmatched() -> None:
     truth = segments_of(torch.arange(5).repeat_interleave(20).view(10, 10).short())
     classes, logits = torch.randn(2, 6), torch.randn(2, 5, 5)
-    assert len(match(classes, logits, truth)[0]) == 2
-    found = masks.losses(QueryLogits(classes[None], logits[None]), [truth], torch.Size((10, 10)))
+    assert len(match([layer(classes, logits)], [truth])[0][0].queries) == 2
+    found = masks.losses([layer(classes, logits)], [truth])
     assert all(torch.isfinite(loss) for loss in found.values())
+
+
+@pytest.mark.parametrize("upsampler", ["nearest", "carafe", "fade"])
+def test_images_need_not_be_padded(upsampler: str) -> None:
+    model = build(upsampler, size_divisor=1)
+    assert model.size_divisor == 1
+    data = batch([halves(1, 2, (50, 75))])
+    torch.stack(list(model(data).values())).sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    assert model.eval().predict(data)[0].semantic.shape == (50, 75)
+
+
+def test_the_device_is_asked_once_for_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    copies, original = [], torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: copies.append(tensor) or original(tensor))
+    build(layers=4)(batch([halves(1, 2), halves(3, 4)]))
+    assert len(copies) == 1
 
 
 def test_a_network_that_has_diverged_has_a_loss_that_is_not_finite() -> None:
     classes, logits, truth = example()
     logits[0] = float("nan")
-    found = masks.losses(QueryLogits(classes[None], logits[None]), [truth], torch.Size((8, 12)))
+    found = masks.losses([layer(classes, logits)], [truth])
     assert not torch.isfinite(torch.stack(list(found.values())).sum())
 
 

@@ -133,7 +133,7 @@ def test_the_loss_is_a_mean_over_every_fourth_pixel_ignored_ones_included() -> N
                 if label != IGNORE:
                     total -= scores[classes[label], row // 4, column // 4].item()
     expected = total / (2 * 32 * 48)
-    loss = model.semantic_head.loss(pyramid, data.targets, model.semantic_classes)
+    loss = model.semantic_head.loss(pyramid, data, model.semantic_classes, model.size_divisor)
     assert loss.item() == pytest.approx(expected)
     assert model(data)["loss_semantic"].item() == pytest.approx(0.5 * expected, rel=1e-4)
     assert build(semantic_weight=2.0)(data)["loss_semantic"].item() == pytest.approx(2 * expected, rel=1e-4)

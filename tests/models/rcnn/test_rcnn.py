@@ -163,6 +163,16 @@ def test_padding_of_the_batch_takes_no_part():
     assert model.rpn.propose(outputs, data.sizes)[0].max() <= 60
 
 
+def test_a_detection_that_clipping_leaves_empty_is_one_of_the_best():
+    """As in mmdetection; the second box lies beside the image, which ends at column 60."""
+    head = build("faster_rcnn", box_head={"channels": 32, "detections": 2}).box_head
+    boxes = torch.tensor([[0.0, 0, 20, 20], [70, 10, 90, 30], [30, 30, 50, 50]])
+    scores = torch.zeros(3, 5)
+    scores[:, 0] = torch.tensor([0.9, 0.8, 0.7])
+    found = head._detect(boxes, scores, torch.zeros(3, 5, 4), (60, 60))
+    assert found.boxes.tolist() == [[0, 0, 20, 20], [60, 10, 60, 30]]
+
+
 def test_what_is_sampled_follows_from_the_targets_seed():
     losses = []
     for seed in (0, 0, 1):

@@ -92,6 +92,7 @@ def depthformer(state: State, images: Tensor) -> Tensor:
 
 def swin(state: State, images: Tensor) -> list[Tensor]:
     """Levels [B, C, H, W]."""
+    images = F.pad(images, (0, -images.shape[3] % 4, 0, -images.shape[2] % 4))
     x = _conv(state, "backbone.patch_embed.projection", images, stride=4, padding=0).permute(0, 2, 3, 1)
     x = _norm(state, "backbone.patch_embed.norm", x)
     levels = []

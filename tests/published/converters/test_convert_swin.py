@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from errors import UserError
 from models.backbones.swin import SwinConfig
 from models.depthformer.model import DepthFormerConfig
+from models.weights import load_state
 from published.converters.sources import convert
 from structures import Batch, DatasetInfo, Target
 from tests.published.converters.renaming import renamed
@@ -94,6 +95,19 @@ def test_a_converted_depthformer_gives_the_depth_of_an_independent_one(
     torch.testing.assert_close(found, whole, rtol=1e-3, atol=1e-3)
     clamped = F.interpolate(half.clamp(0.001, 10), size=(64, 96), mode="bilinear", align_corners=True)
     torch.testing.assert_close(predicted(model, images), clamped[:, 0], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(50, 66), (35, 97)])
+def test_the_network_equals_the_toolbox_at_sizes_that_32_does_not_divide(size: tuple[int, int], toolbox: State) -> None:
+    options = {"upsampler": {"name": "bilinear", "align_corners": True}, "flip_test": False, "size_divisor": 1}
+    model = DepthFormerConfig.model_validate(options).build(NYU).eval()
+    load_state(model, convert("depthformer", toolbox, "test").model, "here")
+    assert model.size_divisor == 1
+    torch.manual_seed(0)
+    images = torch.randn(1, 3, *size)
+    whole = F.interpolate(depthformer(toolbox, images), size=size, mode="bilinear", align_corners=True)
+    with torch.no_grad():
+        torch.testing.assert_close(model.outputs(images)["depth"], whole, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("source", ["swin", "timm"])
