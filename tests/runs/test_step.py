@@ -49,7 +49,8 @@ def test_a_step_crosses_few_files(task, most, tiny, scenes, tmp_path, monkeypatc
         small = ["model.rpn.before_nms_train=40", "model.rpn.proposals=20", "model.box_head.samples=16"]
         size = ["data.train_transforms.0={long: 64, short: 48}", "data.train_transforms.1.size=[48, 64]"]
         where = [f"data.root={scenes}/coco", f"output_dir={tmp_path}", "batch_size=2"]
-        options = ["model.backbone={name: resnet50, frozen: 0, weights: null}", "optimizer.rules=[]", *small, *size, *where]
+        backbone = "model.backbone={name: resnet50, frozen: 0, weights: null}"
+        options = [backbone, "optimizer.rules=[]", *small, *size, *where]
     torch.manual_seed(0)
     files = files_of_second_step(monkeypatch, str(ROOT / f"configs/demo/{task}.yaml"), options)
     assert {"train.py", "upsamplers/dysample.py"} <= files
