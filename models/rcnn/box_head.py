@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from config import Fraction, Schema
@@ -69,7 +69,8 @@ class BoxHeadConfig(Schema):
     Mask R-CNN). crowd_share: see `boxes.assign`. samples: maximum number of boxes per image that the losses use.
     positive_share: largest share of positive samples. stds: the four deltas are divided by them. min_score: detections
     must score more. nms_iou: NMS removes boxes that overlap a better one by more than this IoU. class_agnostic_nms: NMS
-    over all classes together. detections: maximum number of detections per image.
+    over all classes together. detections: maximum number of detections per image. smallest: leave out detections with a
+    shorter side, in pixels; 0: keep also those that clipping leaves empty, as mmdetection does; torchvision: 0.01.
     """
 
     channels: PositiveInt = 1024
@@ -83,6 +84,7 @@ class BoxHeadConfig(Schema):
     nms_iou: Fraction = 0.5
     class_agnostic_nms: bool = False
     detections: PositiveInt = 100
+    smallest: NonNegativeFloat = 0
 
 
 class SampledBoxes(NamedTuple):
@@ -177,7 +179,7 @@ class BoxHead(nn.Module):
         """Boxes, labels and scores for each image, by decreasing score, boxes in pixels of the network input.
 
         sizes: (height, width) of the images without padding. A box that lies beside its image is clipped to an empty
-        one; it counts among the best `detections` and is returned, as in mmdetection. (torchvision leaves it out.)
+        one.
         """
         logits, deltas = self(pyramid, proposals)
         counts = [len(boxes) for boxes in proposals]
@@ -189,7 +191,8 @@ class BoxHead(nn.Module):
         rows, labels = torch.nonzero(scores > self.config.min_score, as_tuple=True)
         boxes = decode(proposals[rows], deltas[rows, labels], self.config.stds, size)
         values = scores[rows, labels]
-        valid = (boxes[:, 2:] >= boxes[:, :2]).all(dim=1)  # not so for NaN, from weights that have diverged
+        sides = boxes[:, 2:] - boxes[:, :2]
+        valid = (sides >= self.config.smallest).all(dim=1)  # not so for NaN, from weights that have diverged
         boxes, labels, values = boxes[valid], labels[valid], values[valid]
         groups = torch.zeros_like(labels) if self.config.class_agnostic_nms else labels
         kept = batched_nms(boxes, values, groups, self.config.nms_iou)[: self.config.detections]

@@ -72,7 +72,11 @@ TORCHVISION = Layout(
         r"head\.(classification|regression)_head\.": "a one-stage detector (RetinaNet, FCOS or SSD)",
         r"backbone\.(body|features)\.(features\.)?\d": "a detector whose backbone is not a ResNet (MobileNet, VGG)",
     },
-    options={"rpn": {"anchors": {"rounded": True}}, "regions": {"aligned": False, "sampling_ratio": 2}},
+    options={
+        "rpn": {"anchors": {"rounded": True}},
+        "regions": {"aligned": False, "sampling_ratio": 2},
+        "box_head": {"smallest": 0.01},
+    },
 )
 # In the semantic head level i has i units (level 0 has one), each of a convolution and its normalisation.
 SEMANTIC_UNITS = [(level, step) for level in range(4) for step in range(max(level, 1))]
@@ -193,6 +197,8 @@ def _finish(backbone: str, model: State, remaining: State, layout: Layout, remar
     else:
         options |= _take_upsamplers(remaining, [layout.mask_upsampler], model, "mask_head.upsampler.", "mask_upsampler")
     options |= layout.options
+    if "box_head" in options and options["name"] == "mask_rcnn":
+        options["box_head"] = {"best_match": True, **options["box_head"]}
     used = check_leftovers(remaining, [name for name in remaining if resnet.is_batch_counter(name)], where)
     info = DatasetInfo(
         "panoptic" if stuff else "instance" if has_masks else "detection",

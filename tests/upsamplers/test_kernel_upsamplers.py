@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from upsamplers import build_upsampler
+from upsamplers.base import _warn_once
 
 
 def reassembly(x, kernels, K, scale=2):
@@ -143,6 +144,7 @@ def test_a2u_sample_by_sample(x, guide):
 
 
 def test_default_norm_groups_fall_to_a_divisor_and_say_so_once():
+    _warn_once.cache_clear()  # another test may have been told
     with pytest.warns(UserWarning, match="sapa norm: 32 groups do not divide 52 channels; using 26"):
         assert build_upsampler({"name": "sapa", "norm": "group"}, 52).norm_x.num_groups == 26
     with pytest.warns(UserWarning, match="a2u norm: 32 groups do not divide 48 channels; using 24"):
