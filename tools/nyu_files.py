@@ -7,8 +7,8 @@ from datasets.files.unusable import Unusable
 from datasets.nyu.depth_maps import read_depth_values
 from datasets.nyu.lists import read_list
 from downloads import RemoteFile, fetch
-from errors import UserError
 from downloads.archives import unpack
+from errors import UserError
 
 NYU = "http://horatio.cs.nyu.edu/mit/silberman"
 BTS = "https://raw.githubusercontent.com/cleinc/bts/5e3406b35d1497b2e55d2dd600524d1f4efacaed"
