@@ -50,6 +50,11 @@ class UserError(Exception):
         where, what, do = map(one_line, self.args)
         return f"{where}: {what}; {do}"
 
+    @property
+    def brief(self) -> str:
+        """`WHERE: WHAT`, without the advice, in one line."""
+        return one_line(f"{self.args[0]}: {self.args[1]}")
+
 
 def one_line(text: str) -> str:
     """`text` as one line of printable characters. The middle of a text of more than 1000 characters is cut out."""

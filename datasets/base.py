@@ -4,14 +4,16 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from pydantic import AfterValidator, BeforeValidator, PositiveFloat
 
 from config import Schema
+from errors import UserError
 from structures import DatasetInfo, Instances, Panoptic, Prediction, Size, Target
 
 
@@ -168,24 +170,38 @@ class Survey:
         return f"{text}; left out: {', '.join(left_out)}" if left_out else text
 
 
+class Doubt(NamedTuple):
+    """Something that training survives but the data's owner should know. image: its index; None: it concerns none."""
+
+    image: int | None
+    error: UserError
+
+
 class DenseDataset(ABC):
     """The images and annotations of one split. The constructor checks that the files exist, but reads no image.
 
     groups: [len] int, the group of each image; None: all in one group. Training takes `group_size` images of one group
-    in a row, so that images which are padded to one size have similar shapes. skipped: one line for everything that is
-    left out because it is unusable; logged, and part of every result. protocol: other facts that a result must state
-    about the data, such as which published list they follow.
+    in a row, so that images which are padded to one size have similar shapes. unusable: what is left out because it
+    cannot be used, if the configuration says so by `on_error: skip`; with `on_error: stop` the first is raised.
+    protocol: other facts that a result must state about the data, such as which published list they follow.
+
+    `files`, `doubts` and `unnamed_files` are for tools that look at the data as a whole (`tools.check_data`).
     """
 
     info: DatasetInfo
     groups: np.ndarray | None = None
     group_size: int = 1
-    skipped: Sequence[str] = ()
+    unusable: Sequence[UserError] = ()
     protocol: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def __len__(self) -> int:
         """Number of images."""
+
+    @property
+    def skipped(self) -> list[str]:
+        """One line for everything that is left out because it is unusable; logged, and part of every result."""
+        return [error.brief for error in self.unusable]
 
     @abstractmethod
     def image_id(self, index: int) -> str:
@@ -199,11 +215,25 @@ class DenseDataset(ABC):
         return f"{len(self)} images ({digest.hexdigest()[:12]})"
 
     @abstractmethod
-    def survey(self) -> Survey:
+    def survey(self, images: Sequence[int] | None = None) -> Survey:
         """Count what is there, before work is lost. Reads annotations, and of large data sets only a sample.
+
+        images: read the files of exactly these images; None: of a sample, in seconds.
 
         Raises UserError if nothing is left to learn from or to score.
         """
+
+    @abstractmethod
+    def files(self, index: int) -> tuple[Path, ...]:
+        """The file of an image, and that of its annotation if it has one of its own."""
+
+    def doubts(self) -> list[Doubt]:
+        """What is odd in names and entries, such as objects that cannot be learnt; reads no file."""
+        return []
+
+    def unnamed_files(self) -> dict[Path, list[Path]]:
+        """By folder, its images or annotations that nothing names. Folders of which a list chooses are left out."""
+        return {}
 
     @abstractmethod
     def load(self, index: int) -> Sample:

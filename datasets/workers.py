@@ -1,4 +1,4 @@
-"""Read batches in worker processes. A worker reports an unusable file without a traceback, and may die."""
+"""Read batches or other items in worker processes. A worker reports a bad file without a traceback, and may die."""
 
 import os
 import signal
@@ -12,21 +12,21 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from errors import UserError
-from structures import Batch
 
 Group = TypeVar("Group")
+Item = TypeVar("Item")
 
 
-class _ReaderDataset(Dataset[Any], Generic[Group]):
-    """The dataset of PyTorch's data loader: its items are the batches that `read` makes of a group.
+class _ReaderDataset(Dataset[Any], Generic[Group, Item]):
+    """The dataset of PyTorch's data loader: each of its items is what `read` makes of a group.
 
     A UserError is returned: if a worker raised it, it would arrive with its message buried in a traceback.
     """
 
-    def __init__(self, read: Callable[[Group], list[Batch]]) -> None:
+    def __init__(self, read: Callable[[Group], list[Item]]) -> None:
         self._read = read
 
-    def __getitem__(self, group: Group) -> list[Batch] | UserError:
+    def __getitem__(self, group: Group) -> list[Item] | UserError:
         try:
             return self._read(group)
         except UserError as error:
@@ -34,15 +34,19 @@ class _ReaderDataset(Dataset[Any], Generic[Group]):
 
 
 @dataclass(frozen=True)
-class BatchLoader(Generic[Group]):
-    """An iterable of the batches that `read` makes of each group, in order; `workers` processes read ahead."""
+class BatchLoader(Generic[Group, Item]):
+    """An iterable of the batches that `read` makes of each group, in order; `workers` processes read ahead.
 
-    read: Callable[[Group], list[Batch]]
+    Each is at most two groups ahead, which bounds the memory. workers_setting: what sets their number, for errors.
+    """
+
+    read: Callable[[Group], list[Item]]
     groups: Iterable[Group]
     workers: int
-    pin_memory: bool
+    pin_memory: bool = False
+    workers_setting: str = "system.workers"
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Item]:
         loader = DataLoader(
             _ReaderDataset(self.read),
             sampler=self.groups,
@@ -65,7 +69,7 @@ class BatchLoader(Generic[Group]):
         finally:
             del results  # ends the workers at once, even if a traceback keeps this frame alive
 
-    def _next(self, results: Iterator[list[Batch] | UserError]) -> list[Batch] | UserError | None:
+    def _next(self, results: Iterator[list[Item] | UserError]) -> list[Item] | UserError | None:
         """The next result; None after the last. If a worker has died, the result is a UserError."""
         try:
             return next(results, None)
@@ -73,11 +77,11 @@ class BatchLoader(Generic[Group]):
             if self.workers == 0 or str(error).startswith("Caught "):
                 raise  # a defect, with the traceback of its origin
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            do = "give the machine more memory (or shared memory, /dev/shm), or set fewer system.workers"
+            do = f"give the machine more memory (or shared memory, /dev/shm), or set fewer {self.workers_setting}"
             return UserError("data loading", f"a worker process died ({reason})", do)
 
 
-def _identity(result: list[Batch] | UserError) -> list[Batch] | UserError:
+def _identity(result: list[Item] | UserError) -> list[Item] | UserError:
     return result
 
 

@@ -1,12 +1,12 @@
-"""Pictures of predictions: one row of panels per image, for every task."""
+"""Pictures of predictions, one row of panels per image, and of annotations alone, for every task."""
 
 import numpy as np
 
-from pictures.canvas import SMALLEST_SIDE, WRITING_SIDE, Colour, enlarge, tile
-from pictures.depth import depth_panels
-from pictures.instances import instance_panels
-from pictures.panoptic import panoptic_panels
-from pictures.semantic import semantic_panels
+from pictures.canvas import SMALLEST_SIDE, WRITING_SIDE, Colour, as_tuple, enlarge, palette, tile
+from pictures.depth import depth_panels, draw_depth
+from pictures.instances import draw_largest, instance_panels
+from pictures.panoptic import draw_truth_segments, panoptic_panels
+from pictures.semantic import overlay_classes, semantic_panels
 from structures import DatasetInfo, Prediction, Target
 
 
@@ -38,3 +38,23 @@ def draw(image: np.ndarray, prediction: Prediction, target: Target | None, info:
         panels |= more
         legend |= colours
     return tile({name: enlarge(panel, smallest_side) for name, panel in panels.items()}, legend)
+
+
+def draw_truth(image: np.ndarray, target: Target, info: DatasetInfo) -> np.ndarray:
+    """The image [H, W, 3] uint8 with its annotation drawn over it, or the depth map alone; enlarged if it is small.
+
+    A target with a semantic map and objects, as panoptic training has, shows both.
+    """
+    if target.depth is not None:
+        return enlarge(draw_depth(target.depth.cpu().numpy()))
+    if target.panoptic is not None:
+        return draw_truth_segments(image, target.panoptic, info)
+    picture = image
+    if target.semantic is not None:
+        picture = overlay_classes(image, target.semantic.cpu().numpy(), info)
+    return enlarge(picture) if target.instances is None else draw_largest(picture, target.instances, info)
+
+
+def class_colours(info: DatasetInfo) -> dict[str, Colour]:
+    """The colour of each class in these pictures."""
+    return {name: as_tuple(colour) for name, colour in zip(info.classes, palette(info.num_classes), strict=True)}

@@ -36,6 +36,13 @@ def depth_panels(truth: np.ndarray | None, prediction: np.ndarray) -> tuple[dict
     return panels, _depth_legend(scale) | legend
 
 
+def draw_depth(truth: np.ndarray) -> np.ndarray:
+    """A depth map [H, W] in metres alone, as RGB; pixels that were not measured (0) are black."""
+    measured = truth > 0
+    scale = _scale(truth[measured]) if measured.any() else (0.0, 1.0)
+    return _blacken(colour_depths(truth, scale), measured)
+
+
 def colour_depths(depth: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
     """Depths [H, W] as RGB [H, W, 3] in viridis colours: yellow at the near end of `scale`, violet at the far end."""
     nearness = 1 - _normalise(depth, *scale)

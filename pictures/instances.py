@@ -39,7 +39,7 @@ def instance_panels(
     panels: dict[str, np.ndarray] = {}
     shown: set[int] = set()
     if truth is not None:
-        order = _areas(truth).argsort(stable=True, descending=True)[:MOST].tolist()
+        order = _largest(truth)
         panels["true objects" + _left_out(order, len(truth.labels), "largest")] = draw_objects(
             image, truth, order, info
         )
@@ -52,6 +52,15 @@ def instance_panels(
     shown |= set(prediction.labels[order].tolist())
     colours = palette(info.num_classes)
     return panels, {info.classes[label]: as_tuple(colours[label]) for label in sorted(shown)}
+
+
+def draw_largest(image: np.ndarray, truth: Instances, info: DatasetInfo) -> np.ndarray:
+    """The enlarged image with its largest objects, at most MOST."""
+    return draw_objects(image, truth, _largest(truth), info)
+
+
+def _largest(objects: Instances) -> list[int]:
+    return _areas(objects).argsort(stable=True, descending=True)[:MOST].tolist()
 
 
 def draw_objects(image: np.ndarray, instances: Instances, order: list[int], info: DatasetInfo) -> np.ndarray:

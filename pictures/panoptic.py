@@ -36,7 +36,7 @@ def panoptic_panels(
     pixels of a wrong class (red) and, outside crowds, pixels of the right class but a wrong object (orange); void is
     black in that panel.
     """
-    panels = {} if truth is None else {"truth": draw_segments(image, truth, _number_objects(truth, info), info)}
+    panels = {} if truth is None else {"truth": draw_truth_segments(image, truth, info)}
     numbers = _number_objects(prediction, info) if truth is None else _match_numbers(truth, prediction, info)
     panels["prediction"] = draw_segments(image, prediction, numbers, info)
     if truth is not None:
@@ -46,6 +46,11 @@ def panoptic_panels(
     colours = palette(info.num_classes)
     legend = {info.classes[label]: as_tuple(colours[label]) for label in np.unique(maps) if label != IGNORE}
     return panels, legend | ({"void": BLACK} if np.min(maps) == IGNORE else {})
+
+
+def draw_truth_segments(image: np.ndarray, truth: Panoptic, info: DatasetInfo) -> np.ndarray:
+    """The enlarged image with its true segments."""
+    return draw_segments(image, truth, _number_objects(truth, info), info)
 
 
 def draw_segments(image: np.ndarray, panoptic: Panoptic, numbers: dict[int, int], info: DatasetInfo) -> np.ndarray:

@@ -1,14 +1,17 @@
-"""Fetch and unpack ADE20K, the scene parsing version with 150 classes: `python -m tools.prepare_ade20k --root DIR`.
+"""Fetch, unpack and check ADE20K, scene parsing, 150 classes: `python -m tools.prepare_ade20k --root DIR`.
 
 DIR then holds ADEChallengeData2016, the folder that data.root names. What lies there already is recognised; a download
-or an unpacking that was stopped goes on where it was; the archive is removed at the end. Licence of the data: research
-and education, not commercial.
+or an unpacking that was stopped goes on where it was; the archive is removed at the end. Then `tools.check_data` reads
+everything; the command ends with exit code 2 if training would stop. Licence of the data: research and education, not
+commercial.
 """
 
+import sys
 from pathlib import Path
 
 from downloads.archives import Archive, count_files, obtain
 from errors import ArgumentParser, run_command
+from tools.check_data.text import check_and_print
 
 FOLDER = "ADEChallengeData2016"
 ARCHIVE = Archive(
@@ -23,6 +26,7 @@ FILES = {
     "images/validation": 2000,
     "annotations/validation": 2000,
 }
+RECIPE = Path(__file__).parent.parent / "configs/seg_dysample.yaml"
 FULL_RELEASE = ("ADE20K_2021_17_01", "ADE20K_2016_07_26")
 
 
@@ -49,9 +53,14 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("data"), help="folder for the data (default: %(default)s)")
     parser.add_argument("--mirror", help="fetch NAME.zip from this address instead of the official one")
     parser.add_argument("--keep", action="store_true", help="keep the archive")
+    parser.add_argument("--cfg", type=Path, default=RECIPE, help="check the data by this configuration (%(default)s)")
+    parser.add_argument("--no-check", action="store_true", help="do not read the data at the end")
     arguments = parser.parse_args()
     data = prepare(arguments.root, arguments.mirror, arguments.keep)
+    code = 0 if arguments.no_check else check_and_print(arguments.cfg, data)
     print(f"train with data.root={data}")
+    if code == 2:
+        sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,19 @@
-"""Fetch and unpack COCO 2017: `python -m tools.prepare_coco --root DIR [--parts NAME ...]`.
+"""Fetch, unpack and check COCO 2017: `python -m tools.prepare_coco --root DIR [--parts NAME ...]`.
 
 DIR, the folder that data.root names, then holds annotations, train2017 and val2017. Parts: train2017 (18 GB), val2017
 (1 GB), instances (boxes and masks), panoptic; by default all. What lies there already is recognised; a download or an
-unpacking that was stopped goes on where it was; the archives are removed at the end. Licence of the annotations:
-CC BY 4.0; of the images: the terms of Flickr.
+unpacking that was stopped goes on where it was; the archives are removed at the end. Then `tools.check_data` reads the
+splits whose images are there, by the recipe of instances, of panoptic, or both; the command ends with exit code 2 if
+training would stop. Licence of the annotations: CC BY 4.0; of the images: the terms of Flickr.
 """
 
+import sys
 from pathlib import Path
 
 from downloads.archives import Archive, count_files, obtain
 from errors import ArgumentParser, UserError, run_command
+from tools.check_data.findings import SPLITS
+from tools.check_data.text import check_and_print
 
 SERVER = "http://images.cocodataset.org"
 PARTS = {
@@ -39,6 +43,8 @@ PARTS = {
         inner=("annotations/panoptic_train2017.zip", "annotations/panoptic_val2017.zip"),
     ),
 }
+CONFIGS = Path(__file__).parent.parent / "configs"
+RECIPES = {"instances": CONFIGS / "inst_dysample.yaml", "panoptic": CONFIGS / "pan_dysample.yaml"}
 IMAGES = {"train2017": 118_287, "val2017": 5000}
 
 
@@ -50,6 +56,16 @@ def prepare(root: Path, parts: list[str], mirror: str | None, keep: bool) -> Non
             print(f"{name}: complete")
         else:
             print(obtain(PARTS[name], root, mirror, keep, f"python -m tools.prepare_coco --root {root} --parts {name}"))
+
+
+def check(root: Path, parts: list[str], cfg: Path | None) -> int:
+    """Check the splits whose images are there, by the recipe of each kind of annotations among `parts`, or by `cfg`.
+
+    Returns the highest exit code of `tools.check_data`; 0 if images or annotations are not there.
+    """
+    splits = [split for split in SPLITS if (root / f"{split}2017").is_dir()]
+    recipes = [RECIPES[name] for name in RECIPES if name in parts] if cfg is None else [cfg]
+    return max((check_and_print(recipe, root, splits) for recipe in recipes if splits), default=0)
 
 
 def _is_there(root: Path, name: str) -> bool:
@@ -80,9 +96,14 @@ def main() -> None:
     )
     parser.add_argument("--mirror", help="fetch NAME.zip from this address instead of the official one")
     parser.add_argument("--keep", action="store_true", help="keep the archives")
+    parser.add_argument("--cfg", type=Path, help="check the data by this configuration instead of the recipes")
+    parser.add_argument("--no-check", action="store_true", help="do not read the data at the end")
     arguments = parser.parse_args()
     prepare(arguments.root, arguments.parts, arguments.mirror, arguments.keep)
+    code = 0 if arguments.no_check else check(arguments.root, arguments.parts, arguments.cfg)
     print(f"train with data.root={arguments.root}")
+    if code == 2:
+        sys.exit(code)
 
 
 if __name__ == "__main__":

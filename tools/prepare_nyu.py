@@ -1,19 +1,25 @@
-"""Convert NYU Depth V2 to the layout that `data.name: nyu` reads, and check which of its files are there.
+"""Fetch NYU Depth V2, convert it to the layout that `data.name: nyu` reads, and check it.
 
 `python -m tools.prepare_nyu --root DIR [--labeled nyu_depth_v2_labeled.mat --splits splits.mat]`
 
---labeled, --splits: the official files of 1,449 labelled frames and of their split. They are converted to 654 test
-pairs and 795 training pairs, SCENE_TYPE/rgb_NUMBER.jpg and SCENE_TYPE/sync_depth_NUMBER.png, and to the lists
-nyu_test.txt (unless the root has one) and nyu_train_795.txt. Depth is that of the sensor (rawDepths), in whole
-millimetres, rounded down, 0 where nothing was measured. The white border of the frames becomes black, as in the
-published test images.
+Fetched, unless they lie in the root: the two lists of BTS (nyu_train.txt, nyu_test.txt), and for the test pairs the
+official files of 1,449 labelled frames (2.8 GB) and of their split. What was stopped goes on; both are removed at the
+end. With --labeled and --splits nothing is fetched: they name these two files.
 
-At the end, or if neither option is given, the lists in the root are checked: whether they are the published ones, by
-checksum, and whether all their files are there. The published training set of 24,231 pairs cannot be made from the
-official files: its list (nyu_train.txt) and its frames come from the authors of BTS (docs/depth.md).
+The frames are converted to 654 test pairs and 795 training pairs, SCENE_TYPE/rgb_NUMBER.jpg and
+SCENE_TYPE/sync_depth_NUMBER.png, and to the lists nyu_test.txt (unless the root has one) and nyu_train_795.txt. Depth
+is that of the sensor (rawDepths), in whole millimetres, rounded down, 0 where nothing was measured. The white border of
+the frames becomes black, as in the published test images.
+
+The published training set of 24,231 pairs cannot be made from the official files. Its frames are in sync.zip of the
+authors of BTS, on Google Drive, which must be fetched by hand (docs/depth.md); if it lies in the root, it is unpacked.
+
+At the end the lists are named by their checksums, and `tools.check_data` reads everything that is complete; the command
+ends with exit code 2 if training would stop.
 """
 
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,13 +30,50 @@ import numpy as np
 from scipy.io import loadmat
 from tqdm import tqdm
 
+from datasets.files.unusable import Unusable
 from datasets.nyu.lists import describe_list, find_pairs, format_list, read_list
 from errors import ArgumentParser, UserError, run_command
+from tools.check_data.findings import SplitName
+from tools.check_data.text import check_and_print
+from tools.nyu_files import (
+    BY_HAND,
+    LABELED,
+    LISTS,
+    SPLITS,
+    TEST_LIST,
+    TRAIN_LIST,
+    count_pairs,
+    obtain,
+    place_frames,
+    refuse_8_bits,
+    refuse_other_copies,
+)
 
-TEST_LIST, TRAIN_LIST, OWN_TRAIN_LIST = "nyu_test.txt", "nyu_train.txt", "nyu_train_795.txt"
+RECIPE = Path(__file__).parent.parent / "configs/depth_dysample.yaml"
+OWN_TRAIN_LIST = "nyu_train_795.txt"
 FOCAL_LENGTH = 518.8579  # pixels; the same for all frames
 INSIDE = np.s_[7:474, 7:632]  # rows and columns within the white border of the 480 x 640 frames
 FIELDS = ("images", "rawDepths", "sceneTypes")
+
+
+def prepare(root: Path, mirror: str | None, keep: bool) -> None:
+    """Fetch and convert what is missing. Raises UserError."""
+    again = f"python -m tools.prepare_nyu --root {root}"
+    refuse_other_copies(root)
+    for name, entry in LISTS.items():
+        if not (root / name).exists():
+            obtain(entry, root / name, mirror, again)
+    place_frames(root)
+    for name in LISTS:
+        refuse_8_bits(root, name)
+    there, all_of_them = count_pairs(root, TEST_LIST)
+    if there < all_of_them:
+        labeled, splits = (
+            obtain(entry, root / entry[0].rpartition("/")[2], mirror, again) for entry in (LABELED, SPLITS)
+        )
+        convert(labeled, splits, root)
+        for path in () if keep else (labeled, splits):
+            path.unlink()
 
 
 def convert(labeled: Path, splits: Path, root: Path) -> None:
@@ -48,16 +91,35 @@ def convert(labeled: Path, splits: Path, root: Path) -> None:
 
 
 def check(root: Path) -> None:
-    """Check the lists in `root` and print what they are. Raises UserError if there is no list, or a file is missing."""
+    """Check the lists in `root` and print what they are. Raises UserError if there is no list, or a file is missing.
+
+    If none of the frames of the published training list is there, this prints where they are to be had.
+    """
     lists = [root / name for name in (TEST_LIST, TRAIN_LIST, OWN_TRAIN_LIST) if (root / name).exists()]
     if not lists:
         do = f"convert the labelled file with --labeled and --splits, or put {TRAIN_LIST} and {TEST_LIST} there"
         raise UserError(root, "holds no list of NYU pairs", do)
     for path in lists:
-        pairs, skipped = read_list(path, "name another --root")
+        pairs, skipped = read_list(path, "name another --root", Unusable("stop"))
         print(f"{path}: {describe_list(path)}")
-        find_pairs(path, root, pairs, with_images=True)
+        if path.name == TRAIN_LIST and count_pairs(root, TRAIN_LIST)[0] == 0:
+            print(f"  {BY_HAND.format(root=root)}")
+            continue
+        find_pairs(path, root, pairs, with_images=True, unusable=Unusable("stop"))
         print(f"  all {2 * len(pairs)} files are there" + (f", {len(skipped)} lines have no depth" if skipped else ""))
+
+
+def check_data(root: Path, cfg: Path) -> int:
+    """Read what is complete, by a configuration. Returns the exit code of `tools.check_data`.
+
+    Without the published training frames, the training split is the official one of 795 pairs, if it is there.
+    """
+    splits: list[SplitName] = ["train", "val"]
+    overrides = []
+    if not (root / TRAIN_LIST).exists() or count_pairs(root, TRAIN_LIST)[0] == 0:
+        overrides = [f"data.train_list={OWN_TRAIN_LIST}"]
+        splits = splits if (root / OWN_TRAIN_LIST).exists() else ["val"]
+    return check_and_print(cfg, root, splits, overrides)
 
 
 @contextmanager
@@ -141,12 +203,22 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True, help="the folder that data.root will name")
     parser.add_argument("--labeled", type=Path, help="nyu_depth_v2_labeled.mat, to convert")
     parser.add_argument("--splits", type=Path, help="splits.mat, which goes with it")
+    parser.add_argument("--mirror", help="fetch the files from this address instead of the official ones")
+    parser.add_argument("--keep", action="store_true", help="keep the fetched files of labelled frames")
+    parser.add_argument("--cfg", type=Path, default=RECIPE, help="check the data by this configuration (%(default)s)")
+    parser.add_argument("--no-check", action="store_true", help="do not read the data at the end")
     arguments = parser.parse_args()
     if (arguments.labeled is None) != (arguments.splits is None):
-        raise UserError("command line", "--labeled and --splits go together", "name both, or none to check only")
-    if arguments.labeled is not None:
+        raise UserError("command line", "--labeled and --splits go together", "name both, or none to fetch them")
+    if arguments.labeled is None:
+        prepare(arguments.root, arguments.mirror, arguments.keep)
+    else:
         convert(arguments.labeled, arguments.splits, arguments.root)
     check(arguments.root)
+    code = 0 if arguments.no_check else check_data(arguments.root, arguments.cfg)
+    print(f"train with data.root={arguments.root}")
+    if code == 2:
+        sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Each split is a folder of images and a JSON file; classes and paths are set in t
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -11,10 +12,11 @@ import numpy as np
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from config import Schema
-from datasets.base import DenseDataset, ImageRange, Objects, Sample, Survey
+from datasets.base import DenseDataset, Doubt, ImageRange, Objects, Sample, Survey
 from datasets.coco.annotations import Crowds, read_annotations, read_classes
 from datasets.coco.categories import advice_on_classes, file_with_classes
-from datasets.coco.json_file import EntryErrors, ImageIndex, OnError
+from datasets.coco.doubts import image_doubts, object_doubts
+from datasets.coco.json_file import EntryErrors, ImageIndex
 from datasets.coco.objects import evaluation_objects, training_objects
 from datasets.coco.predictions import CocoFiles
 from datasets.coco.survey import (
@@ -25,12 +27,14 @@ from datasets.coco.survey import (
     nothing_left,
     odd_boxes,
     protocol,
+    rows_of,
     shapes_of,
     warnings,
 )
-from datasets.files.folders import evenly_spread
-from datasets.files.images import check_image_range, read_image
+from datasets.files.folders import evenly_spread, other_files
+from datasets.files.images import IMAGE_SUFFIXES, check_image_range, read_image
 from datasets.files.paths import check_path, check_root, resolve_path
+from datasets.files.unusable import OnError
 from datasets.transforms import TestTransforms, TrainTransforms
 from errors import UserError
 from structures import DatasetInfo, Target
@@ -153,7 +157,7 @@ class COCO(DenseDataset):
     area of 0. The other boxes are clipped to the image. Crowds are kept, with their flag. Evaluation has every image
     and every object exactly as in the file.
 
-    With on_error "skip", unusable entries are listed in `skipped` and treated as absent. If an object is skipped in
+    With on_error "skip", unusable entries are listed in `unusable` and treated as absent. If an object is skipped in
     evaluation, detecting it counts as a false positive. The annotations of a skipped image are skipped too. A missing
     image file counts as unusable only if images are needed. Only `load` reads pixels; unusable ones always raise an
     error there. The files on disk are never changed.
@@ -183,7 +187,7 @@ class COCO(DenseDataset):
             crowds=config.crowds,
             advice=advice_on_classes(split, config.train_annotations != TRAIN_ANNOTATIONS),
         )
-        self.skipped = entry_errors.lines
+        self.unusable = entry_errors.errors
         self.protocol = protocol(config.crowds, self._annotations.others)
         self._min_side, self._image_range = config.min_side, config.image_range
         self._images = np.arange(len(self._annotations.image_ids))  # each image's row in the annotations
@@ -204,9 +208,29 @@ class COCO(DenseDataset):
         """The id of the image."""
         return str(self._annotations.image_ids[self._images[index]])
 
-    def survey(self) -> Survey:
+    def files(self, index: int) -> tuple[Path, ...]:
+        """The image."""
+        return (self._folder / self._annotations.names[self._images[index]],)
+
+    def doubts(self) -> list[Doubt]:
+        """Images that two entries name or that are too small, and objects that cannot be learnt, in either split."""
+        annotations, images = self._annotations, self._images
+        rows, image_rows = rows_of(annotations, images)
+        shapes, ids = shapes_of(annotations, images), annotations.ids
+        of_objects = object_doubts(
+            self._file, annotations, image_rows, images, shapes, lambda number: f"annotation {ids[rows[number]]}"
+        )
+        min_side = self._min_side if self._training else None
+        return [*image_doubts(self._file, self._folder, annotations, images, min_side), *of_objects]
+
+    def unnamed_files(self) -> dict[Path, list[Path]]:
+        """Images that the annotation file does not name."""
+        return {self._folder: other_files(self._folder, IMAGE_SUFFIXES, self._annotations.names)}
+
+    def survey(self, images: Sequence[int] | None = None) -> Survey:
         """Count the objects of each class that are learnt from or scored, and those that are left out by reason."""
-        check_listed_images(self._folder, self._annotations, self._images, self._image_range)
+        looked_at = self._images if images is None else self._images[list(images)]
+        check_listed_images(self._folder, self._annotations, looked_at, self._image_range)
         annotations = self._annotations
         shapes = shapes_of(annotations, self._images)
         if not len(shapes.labels):
@@ -218,8 +242,8 @@ class COCO(DenseDataset):
             raise nothing_left(self._file, "learn" if self._training else "score", unused, oddity)
         numbers = np.bincount(shapes.labels[used], minlength=self.info.num_classes).tolist()
         counts = dict(zip(self.info.classes, numbers, strict=True))
-        images = left_out_images(annotations, self._wanted, NEEDED, self._min_side) if self._training else {}
-        left_out = images | left_out_objects(unused, annotations.others)
+        of_images = left_out_images(annotations, self._wanted, NEEDED, self._min_side) if self._training else {}
+        left_out = of_images | left_out_objects(unused, annotations.others)
         return Survey("objects", counts, left_out, warnings(counts, annotations.others, oddity))
 
     def load(self, index: int) -> Sample:

@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from datasets.coco.values import id_number, is_text, unique_keys, whole_number
 from datasets.files.folders import Files, Names
 from datasets.files.reading import MAX_PIXELS
-from errors import UserError, one_line
+from datasets.files.unusable import OnError, Unusable
+from errors import UserError
 from structures import Size
 
-OnError = Literal["stop", "skip"]
 ADVICE_CORRECT = "correct the file"
 ADVICE_CORRECT_OR_SKIP = f"{ADVICE_CORRECT}, or leave out what is unusable with data.on_error=skip"
 
@@ -133,32 +133,32 @@ class AnnotationFile:
 
 
 class EntryErrors:
-    """Handles unusable entries of a file: with on_error "stop" it raises an error, with "skip" it adds to `lines`.
+    """Handles unusable entries of a file: with on_error "stop" it raises an error, with "skip" it lists them.
 
     advice: what the error tells the user to do.
     """
 
     def __init__(self, path: Path, on_error: OnError, advice: str = ADVICE_CORRECT_OR_SKIP) -> None:
-        self.lines: list[str] = []
-        self._path = path
-        self._stop = on_error == "stop"
-        self._advice = advice
+        self._path, self._advice = path, advice
+        self._unusable = Unusable(on_error)
 
     def add(self, entry: str, what: str) -> None:
         """Report an unusable entry. Raises UserError with on_error "stop"."""
-        if self._stop:
-            raise UserError(f"{self._path}: {entry}", what, self._advice)
-        self.lines.append(one_line(f"{self._path}: {entry}: {what}"))
+        self._unusable.add(UserError(f"{self._path}: {entry}", what, self._advice))
+
+    @property
+    def errors(self) -> list[UserError]:
+        """What has been reported so far, with on_error "skip"."""
+        return self._unusable.errors
 
 
 def no_usable_image(path: Path, entry_errors: EntryErrors) -> UserError:
     """The error for a file without a single usable image."""
-    if not entry_errors.lines:
+    if not entry_errors.errors:
         return UserError(path, "lists no usable image", "name another file")
-    reason = entry_errors.lines[0].removeprefix(f"{path}: ")
-    return UserError(
-        path, f"lists no usable image (of {len(entry_errors.lines)} entries, the first: {reason})", ADVICE_CORRECT
-    )
+    reason = entry_errors.errors[0].brief.removeprefix(f"{path}: ")
+    what = f"lists no usable image (of {len(entry_errors.errors)} entries, the first: {reason})"
+    return UserError(path, what, ADVICE_CORRECT)
 
 
 def entry_name(kind: str, record: Any, number: int) -> str:

@@ -11,20 +11,24 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.files.unusable import Unusable
 from errors import UserError
 
 
-def list_files(folder: Path, suffixes: Collection[str], end: str = "") -> dict[str, str]:
+def list_files(
+    folder: Path, suffixes: Collection[str], end: str = "", unusable: Unusable | None = None
+) -> dict[str, str]:
     """Id -> path below `folder` of every file that has one of the (lower-case) suffixes and whose stem ends with `end`.
 
     The id is the path without suffix and `end`, in NFC, with `/` written as `_`. Subfolders are searched if the folder
-    itself holds no such file. Hidden files and folders are not listed. Raises UserError if a folder cannot be listed,
-    or two files have the same id.
+    itself holds no such file. Hidden files and folders are not listed. Of several files with the same id, the
+    others than the first are reported to `unusable` and left out; None: they are errors.
+    Raises UserError if a folder cannot be listed.
     """
+    unusable = Unusable("stop") if unusable is None else unusable
 
     def chosen(path: str) -> bool:
-        stem, suffix = os.path.splitext(normal(path))
-        return suffix.lower() in suffixes and stem.endswith(normal(end))
+        return _is_chosen(path, suffixes, end)
 
     names = [name for name in _names_in(folder) if chosen(name)]
     paths: dict[str, str] = {}
@@ -33,9 +37,27 @@ def list_files(folder: Path, suffixes: Collection[str], end: str = "") -> dict[s
         if file_id in paths:
             other = paths[file_id]
             same = "stem" if os.path.dirname(path) == os.path.dirname(other) else f"name, {file_id},"
-            raise UserError(folder / path, f"has the same {same} as {other}", "rename or remove one of them")
+            error = UserError(folder / path, f"has the same {same} as {other}", "rename or remove one of them")
+            unusable.add(error)
+            continue
         paths[file_id] = path
     return paths
+
+
+def other_files(folder: Path, suffixes: Collection[str], known: Iterable[str], end: str = "") -> list[Path]:
+    """The files in `folder` and all its subfolders that `list_files` would choose but are not `known`, sorted.
+
+    known: paths below `folder`, as listed.
+    """
+    if not os.path.isdir(folder):
+        return []
+    found = [path for path in _walk(folder, suffixes) if _is_chosen(path, suffixes, end)]
+    return [folder / path for path in sorted(set(found) - set(known))]
+
+
+def _is_chosen(path: str, suffixes: Collection[str], end: str) -> bool:
+    stem, suffix = os.path.splitext(normal(path))
+    return suffix.lower() in suffixes and stem.endswith(normal(end))
 
 
 def _names_in(folder: Path) -> list[str]:
@@ -157,6 +179,9 @@ class Names:
 
     def __len__(self) -> int:
         return len(self._bytes)
+
+    def __iter__(self) -> Iterator[str]:
+        return (os.fsdecode(bytes(name)) for name in self._bytes)
 
     def __getitem__(self, index: int) -> str:
         return os.fsdecode(bytes(self._bytes[index]))

@@ -6,6 +6,7 @@ data: such lists, or a folder of images and a folder of depth maps with the same
 
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 
@@ -14,10 +15,11 @@ import torch
 from pydantic import PositiveFloat, model_validator
 
 from config import Schema
-from datasets.base import DenseDataset, ImageRange, Sample, Survey
-from datasets.files.folders import Names, evenly_spread, list_files
+from datasets.base import DenseDataset, Doubt, ImageRange, Sample, Survey
+from datasets.files.folders import Names, evenly_spread, list_files, other_files
 from datasets.files.images import IMAGE_SUFFIXES, check_image_range, read_image
 from datasets.files.paths import problem_with, resolve_path
+from datasets.files.unusable import OnError, Unusable
 from datasets.nyu.depth_maps import read_depth_values, resize_depth
 from datasets.nyu.lists import SOURCE, describe_list, find_pairs, image_id, read_list
 from datasets.nyu.predictions import DepthFiles
@@ -28,6 +30,7 @@ from structures import DatasetInfo, Size, Target
 
 Split = Literal["train", "val"]
 SURVEYED_MAPS, SURVEYED_IMAGES = 64, 16  # read at most so many before the start, evenly spread
+DEPTH_SUFFIXES = frozenset({".png"})
 LISTS = {"train": "nyu_train.txt", "val": "nyu_test.txt"}
 BTS_NAMES = {"train": "nyudepthv2_train_files_with_gt.txt", "val": "nyudepthv2_test_files_with_gt.txt"}
 
@@ -41,7 +44,8 @@ class NYUConfig(Schema):
     depth_scale: units of the depth files per metre; 1000: millimetres. min_depth, max_depth: metres; pixels nearer or
     farther count as not measured, in training and evaluation.
     resize_depth: give depth maps of another size than their image its size, by the nearest pixel, in training and
-    evaluation; False: they are errors. With it, tools.score needs the images. image_range: see `ImageRange`.
+    evaluation; False: they are errors. With it, tools.score needs the images. on_error: what to do with a line or file
+    that cannot be paired: "stop" with an error, or "skip" and list it. image_range: see `ImageRange`.
     """
 
     name: Literal["nyu"] = "nyu"
@@ -56,6 +60,7 @@ class NYUConfig(Schema):
     min_depth: PositiveFloat = 0.001
     max_depth: PositiveFloat = 10
     resize_depth: bool = False
+    on_error: OnError = "stop"
     image_range: ImageRange = None
     train_transforms: TrainTransforms
     test_transforms: TestTransforms
@@ -108,7 +113,8 @@ class NYU(DenseDataset):
     """Images and depth maps in the order of their list, or sorted by stem if they come from folders.
 
     An image's id is its path without suffix, `/` written as `_`: under the root, or under its own folder.
-    The constructor reads the list or the folders; it raises UserError if something is malformed or missing.
+    The constructor reads the list or the folders. A line that is malformed or repeats an image is unusable, and so is a
+    pair of which a file is missing.
     protocol: which pairs the two splits consist of, as found on disk.
     """
 
@@ -117,15 +123,19 @@ class NYU(DenseDataset):
         self._config = config
         root = _existing_root(resolve_path(config.root, ""), split)
         file, images, depths = config._paths(split)
+        unusable = Unusable(config.on_error)
+        self._without_depth: list[UserError] = []
         if images is not None and depths is not None:
             self._images, self._depths = resolve_path(root, images), resolve_path(root, depths)
-            pairs = _pair_files(self._images, self._depths, split, annotations_only)
+            pairs = _pair_files(self._images, self._depths, split, annotations_only, unusable)
         else:
             self._images = self._depths = root
-            pairs, self.skipped = _read_pairs(root, file, split, annotations_only)
+            pairs, self._without_depth = _read_pairs(root, file, split, annotations_only, unusable)
+        self._has_list = images is None
+        self.unusable = unusable.errors
         self._image_names = Names(image for image, _ in pairs)
         self._depth_names = Names(depth for _, depth in pairs)
-        self._image_sample = [] if annotations_only else evenly_spread(len(pairs), SURVEYED_IMAGES)
+        self._has_images = not annotations_only
         self.protocol = {"train_data": config.describe("train"), "val_data": config.describe("val")}
 
     def __len__(self) -> int:
@@ -135,22 +145,47 @@ class NYU(DenseDataset):
         """The id of the image."""
         return image_id(self._image_names[index])
 
-    def survey(self) -> Survey:
+    @property
+    def skipped(self) -> list[str]:
+        """One line for everything that is left out; also for each image that the list gives no depth."""
+        return [error.brief for error in (*self._without_depth, *self.unusable)]
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """The image and its depth map."""
+        return self._images / self._image_names[index], self._depth_path(index)
+
+    def doubts(self) -> list[Doubt]:
+        """The images that the list gives no depth."""
+        return [Doubt(None, error) for error in self._without_depth]
+
+    def unnamed_files(self) -> dict[Path, list[Path]]:
+        """Images and depth maps without counterpart, and those in subfolders that are not searched."""
+        if self._has_list:
+            return {}
+        return {
+            self._images: other_files(self._images, IMAGE_SUFFIXES, self._image_names),
+            self._depths: other_files(self._depths, DEPTH_SUFFIXES, self._depth_names),
+        }
+
+    def survey(self, images: Sequence[int] | None = None) -> Survey:
         """Count measured pixels and judge the scale, in a sample of large sets; also look at a few images' values.
 
         Raises UserError if no pixel has a depth between min_depth and max_depth, if the files seem to have their bytes
         swapped, or if a file of the sample is unusable.
         """
-        config, everything = self._config, range(len(self))
+        config, looked_at = self._config, range(len(self)) if images is None else images
         count = DepthCount(config.depth_scale, config.min_depth, config.max_depth)
-        sample = evenly_spread(len(self), SURVEYED_MAPS)
+        sample = evenly_spread(len(self), SURVEYED_MAPS) if images is None else images
         for index in sample:
             count.add(self._depth_path(index), self._values(index))
-        for index in everything if not count.measured and len(sample) < len(self) else ():
+        for index in looked_at if not count.measured and len(sample) < len(looked_at) else ():
             count.add(self._depth_path(index), self._values(index))
         warnings = count.warnings()
         count.check_measured()
-        check_image_range([self._images / self._image_names[index] for index in self._image_sample], config.image_range)
+        if self._has_images:
+            few = evenly_spread(len(looked_at), SURVEYED_IMAGES)
+            paths = [self._images / self._image_names[looked_at[row]] for row in few]
+            check_image_range(paths, config.image_range)
         return Survey(
             "pixels with depth",
             {"depth": count.measured},
@@ -201,38 +236,44 @@ class NYU(DenseDataset):
 
 
 def _read_pairs(
-    root: Path, file: str | None, split: Split, depths_only: bool
-) -> tuple[list[tuple[str, str]], list[str]]:
-    """The images and depth maps of a list, and one line of text for each image without depth."""
+    root: Path, file: str | None, split: Split, depths_only: bool, unusable: Unusable
+) -> tuple[list[tuple[str, str]], list[UserError]]:
+    """The images and depth maps of a list, and what to say of each image without depth."""
     path = resolve_path(root, file or LISTS[split])
     do = f"name a list in data.{split}_list"
     if file is None:
         do = f"put {BTS_NAMES[split]} of {SOURCE} there under this name, or {do}; see docs/depth.md"
-    pairs, skipped = read_list(path, do)
-    pairs = find_pairs(path, root, pairs, with_images=not depths_only)
-    return [(pair.image, pair.depth) for pair in pairs], skipped
+    pairs, without_depth = read_list(path, do, unusable)
+    pairs = find_pairs(path, root, pairs, not depths_only, unusable)
+    return [(pair.image, pair.depth) for pair in pairs], without_depth
 
 
-def _pair_files(images: Path, depths: Path, split: Split, depths_only: bool) -> list[tuple[str, str]]:
+def _pair_files(
+    images: Path, depths: Path, split: Split, depths_only: bool, unusable: Unusable
+) -> list[tuple[str, str]]:
     """Pairs of files with equal ids. depths_only: do not look for images, but name them like their depth maps."""
-    depth_names = _list_files(depths, {".png"}, f"data.{split}_depths")
+    depth_names = _list_files(depths, DEPTH_SUFFIXES, f"data.{split}_depths", unusable)
     if depths_only:
         return [(name, name) for _, name in sorted(depth_names.items())]
-    image_names = _list_files(images, IMAGE_SUFFIXES, f"data.{split}_images")
+    image_names = _list_files(images, IMAGE_SUFFIXES, f"data.{split}_images", unusable)
     unpaired = [(images / image_names[name], depths) for name in sorted(image_names.keys() - depth_names.keys())]
     unpaired += [(depths / depth_names[name], images) for name in sorted(depth_names.keys() - image_names.keys())]
-    if unpaired:
-        path, other = unpaired[0]
-        more = f" (the same holds for {len(unpaired) - 1} more files)" if len(unpaired) > 1 else ""
+    more = unusable.more(len(unpaired) - 1, "the same holds for {} more files")
+    for path, other in unpaired:
         what = f"no file with this stem in {other}{more}"
-        raise UserError(path, what, f"add its counterpart or remove it, or name the pairs in a data.{split}_list")
-    return [(image_names[name], depth_names[name]) for name in sorted(image_names)]
+        do = f"add its counterpart or remove it, or name the pairs in a data.{split}_list"
+        do += ", or leave such files out with data.on_error=skip"
+        unusable.add(UserError(path, what, do))
+    ids = sorted(image_names.keys() & depth_names.keys())
+    if not ids:
+        raise UserError(images, f"no image has a depth map with its stem in {depths}", "correct the folders or names")
+    return [(image_names[name], depth_names[name]) for name in ids]
 
 
-def _list_files(folder: Path, suffixes: set[str] | frozenset[str], key: str) -> dict[str, str]:
+def _list_files(folder: Path, suffixes: frozenset[str], key: str, unusable: Unusable) -> dict[str, str]:
     if problem := problem_with(folder, "folder"):
         raise UserError(folder, problem, f"correct {key} or data.root")
-    names = list_files(folder, suffixes)
+    names = list_files(folder, suffixes, unusable=unusable)
     if not names:
         raise UserError(folder, f"holds no {' '.join(sorted(suffixes))} file", f"correct {key} or data.root")
     return names

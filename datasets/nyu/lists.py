@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from datasets.files.folders import Files, normal
 from datasets.files.paths import problem_with
-from errors import UserError, one_line
+from datasets.files.unusable import Unusable
+from errors import UserError
 
 SOURCE = "https://github.com/cleinc/bts (train_test_inputs)"
 PUBLISHED = {  # by SHA-256 of the file; the last one is the hash of the test list's sorted lines without focal lengths
@@ -32,14 +33,14 @@ class Pair(NamedTuple):
     depth: str
 
 
-def read_list(file: Path, do: str) -> tuple[list[Pair], list[str]]:
-    """The pairs of a list, and one line of text for each image that has no depth (`None`). Blank lines are skipped.
+def read_list(file: Path, do: str, unusable: Unusable) -> tuple[list[Pair], list[UserError]]:
+    """The pairs of a list, and what to say of each image that has no depth (`None`). Blank lines are skipped.
 
-    do: what the error tells the user to do if the file is missing. Raises UserError, naming the line, if a line is
-    malformed, leads out of the root, or has an image that an earlier line has; and if there is no pair.
+    do: what the error tells the user to do if the file is missing. A line that is malformed, leads out of the root, or
+    has an image that an earlier line has, is unusable. Raises UserError if there is no pair.
     """
     pairs: list[Pair] = []
-    skipped: list[str] = []
+    without_depth: list[UserError] = []
     seen: dict[str, int] = {}
     for number, line in enumerate(_text(file, do).splitlines(), start=1):
         fields = line.split()
@@ -47,19 +48,26 @@ def read_list(file: Path, do: str) -> tuple[list[Pair], list[str]]:
             continue
         if len(fields) not in (2, 3) or (len(fields) == 3 and not _is_number(fields[2])):
             what = f"{line.strip()[:120]!r} is not `image depth focal-length`"
-            raise UserError(f"{file} line {number}", what, "write two paths without spaces and a number")
-        if fields[1] == "None":
-            skipped.append(one_line(f"{file} line {number}: {fields[0]} has no depth"))
+            unusable.add(UserError(f"{file} line {number}", what, "write two paths without spaces and a number"))
             continue
-        image, depth = (_inside(path, f"{file} line {number}") for path in fields[:2])
+        if fields[1] == "None":
+            do_nothing = "name its depth map, or leave the line as it is: the image is left out"
+            without_depth.append(UserError(f"{file} line {number}", f"{fields[0]} has no depth", do_nothing))
+            continue
+        try:
+            image, depth = (_inside(path, f"{file} line {number}") for path in fields[:2])
+        except UserError as error:
+            unusable.add(error)
+            continue
         if (name := image_id(image)) in seen:
             what = f"image {image} has the same name, {name}, as that of line {seen[name]}"
-            raise UserError(f"{file} line {number}", what, "list every image once")
+            unusable.add(UserError(f"{file} line {number}", what, "list every image once"))
+            continue
         seen[name] = number
         pairs.append(Pair(number, image, depth))
     if not pairs:
         raise UserError(file, "lists no pair of image and depth", "write a line `image depth focal-length` for each")
-    return pairs, skipped
+    return pairs, without_depth
 
 
 def image_id(image: str) -> str:
@@ -67,32 +75,36 @@ def image_id(image: str) -> str:
     return os.path.splitext(normal(image))[0].replace("/", "_")
 
 
-def find_pairs(file: Path, root: Path, pairs: Sequence[Pair], with_images: bool) -> list[Pair]:
+def find_pairs(file: Path, root: Path, pairs: Sequence[Pair], with_images: bool, unusable: Unusable) -> list[Pair]:
     """The pairs with the names that their folders list (see `Files.find`); if not `with_images`, only of depth maps.
 
-    Raises UserError, naming the line, unless all depth maps exist, and all images if `with_images`.
+    A line of which a depth map is missing, or an image if `with_images`, is unusable.
     """
     files = Files(root)
     missing: list[tuple[int, str]] = []
 
-    def find(line: int, path: str) -> str:
+    def find(line: int, path: str) -> str | None:
         try:
             found = files.find(path)
         except ValueError as error:
-            raise UserError(f"{file} line {line}", str(error), "rename or remove one of them") from None
+            unusable.add(UserError(f"{file} line {line}", str(error), "rename or remove one of them"))
+            return None
         if found is None:
             missing.append((line, path))
-        return found or path
+        return found
 
-    found = [
-        Pair(pair.line, find(pair.line, pair.image) if with_images else pair.image, find(pair.line, pair.depth))
+    rows = [
+        (pair.line, find(pair.line, pair.image) if with_images else pair.image, find(pair.line, pair.depth))
         for pair in pairs
     ]
-    if missing:
-        line, path = missing[0]
-        more = f" (and {len(missing) - 1} more files of the list)" if len(missing) > 1 else ""
+    more = unusable.more(len(missing) - 1, "and {} more files of the list")
+    for line, path in missing:
         what = f"{root / path} is missing{more}"
-        raise UserError(f"{file} line {line}", what, "add the file, or correct the list or data.root")
+        do = "add the file, or correct the list or data.root, or leave such lines out with data.on_error=skip"
+        unusable.add(UserError(f"{file} line {line}", what, do))
+    found = [Pair(line, image, depth) for line, image, depth in rows if image is not None and depth is not None]
+    if not found:
+        raise UserError(file, "no pair of it is complete", "add the files, or correct the list or data.root")
     return found
 
 

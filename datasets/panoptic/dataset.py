@@ -3,6 +3,7 @@
 Each split is a folder of images, a JSON file and a folder of PNGs; classes and paths are set in the YAML.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -12,20 +13,24 @@ import torch
 from pydantic import PositiveInt, model_validator
 
 from config import Schema
-from datasets.base import DenseDataset, ImageRange, Objects, Sample, Survey
+from datasets.base import DenseDataset, Doubt, ImageRange, Objects, Sample, Survey
 from datasets.coco.annotations import Annotations, Crowds, read_annotations
 from datasets.coco.categories import advice_on_classes, file_with_classes
 from datasets.coco.dataset import TRAIN_ANNOTATIONS as TRAIN_INSTANCES
 from datasets.coco.dataset import aspect_groups, check_listed_images, check_names, read_listed_image
-from datasets.coco.json_file import EntryErrors, OnError
+from datasets.coco.doubts import image_doubts
+from datasets.coco.json_file import EntryErrors
 from datasets.coco.objects import training_boxes, training_objects
 from datasets.coco.survey import large_images, no_image, protocol
+from datasets.files.folders import other_files
+from datasets.files.images import IMAGE_SUFFIXES
 from datasets.files.paths import check_path, check_root, resolve_path
+from datasets.files.unusable import OnError
 from datasets.panoptic.annotations import read_categories, read_segments
 from datasets.panoptic.categories import CATEGORIES, Category, Classes
 from datasets.panoptic.ids import boxes_of, read_segment_ids
 from datasets.panoptic.predictions import PanopticFiles
-from datasets.panoptic.survey import Split, survey
+from datasets.panoptic.survey import Split, segment_doubts, survey
 from datasets.transforms import TestTransforms, TrainTransforms
 from errors import UserError
 from structures import IGNORE, DatasetInfo, Panoptic, Target
@@ -126,7 +131,7 @@ class COCOPanoptic(DenseDataset):
     panoptic map.
 
     The constructor checks the JSON and that every file exists. With on_error "skip", unusable entries are listed in
-    `skipped`: an image is skipped as a whole if its entry, its annotation or one of its segments is unusable or
+    `unusable`: an image is skipped as a whole if its entry, its annotation or one of its segments is unusable or
     missing; of train_instances, single objects are skipped. `load` and `target` read pixels; unusable ones always raise
     an error there: a PNG must have the size and exactly the ids that the JSON lists. Areas in the JSON are ignored, and
     a missing box is taken from the PNG.
@@ -159,7 +164,7 @@ class COCOPanoptic(DenseDataset):
             crowds=config.crowds,
             advice=advice_on_classes(split, config.train_annotations != TRAIN_ANNOTATIONS),
         )
-        self.skipped = entry_errors.lines
+        self.unusable = entry_errors.errors
         self.protocol = protocol(config.crowds, self._segments.others)
         self._min_side, self._image_range = config.min_side, config.image_range
         self._images = np.arange(len(self._segments.image_ids))  # each image's row in the segments
@@ -185,16 +190,37 @@ class COCOPanoptic(DenseDataset):
         """The id of the image."""
         return str(self._segments.image_ids[self._images[index]])
 
-    def survey(self) -> Survey:
+    def files(self, index: int) -> tuple[Path, ...]:
+        """The image and its PNG."""
+        row = self._images[index]
+        return self._folder / self._segments.names[row], self._pngs / self._segments.files[row]
+
+    def doubts(self) -> list[Doubt]:
+        """Images that two entries name or that are too small, and things that cannot be learnt, in either split."""
+        min_side = self._min_side if self._training else None
+        of_images = image_doubts(self._file, self._folder, self._segments, self._images, min_side)
+        return [*of_images, *segment_doubts(self._split())]
+
+    def unnamed_files(self) -> dict[Path, list[Path]]:
+        """Images and PNGs that the annotation file does not name."""
+        return {
+            self._folder: other_files(self._folder, IMAGE_SUFFIXES, self._segments.names),
+            self._pngs: other_files(self._pngs, frozenset({".png"}), self._segments.files),
+        }
+
+    def survey(self, images: Sequence[int] | None = None) -> Survey:
         """Count the segments of each class that are learnt from or scored, and those that are left out by reason."""
-        check_listed_images(self._folder, self._segments, self._images, self._image_range)
+        looked_at = self._images if images is None else self._images[list(images)]
+        check_listed_images(self._folder, self._segments, looked_at, self._image_range)
+        return survey(self._split(), self.skipped)
+
+    def _split(self) -> Split:
         instances = None
         if self._instances is not None:
             instances = self._instances, self._instance_rows[self._images]
-        split = Split(
+        return Split(
             self._file, self.info, self._training, self._segments, self._images, self._wanted, self._min_side, instances
         )
-        return survey(split, self.skipped)
 
     def load(self, index: int) -> Sample:
         """The image and its annotation. Raises UserError if one is unusable or its size differs from the JSON's."""
@@ -236,7 +262,7 @@ class COCOPanoptic(DenseDataset):
         if not usable:
             raise UserError(path, f"has no image of {self._file}", advice)
         self._images = np.array(usable)
-        self.skipped = [*entry_errors.lines, *own_entry_errors.lines]
+        self.unusable = [*entry_errors.errors, *own_entry_errors.errors]
 
     def _with_things(self, config: COCOPanopticConfig) -> np.ndarray:
         """Which images have something to train on, whatever their size: [M] bool."""

@@ -1,13 +1,14 @@
 """Count the segments that training learns from, or that evaluation scores, and the others by reason."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from datasets.base import Survey
+from datasets.base import Doubt, Survey
 from datasets.coco.annotations import Annotations
+from datasets.coco.doubts import object_doubts
 from datasets.coco.survey import (
     Shapes,
     left_out_images,
@@ -69,6 +70,16 @@ def survey(split: Split, skipped: Sequence[str]) -> Survey:
     images = left_out_images(segments, split.wanted, "a thing", split.min_side) if training else {}
     left_out = images | left_out_objects(unused, others)
     return Survey("segments", counts, left_out, warnings(counts, others, oddity, "segment"))
+
+
+def segment_doubts(split: Split) -> Iterator[Doubt]:
+    """Things that nothing can be learnt from, of the panoptic file, even if they are learnt from instances."""
+    segments, images = split.segments, split.images
+    rows, image_rows = rows_of(segments, images)
+    things = np.append(split.info.things, False)[segments.labels[rows]]  # the last is for IGNORE, -1
+    rows, image_rows = rows[things], image_rows[things]
+    shapes = _shapes(segments, rows, image_rows)
+    return object_doubts(split.file, segments, image_rows, images, shapes, lambda n: f"segment {segments.ids[rows[n]]}")
 
 
 def _with_segments(segments: Segments) -> np.ndarray:

@@ -32,7 +32,7 @@ label values are set in the YAML. Cityscapes and Pascal VOC need these settings,
 
 import os
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -42,15 +42,16 @@ from pydantic import Field, NonNegativeInt, model_validator
 
 from config import Schema
 from datasets.base import DenseDataset, ImageRange, Sample, Survey
-from datasets.files.folders import Names, evenly_spread
+from datasets.files.folders import evenly_spread, other_files, split_end
 from datasets.files.images import IMAGE_SUFFIXES, check_image_range, read_image
 from datasets.files.paths import problem_with, resolve_path
+from datasets.files.unusable import OnError, Unusable
 from datasets.semantic.labels import LabelTable, single_class_advice
 from datasets.semantic.pairing import (
     LABEL_SUFFIXES,
-    check_paired,
     find_images,
     find_label_maps,
+    pair,
     read_names,
     select,
 )
@@ -88,7 +89,8 @@ class ADE20KConfig(Schema):
     map.
     first_label: the value of class 0 in the PNGs; the other classes follow. label_values: instead, the class of each
     value; several values may be one class. ignore_labels: values of pixels to ignore. All other values are errors.
-    ADE20K: first_label 1, ignore_labels [0]. image_range: see `ImageRange`.
+    ADE20K: first_label 1, ignore_labels [0]. on_error: what to do with an image or a label map without counterpart:
+    "stop" with an error, or "skip" and list it. image_range: see `ImageRange`.
     """
 
     name: Literal["ade20k"] = "ade20k"
@@ -105,6 +107,7 @@ class ADE20KConfig(Schema):
     first_label: NonNegativeInt = 1
     label_values: Annotated[dict[NonNegativeInt, str], Field(min_length=1)] | None = None
     ignore_labels: tuple[NonNegativeInt, ...] = (0,)
+    on_error: OnError = "stop"
     image_range: ImageRange = None
     train_transforms: TrainTransforms
     test_transforms: TestTransforms
@@ -170,7 +173,8 @@ class ADE20KConfig(Schema):
 class ADE20K(DenseDataset):
     """Images and label maps, paired and sorted by id: the path below their folder, without suffix, `/` written as `_`.
 
-    The constructor lists the folders; it raises UserError if one is missing or a file lacks its counterpart.
+    The constructor lists the folders; it raises UserError if one is missing. A file without counterpart, or with the id
+    of another one, is unusable; so is a line of a list that names such a file or repeats one.
     """
 
     def __init__(self, config: ADE20KConfig, split: Literal["train", "val"], annotations_only: bool = False) -> None:
@@ -182,23 +186,28 @@ class ADE20K(DenseDataset):
             images, annotations, listed = config.val_images, config.val_annotations, config.val_list
         self._images, self._annotations = root / images, root / annotations
         key = f"data.{split}_list"
-        label_paths = find_label_maps(self._annotations, config.label_suffix, f"data.{split}_annotations")
+        unusable = Unusable(config.on_error)
+        label_paths = find_label_maps(self._annotations, config.label_suffix, f"data.{split}_annotations", unusable)
         image_paths = label_paths
         if not annotations_only:
-            image_paths = find_images(self._images, config.image_suffix, f"data.{split}_images")
+            image_paths = find_images(self._images, config.image_suffix, f"data.{split}_images", unusable)
         if listed is not None:
             file = resolve_path(root, listed)
-            names = read_names(file, key, config.image_suffix)
-            label_paths = select(label_paths, names, file, self._annotations, "annotation")
-            image_paths = select(image_paths, names, file, self._images, "image")
-        check_paired(self._images, image_paths, self._annotations, label_paths, key)
-        self._ids = Names(sorted(image_paths))
-        self._image_paths = Names(image_paths[name] for name in sorted(image_paths))
-        self._label_paths = Names(label_paths[name] for name in sorted(image_paths))
+            names = read_names(file, key, config.image_suffix, unusable)
+            label_paths = select(label_paths, names, file, self._annotations, "annotation", unusable)
+            image_paths = select(image_paths, names, file, self._images, "image", unusable)
+        paired = pair(self._images, image_paths, self._annotations, label_paths, key, unusable)
+        self._ids, self._image_paths, self._label_paths = paired
+        self.unusable = unusable.errors
+        self._has_list = listed is not None
+        self._ends = (
+            split_end(config.image_suffix, IMAGE_SUFFIXES),
+            split_end(config.label_suffix, LABEL_SUFFIXES),
+        )
         in_order = config.label_values is None
         self._table = LabelTable(config.values, config.ignore_labels, self.info.classes, in_order)
         self._image_range = config.image_range
-        self._image_sample = [] if annotations_only else evenly_spread(len(self._ids), SURVEYED_IMAGES)
+        self._has_images = not annotations_only
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -207,17 +216,34 @@ class ADE20K(DenseDataset):
         """The id of the image."""
         return self._ids[index]
 
-    def survey(self) -> Survey:
+    def files(self, index: int) -> tuple[Path, ...]:
+        """The image and its label map."""
+        return self._image(index), self._annotation(index)
+
+    def unnamed_files(self) -> dict[Path, list[Path]]:
+        """Images and label maps without counterpart, and those in subfolders that are not searched."""
+        if self._has_list:
+            return {}
+        folders, names = (self._images, self._annotations), (self._image_paths, self._label_paths)
+        return {
+            folder: other_files(folder, suffixes, known, end)
+            for folder, known, (end, suffixes) in zip(folders, names, self._ends, strict=True)
+        }
+
+    def survey(self, images: Sequence[int] | None = None) -> Survey:
         """Count the pixels of each class, in a sample of large sets; also look at the values of a few images.
 
         Raises UserError if not one pixel has a class, or if a file of the sample is unusable.
         """
-        sample, complete = evenly_spread(len(self), SURVEYED_MAPS), len(self) <= SURVEYED_MAPS
-        counts = self._count(sample)
-        if not complete and not self._table.by_class(counts).any():
-            counts, complete = self._count(range(len(self))), True
-        self._table.check_labelled(counts, self._annotations, len(self))
-        check_image_range([self._image(index) for index in self._image_sample], self._image_range)
+        looked_at = range(len(self)) if images is None else images
+        sample = evenly_spread(len(self), SURVEYED_MAPS) if images is None else images
+        counts, complete = self._count(sample), len(sample) == len(self)
+        if len(sample) < len(looked_at) and not self._table.by_class(counts).any():
+            counts, complete, sample = self._count(looked_at), True, looked_at
+        self._table.check_labelled(counts, self._annotations, len(sample))
+        if self._has_images:
+            few = evenly_spread(len(looked_at), SURVEYED_IMAGES)
+            check_image_range([self._image(looked_at[row]) for row in few], self._image_range)
         by_class = self._table.by_class(counts)
         return Survey(
             "pixels",

@@ -3,7 +3,9 @@ import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Sequence
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,8 +45,11 @@ class Images(DenseDataset):
     def image_id(self, index: int) -> str:
         return str(index)
 
-    def survey(self) -> Survey:
+    def survey(self, images: Sequence[int] | None = None) -> Survey:
         return Survey("images", {"all": self.count})
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        return (Path(str(index)),)
 
     def load(self, index: int) -> Sample:
         if index == self.bad:

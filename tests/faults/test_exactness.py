@@ -5,6 +5,7 @@ import itertools
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class First(DenseDataset):
 
     def __init__(self, dataset: DenseDataset, count: int) -> None:
         self.dataset, self.count = dataset, count
-        self.info, self.skipped, self.protocol = dataset.info, dataset.skipped, dataset.protocol
+        self.info, self.unusable, self.protocol = dataset.info, dataset.unusable, dataset.protocol
 
     def __len__(self) -> int:
         return self.count
@@ -43,8 +44,11 @@ class First(DenseDataset):
     def image_id(self, index: int) -> str:
         return str(index)
 
-    def survey(self) -> Survey:
+    def survey(self, images: Sequence[int] | None = None) -> Survey:
         return Survey("images", {"all": self.count})
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        return (Path(str(index)),)
 
     def load(self, index: int) -> Sample:
         assert index < self.count

@@ -5,7 +5,7 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from pictures import draw
+from pictures import class_colours, draw, draw_truth
 from pictures.canvas import RED, enlarge, palette
 from pictures.instances import GREY, MOST, instance_panels
 from pictures.semantic import semantic_panels
@@ -155,3 +155,40 @@ def test_objects_without_truth_or_detections_make_a_picture(size):
 def test_detections_of_a_diverged_model_are_drawn_without_failing():
     wild = objects([[float("nan"), -50, float("inf"), 1e30]] * 2, [0, 1], scores=torch.tensor([0.9, float("nan")]))
     draw(BLANK, Prediction(instances=wild), None, OBJECTS)
+
+
+# --- the truth alone -------------------------------------------------------------------------------------------------
+
+
+def test_true_classes_are_drawn_over_the_image_and_unlabelled_pixels_stay():
+    image, truth, _ = maps()
+    picture = draw_truth(image, Target("a", (40, 50), semantic=torch.from_numpy(truth)), INFO)
+    factor = picture.shape[0] // 40
+    small = picture[::factor, ::factor]
+    assert (small[:5] == 128).all()
+    for label, name in enumerate(INFO.classes):
+        expected = 0.4 * 128 + 0.6 * np.array(class_colours(INFO)[name])
+        assert np.abs(small[truth == label] - expected).max() < 1
+
+
+def test_true_objects_are_drawn_over_true_classes():
+    image = np.full((40, 50, 3), 128, np.uint8)
+    semantic = torch.zeros((40, 50), dtype=torch.int16)
+    objects = Instances(torch.tensor([[5.0, 5.0, 30.0, 20.0]]), torch.tensor([2]), crowd=torch.tensor([False]))
+    with_objects = draw_truth(image, Target("a", (40, 50), semantic=semantic, instances=objects), INFO)
+    alone = draw_truth(image, Target("a", (40, 50), instances=objects), INFO)
+    red = (with_objects == np.array(class_colours(INFO)["road"])).all(axis=2)
+    assert red.sum() > 500
+    assert (with_objects[-1, -1] != alone[-1, -1]).any()
+
+
+def test_true_depth_is_black_where_nothing_was_measured():
+    depth = torch.linspace(1, 5, 40 * 50).reshape(40, 50)
+    depth[:4] = 0
+    target = Target("a", (40, 50), depth=depth)
+    picture = draw_truth(np.zeros((40, 50, 3), np.uint8), target, DatasetInfo("depth", "test", max_depth=10))
+    factor = picture.shape[0] // 40
+    assert (picture[: 4 * factor] == 0).all()
+    assert (picture[4 * factor :].max(axis=2) > 0).all()
+    nothing = draw_truth(np.zeros((4, 5, 3), np.uint8), Target("a", (4, 5), depth=torch.zeros(4, 5)), INFO)
+    assert (nothing == 0).all()

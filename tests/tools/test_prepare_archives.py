@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 import zipfile
 from pathlib import Path
 
@@ -157,3 +158,47 @@ def test_the_official_archive_is_checked_by_its_digest(tmp_path, archives):
     (tmp_path / "ADEChallengeData2016.zip").write_bytes(archives["/ADEChallengeData2016.zip"])
     with pytest.raises(UserError, match=r"has md5 \w+.. where 7328b3957e407dda.. is published"):
         prepare_ade20k.prepare(tmp_path, None, keep=False)
+
+
+# --- the report at the end -------------------------------------------------------------------------------------------
+
+
+def end_of(monkeypatch, capsys, tool, *words):
+    """How a tool ends: its exit code and what it prints. The report is made in this process."""
+    monkeypatch.setattr("tools.check_data.text.processors", lambda: 0)
+    monkeypatch.setattr(sys, "argv", ["tool", *map(str, words)])
+    try:
+        tool.main()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code
+    return code, capsys.readouterr().out
+
+
+def test_ade20k_ends_with_the_report(server, tmp_path, monkeypatch, capsys):
+    words = ["--root", tmp_path, "--mirror", server.url]
+    code, output = end_of(monkeypatch, capsys, prepare_ade20k, *words)
+    assert code == 0  # the scenes have 15 of the 150 classes
+    assert "train: 10 images" in output
+    assert "no image of train has wall" not in output
+    assert output.endswith(f"train with data.root={tmp_path}/ADEChallengeData2016\n")
+    assert "images" not in end_of(monkeypatch, capsys, prepare_ade20k, *words, "--no-check")[1]
+
+
+def test_a_finding_that_stops_training_is_the_exit_code(server, tmp_path, monkeypatch, capsys):
+    data = prepare_ade20k.prepare(tmp_path, server.url, keep=False)
+    image = min((data / "images/training").iterdir())
+    size = image.stat().st_size
+    image.write_bytes(b"x" * size)  # as long as the record says
+    code, output = end_of(monkeypatch, capsys, prepare_ade20k, "--root", tmp_path, "--mirror", server.url)
+    assert code == 2
+    assert str(image) in output
+
+
+def test_coco_ends_with_the_report_on_the_parts_that_are_there(server, tmp_path, monkeypatch, capsys):
+    words = ["--root", tmp_path, "--mirror", server.url, "--cfg", "configs/demo/inst.yaml"]
+    code, output = end_of(monkeypatch, capsys, prepare_coco, *words, "--parts", "val2017", "instances")
+    assert code == 0
+    assert "val: 5 images" in output
+    assert "train:" not in output
+    assert "train: 9 images" in end_of(monkeypatch, capsys, prepare_coco, *words)[1]

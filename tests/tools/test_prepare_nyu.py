@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
+import downloads
 from config import validate
 from datasets.nyu.dataset import NYUConfig
-from errors import run_command
+from errors import UserError, run_command
+from tests.loopback import serve
+from tests.tools.test_prepare_archives import zipped
 from tools import prepare_nyu
 
 SCENES = ["kitchen", "office_kitchen", "bathroom", "kitchen", "living_room"]
@@ -57,7 +60,7 @@ def run(monkeypatch, capsys):
     """Run the command; exit code, what it printed, and its line on stderr."""
 
     def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["prepare_nyu", *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", ["prepare_nyu", "--no-check", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
             run_command(prepare_nyu.main)
         done = capsys.readouterr()
@@ -104,19 +107,16 @@ def test_an_existing_test_list_is_kept(run, official, tmp_path):
     assert (tmp_path / "nyu_test.txt").read_text().startswith("/kitchen")
 
 
-def test_conversion_can_be_repeated_and_checked(run, official, tmp_path):
+def test_conversion_can_be_repeated_and_checked(run, official, tmp_path, capsys):
     run("--root", tmp_path, *files(official))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     assert run("--root", tmp_path, *files(official))[0] == 0
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
-    code, output, _ = run("--root", tmp_path)
-    assert code == 0
-    assert output.count("files are there") == 2
+    prepare_nyu.check(tmp_path)
+    assert capsys.readouterr().out.count("files are there") == 2
     (tmp_path / "kitchen/sync_depth_00003.png").unlink()
-    code, _, error = run("--root", tmp_path)
-    assert code == 2
-    assert "nyu_test.txt line 3: " in error
-    assert "sync_depth_00003.png is missing" in error
+    with pytest.raises(UserError, match=r"nyu_test\.txt line 3: .*sync_depth_00003\.png is missing"):
+        prepare_nyu.check(tmp_path)
 
 
 def test_depth_is_rounded_down_like_the_published_one(run, official, tmp_path):
@@ -130,7 +130,6 @@ def test_depth_is_rounded_down_like_the_published_one(run, official, tmp_path):
 
 def test_wrong_command_lines(run, official, tmp_path):
     assert "go together" in run("--root", tmp_path, "--labeled", official / "labeled.mat")[2]
-    assert "holds no list of NYU pairs; convert the labelled file" in run("--root", tmp_path)[2]
 
 
 @pytest.mark.parametrize(
@@ -193,3 +192,114 @@ def test_splits_without_the_fields(run, official, tmp_path):
     savemat(tmp_path / "splits.mat", {"train": np.arange(3)})
     error = run("--root", tmp_path, *files(official, splits=tmp_path / "splits.mat"))[2]
     assert "is not a MATLAB file with trainNdxs and testNdxs" in error
+
+
+# --- fetching, from a server on the loopback address -----------------------------------------------------------------
+
+TRAIN_LINES = "/study_0001a/rgb_00007.jpg /study_0001a/sync_depth_00007.png 518.8579\n"
+
+
+@pytest.fixture
+def server(official, monkeypatch):
+    monkeypatch.setattr(downloads, "PAUSE_SECONDS", 0)
+    pairs = sorted((SCENES[index - 1], index - 1) for index in TEST)
+    lines = [f"{scene}/rgb_{index:05d}.jpg {scene}/sync_depth_{index:05d}.png 518.8579" for scene, index in pairs]
+    files = {
+        "/nyudepthv2_train_files_with_gt.txt": TRAIN_LINES.encode(),
+        "/nyudepthv2_test_files_with_gt.txt": "\n".join(lines).encode(),
+        "/nyu_depth_v2_labeled.mat": (official / "labeled.mat").read_bytes(),
+        "/splits.mat": (official / "splits.mat").read_bytes(),
+    }
+    with serve(files) as server:
+        yield server
+
+
+def training_frames(folder: Path) -> None:
+    image, depth = frame(6)
+    for path, pixels in (("rgb_00007.jpg", image), ("sync_depth_00007.png", (depth * 1000).astype(np.uint16))):
+        (folder / "study_0001a").mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(folder / "study_0001a" / path), pixels)
+
+
+def test_all_that_may_be_fetched_is_fetched_and_the_rest_is_named(run, server, tmp_path):
+    code, output, _ = run("--root", tmp_path, "--mirror", server.url)
+    assert code == 0
+    assert len(list(tmp_path.rglob("sync_depth_*.png"))) == 5
+    assert not list(tmp_path.glob("*.mat"))
+    assert "cannot be fetched by a program" in output
+    assert "sync.zip is on Google Drive, linked in the README of https://github.com/cleinc/bts" in output
+    assert f"store it as {tmp_path}/sync.zip" in output
+
+
+def test_a_second_start_fetches_nothing(run, server, tmp_path):
+    run("--root", tmp_path, "--mirror", server.url)
+    count = len(server.requests)
+    assert run("--root", tmp_path, "--mirror", server.url)[0] == 0
+    assert len(server.requests) == count
+
+
+def test_a_missing_file_is_made_again(run, server, tmp_path):
+    run("--root", tmp_path, "--mirror", server.url)
+    path = tmp_path / "kitchen/sync_depth_00003.png"
+    content = path.read_bytes()
+    path.unlink()
+    assert run("--root", tmp_path, "--mirror", server.url)[0] == 0
+    assert path.read_bytes() == content
+
+
+def test_a_cut_in_every_file_ends_with_the_same_bytes(run, server, official, tmp_path):
+    run("--root", tmp_path / "whole", *files(official))
+    whole = 10**9
+    server.cuts = [10, whole, 10, whole, 1_000_000, whole, 100, whole]
+    assert run("--root", tmp_path / "cut", "--mirror", server.url, "--keep")[0] == 0
+    assert (tmp_path / "cut/nyu_depth_v2_labeled.mat").read_bytes() == (official / "labeled.mat").read_bytes()
+    for path in (tmp_path / "whole").rglob("sync_depth_*.png"):
+        assert (tmp_path / "cut" / path.relative_to(tmp_path / "whole")).read_bytes() == path.read_bytes()
+    assert len([asked for _, asked in server.requests if asked]) == 4
+
+
+def test_frames_of_an_unpacked_archive_are_moved_where_the_lists_expect_them(run, server, tmp_path):
+    training_frames(tmp_path / "sync")
+    code, output, _ = run("--root", tmp_path, "--mirror", server.url)
+    assert code == 0
+    assert (tmp_path / "study_0001a/rgb_00007.jpg").exists()
+    assert not (tmp_path / "sync").exists()
+    assert "all 2 files are there" in output
+
+
+def test_the_archive_of_frames_is_unpacked(run, server, tmp_path):
+    training_frames(tmp_path / "other/sync")
+    (tmp_path / "sync.zip").write_bytes(zipped(tmp_path / "other", ["sync"]))
+    assert run("--root", tmp_path, "--mirror", server.url)[0] == 0
+    assert (tmp_path / "study_0001a/sync_depth_00007.png").exists()
+
+
+def test_the_8_bit_copy_of_densedepth_is_refused(run, server, tmp_path):
+    (tmp_path / "data/nyu2_train").mkdir(parents=True)
+    code, _, error = run("--root", tmp_path, "--mirror", server.url)
+    assert code == 2
+    assert "data/nyu2_train of DenseDepth's copy of NYU (nyu_data.zip), whose training depth has 8 bits" in error
+    assert not server.requests
+
+
+def test_8_bit_training_frames_are_refused(run, server, tmp_path):
+    training_frames(tmp_path)
+    cv2.imwrite(str(tmp_path / "study_0001a/sync_depth_00007.png"), np.full((480, 640), 9, np.uint8))
+    code, _, error = run("--root", tmp_path, "--mirror", server.url)
+    assert code == 2
+    assert "sync_depth_00007.png: has 8 bits per pixel" in error
+
+
+def test_it_ends_with_the_report_of_the_data_that_are_there(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tools.check_data.text.processors", lambda: 0)
+    for frames, expected in ((False, "train: 2 images"), (True, "train: 1 images")):
+        if frames:
+            training_frames(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["prepare_nyu", "--root", str(tmp_path), "--mirror", server.url])
+        with pytest.raises(SystemExit) as stop:
+            run_command(prepare_nyu.main)
+        output = capsys.readouterr().out
+        assert stop.value.code == 0
+        assert expected in output
+        assert "val: 3 images" in output
+        assert "sound: nothing was found" in output
