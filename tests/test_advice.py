@@ -339,7 +339,7 @@ ROWS = [
         prepare=list_outside,
     ),
     Row(
-        "add the file, or correct the list or data.root",
+        "add the file, or correct the list or data.root, or leave such lines out with data.on_error=skip",
         "depth",
         ["data.train_list=HERE/list.txt"],
         ["data.train_list=nyu_train.txt"],
@@ -355,6 +355,8 @@ NOT_HERE = {
         "tests/test_start_weights.py",
         ["model.backbone.weights=null"],
     ),
+    "remove it, or set data.min_side=…": ("of tools.check_data: tests/tools/check_data", []),
+    "add the files, or correct the list or data.root": ("tests/datasets/test_unusable.py", ["data.root=elsewhere"]),
     "set it to false": (TIMM, []),
     "use 0 or all": (TIMM, []),
     "use fewer, or all": (TIMM, []),
@@ -369,7 +371,7 @@ NOT_HERE = {
     "fetch it again": ("tests/published", []),
     "convert it: tools.convert_weights": ("tests/models/test_load_weights.py", []),
     "name it as model.backbone.weights=… in training": ("tests/published", ["model.backbone.weights=FILE"]),
-    "give the machine more memory (or shared memory, /dev/shm), or set fewer system.workers": (
+    "give the machine more memory (or shared memory, /dev/shm), or set fewer …": (
         "a worker has to be killed: tests/faults/test_memory.py",
         ["system.workers=0"],
     ),
@@ -399,7 +401,8 @@ NOT_HERE = {
         ["data.image_range=full"],
     ),
     "set data.label_suffix=….png, or …": ("tests/datasets/semantic", ["data.label_suffix=_labels.png"]),
-    "add the … or remove this file, or name the images to use in a file, …": (
+    "add the … or remove this file, or name the images to use in a file, …, or leave such files out with "
+    "data.on_error=skip": (
         "tests/datasets/semantic",
         ["data.train_list=list.txt"],
     ),
@@ -407,7 +410,8 @@ NOT_HERE = {
         "tests/datasets/nyu",
         ["data.resize_depth=true"],
     ),
-    "add its counterpart or remove it, or name the pairs in a data.…_list": (
+    "add its counterpart or remove it, or name the pairs in a data.…_list, or leave such files out with "
+    "data.on_error=skip": (
         "tests/datasets/nyu",
         ["data.train_list=depth.txt"],
     ),
