@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from types import ModuleType
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from upsamplers.base import at_least_float32
+from upsamplers.points import grid_unit, read_points
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,12 @@ def plain_sample(x: Tensor, offset: Tensor, scope: Tensor | None, sampling: Poin
     offset = _arrange_offsets(offset, scope, sampling)
     # grid_sample takes positions in -1..1 from edge to edge. All its inputs are float32, so autocast does not change
     # them. Its half-precision kernel on the CPU indexes with 16 bits and must never be called.
-    unit = torch.cat([offset.new_full((1,), 2 / W), offset.new_full((1,), 2 / H)])
+    unit = grid_unit(x, offset)
     grid = torch.addcmul(_start_positions(offset, sampling) * unit - 1, offset, sampling.factor * unit)
-    # At NaN positions the CPU kernel accesses memory out of bounds. So replace NaN in the positions, but pass it on
-    # through the features, so that the loss becomes NaN.
+    # NaN in the positions is passed on through the features, so that the loss becomes NaN.
     poison = (grid.detach() * 0).sum()
     features = (x.to(offset.dtype) + poison).reshape(B * g, C // g, H, W)
-    grid = grid.nan_to_num().reshape(B * g, s * H, s * W, 2)
-    output = F.grid_sample(features, grid, "bilinear", "border", align_corners=False)
+    output = read_points(features, grid.reshape(B * g, s * H, s * W, 2), "border")
     return output.reshape(B, C, s * H, s * W).to(x.dtype)
 
 
