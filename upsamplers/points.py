@@ -179,7 +179,7 @@ def _scatter_in_chunks(
     grad_maps, grad_grid = torch.zeros_like(maps), torch.empty_like(grid)
     for rows in _plane_chunks(maps, grid):
         for cut in _query_chunks(maps, grid):
-            factors = (factor[rows, :, cut] for factor in (grid, weights, query))
+            factors = grid[rows, :, cut], weights[rows, :, cut], query[rows, :, cut]
             part, grad_grid[rows, :, cut] = _scatter(maps[rows], *factors, padding)
             grad_maps[rows] += part
     return grad_maps, grad_grid
