@@ -20,6 +20,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get
 import torch
 from torch import Tensor, nn
 
+Padding = Literal["border", "zeros"]
+
 
 class Points(NamedTuple):
     """Where an upsampler reads its map: the n points of each output pixel, for each of g contiguous channel groups.
@@ -27,11 +29,13 @@ class Points(NamedTuple):
     starts: positions for zero offsets, [sH, sW, 2] or in any shape that expands to that of positions.
     positions: [B, g, n, sH, sW, 2], (column, row) in low-res pixels, the centre of the first at (1/2, 1/2).
     weights: [B, g, n, sH, sW], or [B, 1, n, sH, sW] for all groups alike, or None for n = 1 with weight 1.
+    padding: what is read outside the map; "border": the nearest place between the outermost pixel centres.
     """
 
     starts: Tensor
     positions: Tensor
     weights: Tensor | None
+    padding: Padding
 
 
 class Upsampler(nn.Module, ABC):

@@ -52,7 +52,7 @@ class Fam(Upsampler):
         """See Upsampler. The gate, if any, is applied after them."""
         assert guide is not None
         starts, positions = _positions(x, self.flow_make(self._features(x, guide))[:, :2])
-        return Points(starts, positions, None)
+        return Points(starts, positions, None, "zeros")
 
     def _features(self, x: Tensor, guide: Tensor) -> Tensor:
         """Both maps, compressed and at the size of the guide, x first."""

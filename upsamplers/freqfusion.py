@@ -213,7 +213,7 @@ class Resampler(nn.Module):
             (torch.arange(length, dtype=offset.dtype, device=offset.device) + 0.5) / 2 for length in (height, width)
         )
         starts = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
-        return Points(starts, starts + offset, None)
+        return Points(starts, starts + offset, None, "border")
 
     def _both(self, coarse: Tensor, fine: Tensor) -> Tensor:
         """Add maps [B, 8g, H, W], with sub-pixels in their channels, and [B, 2g, 2H, 2W] -> [B, 2g, 2H, 2W]."""

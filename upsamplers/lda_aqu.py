@@ -80,7 +80,7 @@ class LdaAqu(Upsampler):
     def upsample(self, x: Tensor, guide: Tensor | None) -> Tensor:
         """Upsample x [B, C, H, W] to [B, C, sH, sW]."""
         found = self.weighted_points(x, guide)
-        return sample_points(x, found.positions, found.weights, "zeros")
+        return sample_points(x, found.positions, found.weights, found.padding)
 
     def weighted_points(self, x: Tensor, guide: Tensor | None) -> Points:
         """See Upsampler."""
@@ -92,7 +92,7 @@ class LdaAqu(Upsampler):
         query = query * query.shape[1] ** -0.5
         scores = score_points(query, self.proj_k(normed), positions, "zeros").sum(1)  # over all groups
         bias = torch.einsum("bchw,nc->bnhw", query, self.relative_position_bias_table.to(query.dtype))
-        return Points(starts, positions, torch.softmax(scores + bias, dim=1).unsqueeze(1))
+        return Points(starts, positions, torch.softmax(scores + bias, dim=1).unsqueeze(1), "zeros")
 
     def _offsets(self, query: Tensor) -> Tensor:
         """Offsets (column, row) in pixels of the output. query [B, h, sH, sW] -> [B, g, K², sH, sW, 2]."""

@@ -10,16 +10,13 @@ float32 or wider whatever autocast says: in bfloat16 neighbouring pixels could n
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from upsamplers.base import at_least_float32
-
-Padding = Literal["border", "zeros"]
-"""What is read outside the map: "border": positions are clamped to the outermost pixel centres; "zeros": zeros."""
+from upsamplers.base import Padding, at_least_float32
 
 # Elements read at a time. On a CPU they should fit into the cache; an accelerator needs large kernels.
 _CHUNK_ELEMENTS_ON_CPU, _CHUNK_ELEMENTS_ON_ACCELERATOR = 1 << 20, 1 << 24
@@ -31,6 +28,7 @@ def sample_points(x: Tensor, positions: Tensor, weights: Tensor | None, padding:
 
     positions [B, g, n, h, w, 2]: the C channels form g contiguous groups, each with its own positions; see the module.
     weights [B, g, n, h, w], or [B, 1, n, h, w] for all groups alike, or None for n = 1 with weight 1.
+    padding: what is read outside the map: zeros, or "border": positions are clamped to the outermost pixel centres.
     The result has the dtype of x; the sum is in float32 or wider. It is NaN where a position is NaN or infinite.
     """
     B, C = x.shape[:2]

@@ -130,7 +130,7 @@ class SapaD(Upsampler):
     def upsample(self, x: Tensor, guide: Tensor | None) -> Tensor:
         """Upsample x [B, C, H, W] by guide [B, G, sH, sW] to [B, C, sH, sW]."""
         found = self.weighted_points(x, guide)
-        return sample_points(x, found.positions, found.weights, "zeros")
+        return sample_points(x, found.positions, found.weights, found.padding)
 
     def weighted_points(self, x: Tensor, guide: Tensor | None) -> Points:
         """See Upsampler."""
@@ -142,7 +142,7 @@ class SapaD(Upsampler):
         starts = _pixel_centres(offset, self.scale)
         positions = starts + offset
         scores = score_points(self.q(self.norm_y(guide)), self.k(normed), positions, "zeros")
-        return Points(starts, positions, torch.softmax(scores, dim=2))
+        return Points(starts, positions, torch.softmax(scores, dim=2), "zeros")
 
     def macs(self, height: int, width: int) -> int:
         """Projections, each at its own resolution; n·(D + C/g) per output pixel and group, 11 to read each of these."""
