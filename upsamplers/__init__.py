@@ -86,12 +86,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     "fade-lite": {"name": "fade", "lite": True},
 }
 
-# All names that a configuration may use: those of the DySample paper's tables, and those of other papers.
+# All names that a configuration may use: first those of the DySample paper's tables, then those of other papers.
 PAPER_NAMES: tuple[str, ...] = (
     *("nearest", "bilinear", "deconv", "pixelshuffle", "carafe", "indexnet", "a2u", "fade", "sapa"),
     *("naive", "dysample", "dysample+", "dysample-s", "dysample-s+"),
 )
-NEWER_NAMES: tuple[str, ...] = ("fam", "sapa-d", "fade-lite", "resfu", "freqfusion", "lda_aqu")
+NEWER_NAMES: tuple[str, ...] = tuple(name for name in (*_CONFIG_BY_NAME, *PRESETS) if name not in PAPER_NAMES)
 NAMES: tuple[str, ...] = PAPER_NAMES + NEWER_NAMES
 
 

@@ -84,6 +84,12 @@ def test_lda_aqu(scale, size, options):
     assert_agrees(lively({"name": "lda_aqu", **options}, 32, 8, scale), lda_aqu, size)
 
 
+def test_published_defaults_of_points():
+    sapa, lda = build_upsampler("sapa-d", 256), build_upsampler("lda_aqu", 256)
+    assert (sapa.groups, sapa.points, sapa.high_offset, sapa.q.out_channels) == (4, 9, True, 4 * 32)
+    assert (lda.groups, lda.kernel, lda.offset_range, lda.proj_q.out_channels) == (2, 3, 11, 64)
+
+
 def test_lda_aqu_starts_with_a_plain_window_around_bilinear():
     lda = build_upsampler("lda_aqu", 16)
     x = torch.randn(1, 16, 4, 5)

@@ -1,8 +1,13 @@
 """Parameters and multiply-accumulates against the tables of the DySample paper, and those of newer upsamplers."""
 
+import re
+from pathlib import Path
+
 import pytest
 
-from upsamplers import build_upsampler
+from upsamplers import NAMES, build_upsampler
+
+README = Path(__file__).parents[2] / "README.md"
 
 FPN = [(256, 256)]
 DEPTHFORMER = [(768, 384), (384, 192), (192, 96), (96, 64)]
@@ -138,3 +143,13 @@ def test_macs_of_gated_fade_and_many_to_one_indexnet():
     assert build_upsampler({"name": "fade", "gate": True}, 256).macs(1, 1) == 181_824
     m2o = build_upsampler({"name": "indexnet", "network": "m2o"}, 256)
     assert round(m2o.macs(1, 14_592) / 1e9, 1) == 15.3
+
+
+def test_the_readme_has_a_row_for_every_upsampler_with_its_costs():
+    rows = re.findall(r"^\| `(\S+)` \|.*\| (yes)? ?\| ([\d,]+) \| ([\d,]+) \|$", README.read_text(), re.MULTILINE)
+    upsamplers = {name: build_upsampler(name, 256) for name in NAMES}
+    expected = [
+        (name, "yes" if upsampler.uses_guide else "", f"{upsampler.weight_count():,}", f"{upsampler.macs(1, 1):,}")
+        for name, upsampler in upsamplers.items()
+    ]
+    assert rows == expected
