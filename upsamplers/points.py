@@ -34,12 +34,9 @@ def sample_points(x: Tensor, positions: Tensor, weights: Tensor | None, padding:
     B, C = x.shape[:2]
     g, n, h, w = positions.shape[1:5]
     maps = at_least_float32(x).reshape(B * g, C // g, *x.shape[2:])
-    grid = _grid(positions, x)
-    if weights is None:
-        output = _sum(maps, grid, None, padding)
-    else:
-        weights = at_least_float32(weights).expand(B, g, n, h, w).reshape(B * g, n, h * w)
-        output = _run(_WeightedSum, _sum, maps, grid, weights, padding)
+    weights = maps.new_ones(()) if weights is None else at_least_float32(weights)
+    weights = weights.expand(B, g, n, h, w).reshape(B * g, n, h * w)
+    output = _run(_WeightedSum, _sum, maps, _grid(positions, x), weights, padding)
     return output.reshape(B, C, h, w).to(x.dtype)
 
 
@@ -85,10 +82,9 @@ def _finite(grid: Tensor) -> Tensor:
 # --- one chunk: maps [M, D, H, W], grid [M, n, N, 2], weights [M, n, N], query [M, D, N] -----------------------------
 
 
-def _sum(maps: Tensor, grid: Tensor, weights: Tensor | None, padding: Padding) -> Tensor:
-    """-> [M, D, N]. Without weights n is 1."""
-    values = read_points(maps, grid, padding)
-    total = values[:, :, 0] if weights is None else (values * weights[:, None]).sum(2)
+def _sum(maps: Tensor, grid: Tensor, weights: Tensor, padding: Padding) -> Tensor:
+    """-> [M, D, N]."""
+    total = (read_points(maps, grid, padding) * weights[:, None]).sum(2)
     return total + (grid.detach() * 0).sum((1, 3))[:, None]  # NaN where a position is not finite, else 0
 
 
@@ -100,8 +96,8 @@ def _score(maps: Tensor, grid: Tensor, query: Tensor, padding: Padding) -> Tenso
 
 def _scatter(maps: Tensor, grid: Tensor, weights: Tensor, query: Tensor, padding: Padding) -> tuple[Tensor, Tensor]:
     """The gradients with respect to maps and grid of sum(query · _sum(maps, grid, weights))."""
-    gradient = query[:, :, None] * weights[:, None]
     mode = ("zeros", "border").index(padding)
+    gradient = query[:, :, None] * weights[:, None]
     grad_maps, grad_grid = torch.ops.aten.grid_sampler_2d_backward(
         gradient, maps, _finite(grid), 0, mode, False, [True, True]
     )
@@ -119,7 +115,8 @@ def _run(
     factor: Tensor,
     padding: Padding,
 ) -> Tensor:
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # a graph must not depend on the number of chunks
+    # A graph must not depend on the number of chunks. What it keeps is for the compiler to decide.
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return chunk(maps, grid, factor, padding)
     output: Tensor = function.apply(maps, grid, factor, padding)
     return output
@@ -165,7 +162,7 @@ def _in_chunks(function: Callable[..., Tensor], maps: Tensor, factors: Sequence[
     for rows in _plane_chunks(maps, factors[0]):
         columns = [
             function(maps[rows], *(factor[rows, :, cut] for factor in factors), padding)
-            for cut in _query_chunks(maps, factors[0])
+            for cut in _query_chunks(maps, factors[0], at_least=1)
         ]
         planes.append(torch.cat(columns, dim=2))
     return torch.cat(planes)
@@ -176,7 +173,7 @@ def _scatter_in_chunks(
 ) -> tuple[Tensor, Tensor]:
     grad_maps, grad_grid = torch.zeros_like(maps), torch.empty_like(grid)
     for rows in _plane_chunks(maps, grid):
-        for cut in _query_chunks(maps, grid):
+        for cut in _query_chunks(maps, grid, at_least=maps.shape[2] * maps.shape[3]):  # each chunk fills whole maps
             factors = grid[rows, :, cut], weights[rows, :, cut], query[rows, :, cut]
             part, grad_grid[rows, :, cut] = _scatter(maps[rows], *factors, padding)
             grad_maps[rows] += part
@@ -193,9 +190,9 @@ def _plane_chunks(maps: Tensor, grid: Tensor) -> list[slice]:
     return _slices(maps.shape[0], size)
 
 
-def _query_chunks(maps: Tensor, grid: Tensor) -> list[slice]:
+def _query_chunks(maps: Tensor, grid: Tensor, at_least: int) -> list[slice]:
     """Which of the N output pixels to read together."""
-    return _slices(grid.shape[2], max(1, _chunk_elements(maps) // max(1, maps.shape[1] * grid.shape[1])))
+    return _slices(grid.shape[2], max(at_least, _chunk_elements(maps) // max(1, maps.shape[1] * grid.shape[1])))
 
 
 def _slices(length: int, size: int) -> list[slice]:
