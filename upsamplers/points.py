@@ -13,14 +13,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from upsamplers.base import Padding, at_least_float32
+from upsamplers.sampling import finite_grid, grid_unit, read_points
 
 # Elements read at a time. On a CPU they should fit into the cache; an accelerator needs large kernels.
 _CHUNK_ELEMENTS_ON_CPU, _CHUNK_ELEMENTS_ON_ACCELERATOR = 1 << 20, 1 << 24
-_FAR = 3.0  # in grid units, where the map is -1..1: every pixel is more than a step away, even of a map of one pixel
 
 
 def sample_points(x: Tensor, positions: Tensor, weights: Tensor | None, padding: Padding) -> Tensor:
@@ -53,30 +52,10 @@ def score_points(query: Tensor, key: Tensor, positions: Tensor, padding: Padding
     return _run(_Scores, _score, maps, _grid(positions, key), query, padding).reshape(B, g, n, h, w)
 
 
-def read_points(maps: Tensor, grid: Tensor, padding: Padding) -> Tensor:
-    """Read maps [M, D, H, W] at a grid [M, h, w, 2], -1..1 from edge to edge -> [M, D, h, w]. Both float32 or wider.
-
-    Positions that are not finite are read somewhere: the caller must make the result NaN. At NaN the kernel for CPUs
-    would access memory out of bounds.
-    """
-    # Far positions need no more than a safe conversion to whole numbers: their value and gradient stay the same.
-    return F.grid_sample(maps, _finite(grid), "bilinear", padding, align_corners=False)
-
-
-def grid_unit(x: Tensor, positions: Tensor) -> Tensor:
-    """The size of a pixel of x in grid units, (column, row), in the dtype of positions."""
-    H, W = x.shape[2:]
-    return torch.cat([positions.new_full((1,), 2 / W), positions.new_full((1,), 2 / H)])
-
-
 def _grid(positions: Tensor, x: Tensor) -> Tensor:
     """Positions [B, g, n, h, w, 2] in pixels of x -> [B·g, n, h·w, 2] in grid units."""
     positions = at_least_float32(positions)
     return (positions * grid_unit(x, positions) - 1).flatten(3, 4).flatten(0, 1)
-
-
-def _finite(grid: Tensor) -> Tensor:
-    return grid.nan_to_num().clamp(-_FAR, _FAR)
 
 
 # --- one chunk: maps [M, D, H, W], grid [M, n, N, 2], weights [M, n, N], query [M, D, N] -----------------------------
@@ -99,7 +78,7 @@ def _scatter(maps: Tensor, grid: Tensor, weights: Tensor, query: Tensor, padding
     mode = ("zeros", "border").index(padding)
     gradient = query[:, :, None] * weights[:, None]
     grad_maps, grad_grid = torch.ops.aten.grid_sampler_2d_backward(
-        gradient, maps, _finite(grid), 0, mode, False, [True, True]
+        gradient, maps, finite_grid(grid), 0, mode, False, [True, True]
     )
     return grad_maps, grad_grid + grid * 0
 
