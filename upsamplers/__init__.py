@@ -1,4 +1,4 @@
-"""Feature upsamplers behind one interface: DySample (ICCV 2023) and all upsamplers that its paper compares with.
+"""Feature upsamplers behind one interface: DySample (ICCV 2023), those that its paper compares with, and newer ones.
 
     upsampler = build_upsampler("dysample", channels=256)
     fine = upsampler(coarse, guide=skip)
@@ -17,16 +17,21 @@ from upsamplers.carafe import Carafe, CarafeConfig
 from upsamplers.deconv import Deconv, DeconvConfig
 from upsamplers.dysample import DySample, DySampleConfig
 from upsamplers.fade import Fade, FadeConfig
+from upsamplers.fam import Fam, FamConfig
+from upsamplers.freqfusion import FreqFusion, FreqFusionConfig
 from upsamplers.indexnet import IndexNet, IndexNetConfig
 from upsamplers.interpolate import Bilinear, BilinearConfig, Nearest, NearestConfig
+from upsamplers.lda_aqu import LdaAqu, LdaAquConfig
 from upsamplers.pixel_shuffle import PixelShuffle, PixelShuffleConfig
 from upsamplers.published import load_published
-from upsamplers.sapa import Sapa, SapaConfig
+from upsamplers.resfu import ReSFU, ReSFUConfig
+from upsamplers.sapa import Sapa, SapaConfig, SapaD
 
 __all__ = [
     "A2U",
     "CONFIGS",
     "NAMES",
+    "NEWER_NAMES",
     "PAPER_NAMES",
     "PRESETS",
     "Bilinear",
@@ -34,10 +39,15 @@ __all__ = [
     "Deconv",
     "DySample",
     "Fade",
+    "Fam",
+    "FreqFusion",
     "IndexNet",
+    "LdaAqu",
     "Nearest",
     "PixelShuffle",
+    "ReSFU",
     "Sapa",
+    "SapaD",
     "Upsampler",
     "UpsamplerConfig",
     "build_upsampler",
@@ -57,31 +67,38 @@ CONFIGS: tuple[type[UpsamplerConfig], ...] = (
     FadeConfig,
     SapaConfig,
     DySampleConfig,
+    FamConfig,
+    LdaAquConfig,
+    ReSFUConfig,
+    FreqFusionConfig,
 )
 _CONFIG_BY_NAME: dict[str, type[UpsamplerConfig]] = {
     get_args(get_type_hints(config)["name"])[0]: config for config in CONFIGS
 }
 
-# Names of the paper that stand for an upsampler with certain options.
+# Names that stand for an upsampler with certain options.
 PRESETS: dict[str, dict[str, Any]] = {
     "naive": {"name": "dysample", "groups": 1, "start": "nearest", "scope": 1.0},
     "dysample+": {"name": "dysample", "dyscope": True},
     "dysample-s": {"name": "dysample", "style": "pl"},
     "dysample-s+": {"name": "dysample", "style": "pl", "dyscope": True},
+    "sapa-d": {"name": "sapa", "deform": True},
+    "fade-lite": {"name": "fade", "lite": True},
 }
 
-# All names that a configuration may use, and those that the paper's tables use.
-NAMES: tuple[str, ...] = (*_CONFIG_BY_NAME, *PRESETS)
+# All names that a configuration may use: first those of the DySample paper's tables, then those of other papers.
 PAPER_NAMES: tuple[str, ...] = (
     *("nearest", "bilinear", "deconv", "pixelshuffle", "carafe", "indexnet", "a2u", "fade", "sapa"),
     *("naive", "dysample", "dysample+", "dysample-s", "dysample-s+"),
 )
+NEWER_NAMES: tuple[str, ...] = tuple(name for name in (*_CONFIG_BY_NAME, *PRESETS) if name not in PAPER_NAMES)
+NAMES: tuple[str, ...] = PAPER_NAMES + NEWER_NAMES
 
 
 def build_upsampler(
     upsampler: str | Mapping[str, Any], channels: int, guide_channels: int | None = None, scale: int = 2
 ) -> Upsampler:
-    """Build an upsampler from a paper name or a mapping {"name": ..., option: value}.
+    """Build an upsampler from a name in NAMES or a mapping {"name": ..., option: value}.
 
     channels: of x. guide_channels: of the guide; by default as many as x has.
     Raises ValueError for unknown names and options, suggesting the closest valid one, and for invalid values.

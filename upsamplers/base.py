@@ -2,6 +2,11 @@
 
 Decoders always write `upsampler(coarse, guide=fine)`. A guided upsampler reads the values of the guide, the others only
 its size. So a decoder need not know which kind of upsampler it has.
+
+An upsampler may also want to change the guide, as FreqFusion does: its host takes the enlarged x and the guide with its
+high frequencies raised. It then returns x plus the change of the guide. In a host that adds the result to the guide
+this is exactly the sum of both. A host that concatenates gets the change within the result and the guide beside it.
+Where guide and x differ in channels nothing can be added, so the change is left out. No host does anything for this.
 """
 
 import functools
@@ -10,10 +15,27 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
+
+Padding = Literal["border", "zeros"]
+
+
+class Points(NamedTuple):
+    """Where an upsampler reads its map: the n points of each output pixel, for each of g contiguous channel groups.
+
+    starts: positions for zero offsets, [sH, sW, 2] or in any shape that expands to that of positions.
+    positions: [B, g, n, sH, sW, 2], (column, row) in low-res pixels, the centre of the first at (1/2, 1/2).
+    weights: [B, g, n, sH, sW], or [B, 1, n, sH, sW] for all groups alike, or None for n = 1 with weight 1.
+    padding: what is read outside the map; "border": the nearest place between the outermost pixel centres.
+    """
+
+    starts: Tensor
+    positions: Tensor
+    weights: Tensor | None
+    padding: Padding
 
 
 class Upsampler(nn.Module, ABC):
@@ -60,8 +82,15 @@ class Upsampler(nn.Module, ABC):
         """
         return None
 
+    def weighted_points(self, x: Tensor, guide: Tensor | None) -> Points | None:
+        """The points that each output pixel sums. x [B, C, H, W], guide [B, G, sH, sW] if used.
+
+        None for upsamplers that do not read points.
+        """
+        return None
+
     def prepare_guide(self, x: Tensor, guide: Tensor | None) -> Tensor | None:
-        """The guide in the form that `upsample` and `kernels` take: in the dtype of x, extended to [B, G, sH, sW].
+        """The guide in the form that `upsample` and its parts take: in the dtype of x, extended to [B, G, sH, sW].
 
         None if this upsampler uses no guide. Raises ValueError if it needs a guide that is missing or does not fit.
         """
@@ -173,7 +202,9 @@ def _matches_type(value: object, kind: Any) -> bool:
 def _describe_type(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return " or ".join(repr(value) for value in get_args(kind))
-    return " or ".join(member.__name__.replace("NoneType", "null") for member in get_args(kind) or (kind,))
+    if get_args(kind):  # a union
+        return " or ".join(map(_describe_type, get_args(kind)))
+    return "null" if kind is type(None) else str(kind.__name__)
 
 
 def require_whole(**values: object) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from upsamplers.base import (
+    Points,
     Upsampler,
     UpsamplerConfig,
     default_groups,
@@ -86,6 +87,12 @@ class DySample(Upsampler):
     def sampler(self, x: Tensor, offset: Tensor, scope: Tensor | None) -> Sampler:
         """The function to sample with; see `choose_sampler`."""
         return choose_sampler(x, offset, scope, self.groups)
+
+    def weighted_points(self, x: Tensor, guide: Tensor | None) -> Points:
+        """See Upsampler. One point without weight."""
+        raw = self._predict_offsets(x)
+        offsets, positions = (compute(*raw).unsqueeze(2) for compute in (self.sampling.offsets, self.sampling.points))
+        return Points(positions - offsets, positions, None, "border")
 
     def sampling_points(self, x: Tensor) -> Tensor:
         """The positions where each output pixel reads x. x [B, C, H, W] -> [B, g, sH, sW, 2].

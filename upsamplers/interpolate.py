@@ -55,7 +55,7 @@ class Bilinear(Upsampler):
 
     def kernels(self, x: Tensor, guide: Tensor | None) -> Tensor:
         """See Upsampler. The windows are 3 x 3, the weights float32, and 0 outside the map."""
-        rows, columns = (_bilinear_weights(length, self.scale, self.align_corners, x.device) for length in x.shape[2:])
+        rows, columns = (bilinear_weights(length, self.scale, self.align_corners, x.device) for length in x.shape[2:])
         kernels = torch.einsum("yih,xjw->yxijhw", rows, columns).flatten(2, 3).flatten(0, 1)
         return kernels.expand(x.shape[0], 1, -1, -1, -1, -1)
 
@@ -64,7 +64,7 @@ class Bilinear(Upsampler):
         return 0
 
 
-def _bilinear_weights(length: int, scale: int, align_corners: bool, device: torch.device) -> Tensor:
+def bilinear_weights(length: int, scale: int, align_corners: bool, device: torch.device) -> Tensor:
     """Along one axis, the weights of each pixel and its two neighbours for each of its sub-pixels, [3, s, length]."""
     outputs = torch.arange(scale * length, dtype=torch.float32, device=device)
     if align_corners:

@@ -10,8 +10,11 @@ from upsamplers.base import Upsampler
 from upsamplers.deconv import Deconv
 from upsamplers.dysample import DySample
 from upsamplers.fade import Fade
+from upsamplers.freqfusion import FreqFusion
 from upsamplers.indexnet import IndexNet
+from upsamplers.lda_aqu import LdaAqu
 from upsamplers.pixel_shuffle import PixelShuffle
+from upsamplers.resfu import ReSFU
 
 # Published name -> our name, where they differ. Patterns match at the start of a name and are applied in order.
 _RENAMES: dict[type[Upsampler], list[tuple[str, str]]] = {
@@ -27,9 +30,15 @@ _RENAMES: dict[type[Upsampler], list[tuple[str, str]]] = {
         (r"conv2_kernels$", "content_encoder.weight"),
         (r"conv2_bias$", "content_encoder.bias"),
     ],
+    LdaAqu: [(r"(layer_norm|conv_offset\.1)\.norm\.", r"\1.")],
 }
-# Published, but not used by our modules: A2U's branch for downsampling; DySample's constant start positions.
-_UNUSED: dict[type[Upsampler], str] = {A2U: r"bconv_DP\.", DySample: r"init_pos$"}
+# Published, but not used by our modules: A2U's branch for downsampling, and constants.
+_UNUSED: dict[type[Upsampler], str] = {
+    A2U: r"bconv_DP\.",
+    DySample: r"init_pos$",
+    FreqFusion: r"hamming_(low|high)pass$|dysampler\.init_pos$",
+    ReSFU: r"GF\.kernel$",
+}
 # In our modules, but not in every published checkpoint. If missing, our value stays.
 _OPTIONAL = re.compile(r"init_pos$|.*num_batches_tracked$")
 
@@ -54,9 +63,11 @@ def load_published(upsampler: Upsampler, state_dict: Mapping[str, Tensor]) -> No
 
     unexpected = sorted(given.keys() - expected.keys())
     missing = sorted(key for key in expected.keys() - given.keys() if not _OPTIONAL.match(key))
-    for key in given.keys() & expected.keys():  # weights of linear layers that we have as 1 x 1 convolutions
-        if given[key].ndim == 2 and expected[key].shape[2:] == (1, 1):
+    for key in given.keys() & expected.keys():
+        if given[key].ndim == 2 and expected[key].shape[2:] == (1, 1):  # of a linear layer, ours a 1 x 1 convolution
             given[key] = given[key][:, :, None, None]
+        if given[key].ndim == 5:  # LDA-AQU's table of biases, published as [1, 1, 1, taps, channels]
+            given[key] = given[key].flatten(0, 3)
     misshapen = [
         f"{key} is {list(given[key].shape)}, not {list(expected[key].shape)}"
         for key in sorted(given.keys() & expected.keys())

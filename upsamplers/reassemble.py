@@ -2,11 +2,13 @@
 
 Both work in the sub-pixel layout (see base.py). There all s² sub-pixels of a pixel read the same window of the low-res
 map, so shifted views of the map broadcast over them. Nothing is unfolded or upsampled, and autograd keeps only one
-padded copy of the map. Outside the map windows read zeros; weights are not renormalised there.
+padded copy of the map. With s = 1 the same sum filters a map at its own resolution. Outside the map windows read zeros;
+weights are not renormalised there.
 """
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,14 +16,17 @@ from torch import Tensor
 
 from upsamplers.base import at_least_float32, shuffle
 
+Borders = Literal["zeros", "replicate"]
+
 _CHUNK_ELEMENTS = 1 << 20  # output elements of one chunk on a CPU
 
 
-def reassemble(x: Tensor, kernels: Tensor) -> Tensor:
+def reassemble(x: Tensor, kernels: Tensor, dilation: int = 1, padding: Borders = "zeros") -> Tensor:
     """Compute each output pixel as the sum of its window in x, weighted by its own kernel (CARAFE, ICCV 2019, Eq. 3).
 
     x [B, C, H, W], kernels [B, G, K², s², H, W] with taps row by row -> [B, C, sH, sW]. The C channels form G
-    contiguous groups. Half-precision inputs are summed in float32.
+    contiguous groups. dilation: pixels of x from tap to tap. padding: what windows read outside the map, zeros or its
+    nearest pixel. Half-precision inputs are summed in float32.
     """
     B, C, H, W = x.shape
     G, _, subpixel_count = kernels.shape[1:4]
@@ -29,16 +34,17 @@ def reassemble(x: Tensor, kernels: Tensor) -> Tensor:
     grouped = at_least_float32(x).reshape(B, G, C // G, 1, H, W)
     weights = at_least_float32(kernels).contiguous().unsqueeze(2).unbind(3)  # K² times [B, G, 1, s², H, W]
     chunks = [
-        shuffle(_sum_windows(chunk, weights).flatten(1, 2), scale).unflatten(1, chunk.shape[1:3])
+        shuffle(_sum_windows(chunk, weights, dilation, padding).flatten(1, 2), scale).unflatten(1, chunk.shape[1:3])
         for chunk in grouped.split(_channels_per_chunk(grouped, subpixel_count), dim=2)
     ]
     output = torch.cat(chunks, dim=2) if len(chunks) > 1 else chunks[0]
     return output.flatten(1, 2).to(x.dtype)
 
 
-def _sum_windows(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
+def _sum_windows(x: Tensor, weights: Sequence[Tensor], dilation: int, padding: Borders) -> Tensor:
     """Sum the weighted windows. x [B, G, c, 1, H, W], K² weights [B, G, 1, s², H, W] -> [B, G, c, s², H, W]."""
-    first, *others = zip(_shifted_views(x, math.isqrt(len(weights))), weights, strict=True)
+    views = shifted_views(x, math.isqrt(len(weights)), dilation, padding)
+    first, *others = zip(views, weights, strict=True)
     output = first[0] * first[1]
     for view, weight in others:
         output.addcmul_(view, weight)  # in place is safe: no gradient needs the partial sum
@@ -60,11 +66,24 @@ def similarity(query: Tensor, key: Tensor, kernel: int) -> Tensor:
     query [B, D, s², H, W], key [B, D, H, W] -> [B, K², s², H, W], in float32 or wider.
     """
     query, key = at_least_float32(query), at_least_float32(key)
-    return torch.stack([(query * view).sum(1) for view in _shifted_views(key.unsqueeze(2), kernel)], dim=1)
+    return torch.stack([(query * view).sum(1) for view in shifted_views(key.unsqueeze(2), kernel)], dim=1)
 
 
-def _shifted_views(x: Tensor, kernel: int) -> list[Tensor]:
-    """The K² shifted views of one zero-padded copy of x, row by row of the window."""
+def shifted_views(x: Tensor, kernel: int, dilation: int = 1, padding: Borders = "zeros") -> list[Tensor]:
+    """The K² shifted views [..., H, W] of one padded copy of x, row by row of the window."""
     H, W = x.shape[-2:]
-    padded = F.pad(x.contiguous(), (kernel // 2,) * 4)
-    return [padded[..., dy : dy + H, dx : dx + W] for dy in range(kernel) for dx in range(kernel)]
+    padded = pad(x, kernel // 2 * dilation, padding)
+    steps = range(0, kernel * dilation, dilation)
+    return [padded[..., dy : dy + H, dx : dx + W] for dy in steps for dx in steps]
+
+
+def pad(x: Tensor, width: int, padding: Borders) -> Tensor:
+    """Pad the last two dimensions on all sides. Unlike F.pad, "replicate" works for empty batches and in any shape."""
+    if padding == "zeros":
+        return F.pad(x.contiguous(), (width,) * 4)
+    for dim in (-2, -1):
+        shape = list(x.shape)
+        shape[dim] = width
+        first, last = x.narrow(dim, 0, 1), x.narrow(dim, x.shape[dim] - 1, 1)
+        x = torch.cat([first.expand(shape), x, last.expand(shape)], dim=dim)
+    return x

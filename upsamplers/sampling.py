@@ -14,7 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from upsamplers.base import at_least_float32
+from upsamplers.base import Padding, at_least_float32
+
+FAR = 3.0  # in grid units, where the map is -1..1: every pixel is more than a step away, even of a map of one pixel
 
 
 @dataclass(frozen=True)
@@ -82,15 +84,34 @@ def plain_sample(x: Tensor, offset: Tensor, scope: Tensor | None, sampling: Poin
     offset = _arrange_offsets(offset, scope, sampling)
     # grid_sample takes positions in -1..1 from edge to edge. All its inputs are float32, so autocast does not change
     # them. Its half-precision kernel on the CPU indexes with 16 bits and must never be called.
-    unit = torch.cat([offset.new_full((1,), 2 / W), offset.new_full((1,), 2 / H)])
+    unit = grid_unit(x, offset)
     grid = torch.addcmul(_start_positions(offset, sampling) * unit - 1, offset, sampling.factor * unit)
-    # At NaN positions the CPU kernel accesses memory out of bounds. So replace NaN in the positions, but pass it on
-    # through the features, so that the loss becomes NaN.
+    # NaN in the positions is passed on through the features, so that the loss becomes NaN.
     poison = (grid.detach() * 0).sum()
     features = (x.to(offset.dtype) + poison).reshape(B * g, C // g, H, W)
-    grid = grid.nan_to_num().reshape(B * g, s * H, s * W, 2)
-    output = F.grid_sample(features, grid, "bilinear", "border", align_corners=False)
+    output = read_points(features, grid.reshape(B * g, s * H, s * W, 2), "border")
     return output.reshape(B, C, s * H, s * W).to(x.dtype)
+
+
+def read_points(maps: Tensor, grid: Tensor, padding: Padding) -> Tensor:
+    """Read maps [M, D, H, W] at a grid [M, h, w, 2], -1..1 from edge to edge -> [M, D, h, w]. Both float32 or wider.
+
+    Positions that are not finite are read somewhere: the caller must make the result NaN. At NaN the kernel for CPUs
+    would access memory out of bounds.
+    """
+    # Far positions need no more than a safe conversion to whole numbers: their value and gradient stay the same.
+    return F.grid_sample(maps, finite_grid(grid), "bilinear", padding, align_corners=False)
+
+
+def grid_unit(x: Tensor, positions: Tensor) -> Tensor:
+    """The size of a pixel of x in grid units, (column, row), in the dtype of positions."""
+    H, W = x.shape[2:]
+    return torch.cat([positions.new_full((1,), 2 / W), positions.new_full((1,), 2 / H)])
+
+
+def finite_grid(grid: Tensor) -> Tensor:
+    """Positions in grid units for which PyTorch's kernels are safe. What is read at finite ones stays the same."""
+    return grid.nan_to_num().clamp(-FAR, FAR)
 
 
 @functools.cache

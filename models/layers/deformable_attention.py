@@ -1,24 +1,19 @@
 """Multi-scale deformable attention in plain PyTorch. Zhu et al., "Deformable DETR", ICLR 2021, section 4.1.
 
 Every query reads a few points on every level, for every head. Together the values that are read would need much
-memory: 1.85 GB in DepthFormer for one image of 416 x 544. So they are read and summed in chunks, and read again for the
-gradient. Apart from the maps themselves, this needs memory for four times `_CHUNK_ELEMENTS_ON_...` elements.
+memory: 1.85 GB in DepthFormer for one image of 416 x 544. `sample_points` never holds them all.
 """
 
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from structures import Size
 from upsamplers.base import at_least_float32
+from upsamplers.points import sample_points
 
-# Elements read at a time. On a CPU they should fit into the cache; an accelerator needs large kernels.
-_CHUNK_ELEMENTS_ON_CPU, _CHUNK_ELEMENTS_ON_ACCELERATOR = 1 << 20, 1 << 24
 _OFFSET_ELEMENTS_PER_CHUNK = 1 << 23  # elements of the offsets that are computed at a time
 
 
@@ -99,37 +94,14 @@ def weighted_points(
     Values are interpolated bilinearly between pixel centres, and zero outside. Positions and sums are float32 or wider;
     the result has the dtype of the values.
     """
-    B, heads = values.shape[0], values.shape[2]
-    # grid_sample needs maps [B * heads, D, h, w] and positions [B * heads, P, N, 2] in -1..1 from edge to edge.
-    maps = at_least_float32(values).permute(0, 2, 3, 1).flatten(0, 1).split([h * w for h, w in sizes], dim=2)
-    offsets = at_least_float32(offsets).permute(3, 0, 2, 4, 1, 5).flatten(1, 2)
-    level_weights = at_least_float32(weights).permute(3, 0, 2, 4, 1).flatten(1, 2)
+    heads = values.shape[2]
+    # The heads are the groups of channels of `sample_points`, and the queries its output pixels, N x 1 of them.
+    maps = at_least_float32(values).permute(0, 2, 3, 1).flatten(1, 2).split([h * w for h, w in sizes], dim=2)
+    offsets = at_least_float32(offsets).permute(3, 0, 2, 4, 1, 5).unsqueeze(5)
+    level_weights = at_least_float32(weights).permute(3, 0, 2, 4, 1).unsqueeze(5)
     total = values.new_zeros((), dtype=maps[0].dtype)
     for level, (h, w), offset, weight in zip(maps, sizes, offsets, level_weights, strict=True):
-        pixel = torch.cat([offset.new_full((1,), 2 / w), offset.new_full((1,), 2 / h)])  # size in grid units
-        grid = torch.addcmul(2 * reference - 1, offset, pixel)
-        total = total + _sample_in_chunks(level.unflatten(2, (h, w)), grid, weight)
-    return total.unflatten(0, (B, heads)).permute(0, 3, 1, 2).to(values.dtype)
-
-
-def _sample_in_chunks(maps: Tensor, grid: Tensor, weights: Tensor) -> Tensor:
-    """Do `_sample_and_sum` in chunks, and again for the gradient, so that sampled values never exist as a whole."""
-    if torch.compiler.is_compiling():  # the compiler fuses sampling and summing by itself, and would unroll the loops
-        return _sample_and_sum(maps, grid, weights)
-    checkpointed = functools.partial(checkpoint, _sample_and_sum, use_reentrant=False, preserve_rng_state=False)
-    sample: Callable[..., Tensor] = checkpointed if torch.is_grad_enabled() else _sample_and_sum
-    chunk = _CHUNK_ELEMENTS_ON_CPU if maps.device.type == "cpu" else _CHUNK_ELEMENTS_ON_ACCELERATOR
-    chunk //= maps.shape[1] * weights.shape[1]
-    queries = max(1, chunk)
-    planes = max(1, chunk // weights.shape[2])
-    rows = []
-    for level, points, weight in zip(maps.split(planes), grid.split(planes), weights.split(planes), strict=True):
-        columns = zip(points.split(queries, dim=2), weight.split(queries, dim=2), strict=True)
-        rows.append(torch.cat([sample(level, *column) for column in columns], dim=2))
-    return torch.cat(rows)
-
-
-def _sample_and_sum(maps: Tensor, grid: Tensor, weights: Tensor) -> Tensor:
-    """Sample maps [M, D, h, w] at positions [M, P, N, 2], and sum over P with weights [M, P, N]. -> [M, D, N]."""
-    values = F.grid_sample(maps, grid.contiguous(), "bilinear", "zeros", align_corners=False)
-    return (values * weights[:, None]).sum(dim=2)
+        size = torch.cat([offset.new_full((1,), w), offset.new_full((1,), h)])
+        positions = reference[:, None] * size + offset
+        total = total + sample_points(level.unflatten(2, (h, w)), positions, weight, "zeros")
+    return total.flatten(2).unflatten(1, (heads, -1)).permute(0, 3, 1, 2).to(values.dtype)

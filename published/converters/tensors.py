@@ -10,10 +10,10 @@ import torch
 
 from errors import UserError
 from models.wrappers import State
-from upsamplers import PAPER_NAMES, build_upsampler, load_published
+from upsamplers import NAMES, build_upsampler, load_published
 
 # An upsampler is recognised by its tensors: it is the first of these that loads them.
-UPSAMPLERS: list[Any] = [*PAPER_NAMES, {"name": "fade", "gate": True}, {"name": "sapa", "norm": "group"}]
+UPSAMPLERS: list[Any] = [*NAMES, {"name": "fade", "gate": True}, {"name": "sapa", "norm": "group"}]
 BIASED: list[Any] = [{"name": name, "scope_bias": True} for name in ("dysample+", "dysample-s+")]  # an early version
 
 

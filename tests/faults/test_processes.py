@@ -30,7 +30,7 @@ from tests.faults.tasks import (
     spoil_weights,
 )
 from tests.launch import Done, run, start
-from upsamplers import PAPER_NAMES
+from upsamplers import NAMES
 
 CHAPTER = "Several processes"
 SEG = TASKS["segmentation"]
@@ -277,7 +277,7 @@ def test_weights_that_are_not_finite_are_never_saved(scenes, tmp_path, tally, pr
 
 
 def test_every_upsampler_trains_by_deterministic_algorithms(scenes, tmp_path, every, tally):
-    names = PAPER_NAMES if every else PAPER_NAMES[-1:]
+    names = NAMES if every else NAMES[-1:]
     short = ["system.deterministic=true", "steps=2", "evaluation.every=2"]
     ends = {
         name: run("train", *SEG.words(scenes, tmp_path / name, f"model.upsampler={name}", *short)) for name in names

@@ -14,7 +14,7 @@ from tests import launch
 from tests.conftest import ROOT, TINY, assert_same, logged, read, run, train, weights
 from tools.demo_summary import most_frequent_class
 from train import train as training
-from upsamplers import PAPER_NAMES
+from upsamplers import NAMES
 
 
 def test_train_evaluate_predict_score_as_a_user_does(tiny, tmp_path, scenes):
@@ -129,7 +129,7 @@ def test_finished_run_is_left_alone(tmp_path, scenes, uninterrupted):
     assert (tmp_path / "seg/checkpoints/last.pt").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", PAPER_NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_upsampler_trains_and_evaluates(tiny, tmp_path, name):
     overrides = [*tiny, f"model.upsampler={name}", "steps=8", "evaluation.every=8", "optimizer.lr=0.005"]
     experiment = load_experiment(ROOT / "configs/demo/seg.yaml", [*overrides, "schedule=constant"])

@@ -18,7 +18,7 @@ from tools.benchmark import report as benchmark_report
 from tools.benchmark.__main__ import check_shape, main
 from tools.benchmark.measure import Setting, Turn, build_turns, peak_bytes, quartiles
 from tools.benchmark.report import draw_chart
-from upsamplers import PAPER_NAMES, Upsampler, build_upsampler
+from upsamplers import NAMES, Upsampler, build_upsampler
 
 SHAPE = (1, 16, 6, 4)
 
@@ -46,7 +46,7 @@ def test_json_has_every_upsampler_and_a_floor_for_each_setting(call, capsys, tmp
     settings = [(setting["dtype"], setting["shape"]) for setting in record["settings"]]
     assert settings == [(dtype, shape) for dtype in ("float32", "bfloat16") for shape in (list(SHAPE), [2, 8, 3, 3])]
     for setting in record["settings"]:
-        assert list(setting["upsamplers"]) == list(PAPER_NAMES)
+        assert list(setting["upsamplers"]) == list(NAMES)
         assert setting["copy_gb_per_s"] > 0
         assert setting["floor_ms"]["forward_backward"] == pytest.approx(2 * setting["floor_ms"]["forward"], rel=1e-3)
         assert setting["machine"].keys() >= {"device", "threads", "torch", "date"}
@@ -202,11 +202,11 @@ def test_quartiles():
 def test_chart_has_a_mark_for_every_upsampler(tmp_path):
     pytest.importorskip("matplotlib")
     ms = {"median": 1.0, "q1": 0.9, "q3": 1.2}
-    found = {name: {"macs": index, "forward": {"ms": ms, "peak_mb": 3}} for index, name in enumerate(PAPER_NAMES)}
+    found = {name: {"macs": index, "forward": {"ms": ms, "peak_mb": 3}} for index, name in enumerate(NAMES)}
     setting = {"shape": list(SHAPE), "dtype": "float32", "floor_ms": {"forward": 0.1}, "upsamplers": found}
     draw_chart(tmp_path / "chart.svg", [{**setting, "machine": {"device": "a machine"}}] * 2)
     text = (tmp_path / "chart.svg").read_text()
-    for name in PAPER_NAMES:  # text is drawn as paths, each named in a comment
+    for name in NAMES:  # text is drawn as paths, each named in a comment
         assert text.count(f"<!-- {name}, ") == 2
 
 

@@ -23,8 +23,9 @@ from tools.show_sampling.drawing import (
     draw_histogram,
     draw_kernel,
     draw_kernel_panels,
+    draw_points,
 )
-from tools.show_sampling.panels import make_view, pick_points
+from tools.show_sampling.panels import draw_stage_panels, make_view, pick_points
 from tools.show_sampling.stages import (
     Stage,
     choose_stage,
@@ -37,7 +38,8 @@ from tools.show_sampling.stages import (
 from upsamplers import DySample, build_upsampler
 from upsamplers.reassemble import reassemble
 
-KERNEL_BASED = ("nearest", "bilinear", "carafe", "fade", "sapa", "a2u", "indexnet")
+KERNEL_BASED = ("nearest", "bilinear", "carafe", "fade", "sapa", "a2u", "indexnet", "resfu", "freqfusion")
+PLAIN = {"freqfusion": {"resample": False, "high_pass": False}}  # nothing but kernels
 
 
 def stage(upsampler, x, guide=None, size=None, extent=None) -> Stage:
@@ -78,6 +80,38 @@ def test_points_are_those_that_the_module_samples(name):
     starts = found.initial_points()
     steps = (np.arange(14) // 2 + 0.5) if name == "naive" else (np.arange(14) + 0.5) / 2
     np.testing.assert_allclose(starts[0, 3, :, 0], steps, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sapa-d", "lda_aqu", "fam"])
+def test_weighted_points_are_those_that_the_module_sums(name):
+    torch.manual_seed(0)
+    upsampler = build_upsampler(name, 16)
+    for parameter in upsampler.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    x, guide = torch.randn(1, 16, 5, 7), torch.randn(1, 16, 9, 14)
+    found = stage(upsampler, x, guide)
+    chosen = found.weighted_points(column=8, row=5)
+    if name == "fam":  # one point without weight
+        assert chosen is None
+        positions, weights = found.sampling_points()[:, 5, 8][:, None], np.ones((1, 1))
+    else:
+        positions, weights = chosen.positions, chosen.weights
+    grid = torch.from_numpy(2 * positions / np.array([7, 5]) - 1).float()[:, :, None]
+    groups = x.reshape(len(positions), -1, 5, 7)
+    values = F.grid_sample(groups, grid, padding_mode="zeros", align_corners=False)[..., 0]
+    read = (values * torch.from_numpy(weights).float()[:, None]).sum(2).flatten()
+    torch.testing.assert_close(read, found.output[0, :, 5, 8], rtol=1e-4, atol=1e-5)
+    assert found.sampling_points().shape == (len(positions), weights.shape[1] * 9, 14, 2)
+
+
+def test_freqfusion_has_points_and_kernels():
+    found = stage(build_upsampler("freqfusion", 32), torch.randn(1, 32, 5, 7), torch.randn(1, 32, 10, 14))
+    assert found.sampling_points().shape == (4, 10, 14, 2)
+    assert found.weighted_points(0, 0) is None
+    assert found.kernel(0, 0).weights.sum() == pytest.approx(1, abs=1e-5)
+    words, rows = draw_stage_panels(found, stage_record(0, found)["offsets"], view())
+    assert words == "sampling points and kernels"
+    assert [len(row) for row in rows] == [4, 1, 4]
 
 
 def test_points_beyond_the_outermost_centres_are_read_there():
@@ -145,7 +179,7 @@ def test_offsets_that_are_no_numbers_are_refused():
 @pytest.mark.parametrize("size", [(10, 14), (9, 13)])
 def test_kernels_reproduce_the_output(name, size):
     torch.manual_seed(0)
-    upsampler = build_upsampler(name, 32).eval()
+    upsampler = build_upsampler({"name": name, **PLAIN.get(name, {})}, 32).eval()
     x, guide = torch.randn(1, 32, 5, 7), torch.randn(1, 32, *size)
     found = stage(upsampler, x, guide)
     with torch.no_grad():
@@ -264,6 +298,28 @@ def test_panels_show_the_points_of_the_region_group_by_group():
     assert (still[row, column] != still[row + 12, column + 12]).any()
     moved_to = np.floor(view().on_panel(np.array([3.25, 0.75]))).astype(int)
     assert moved[moved_to[1], moved_to[0]].tolist() != moved[moved_to[1] + 20, moved_to[0] + 20].tolist()
+
+
+def test_discs_lie_where_points_are_and_grow_with_their_weights():
+    ground = np.full((80, 80, 3), 255, np.uint8)
+    blue = (0, 0, 255)
+    points, weights = np.array([[20.5, 20.5], [60.5, 20.5]]), np.array([0.9, 0.1])
+    drawn = draw_points(ground, np.array([40.5, 60.5]), points, weights, blue)
+    discs = (drawn == blue).all(-1)
+    left, right = discs[:34, :40].sum(), discs[:34, 40:].sum()
+    assert discs[20, 20]
+    assert discs[20, 60]
+    assert left > 5 * right
+    assert (ground == 255).all()
+
+
+def test_panels_show_weighted_points_group_by_group():
+    torch.manual_seed(0)
+    found = stage(build_upsampler("sapa-d", 8), torch.randn(1, 8, 6, 8), torch.randn(1, 8, 12, 16))
+    words, rows = draw_stage_panels(found, stage_record(0, found)["offsets"], view())
+    assert words == "sampling points"
+    assert [title.partition(":")[0] for title in rows[0]] == [f"group {group}" for group in range(4)]
+    assert len(stage_record(0, found)["offsets"]["share_beyond_by_group"]) == 4
 
 
 def test_kernel_is_brightest_at_its_largest_weight_and_cut_off_at_the_panel():

@@ -14,7 +14,7 @@ from tools.tables.__main__ import grid_text
 from tools.tables.counts import HOSTS, added_macs, count, upsamplers_of
 from tools.tables.grid import grid
 from tools.tables.verdicts import cells, format_like, read_published
-from upsamplers import PAPER_NAMES, build_upsampler
+from upsamplers import NAMES, PAPER_NAMES, build_upsampler
 
 DOCUMENT = Path(__file__).parents[2] / "docs/tables.md"
 OPEN = {(9, "a2u", "Params")}
@@ -36,6 +36,9 @@ def stage(name: str, x: int, guide: int) -> tuple[int, int]:
         "a2u": (42 * guide + 38, 38 * guide),
         "fade": (64 * (guide + x) + 14_489, 64 * (guide + x) + 14_400),
         "sapa": (34 * (guide + x) + 64, 32 * (guide + x)),
+        "sapa-d": (128 * (guide + x) + 288 * x + 544, 128 * (guide + x) + 288 * x),
+        "fade-lite": (25 * (guide + x) + x + 276, 25 * (guide + x) + x + 225),
+        "freqfusion": (104_690, 104_192),  # for 256 and 256
         "dysample-s": (4 * x + 16, 4 * x),
         "dysample-s+": (8 * x + 16, 8 * x),
         "dysample": (32 * x + 32, 32 * x),
@@ -53,6 +56,20 @@ def test_every_published_cell_is_there_once_and_in_order(found):
         for row, figure in rows.items()
     ]
     assert [(cell.table, cell.row, cell.column, cell.paper) for cell in found] == expected
+
+
+def test_figures_of_other_papers_name_them(found):
+    printed = {(cell.table, cell.row, cell.column): cell for cell in found if cell.row not in PAPER_NAMES}
+    whole = {key: cell for key, cell in printed.items() if "R101" not in key[1]}
+    assert {key: (cell.paper, cell.verdict) for key, cell in whole.items()} == {
+        (4, "sapa-d", "Params"): ("+0.8M", "equal"),
+        (4, "fade-lite", "Params"): ("+80K", "equal"),
+        (4, "sapa-d", "FLOPs"): ("+5.3", "explained"),
+        (4, "fade-lite", "FLOPs"): ("+0.89", "equal"),
+        (6, "sapa-d", "Params"): ("+0.6M", "equal"),
+        (8, "freqfusion", "Params"): ("+0.3M", "equal"),
+    }
+    assert all(cell.note.startswith("printed in ") and "arXiv" in cell.note for cell in whole.values())
 
 
 def test_no_cell_is_open_but_those_named(found):
@@ -103,13 +120,14 @@ def test_whole_models(found):
 def test_flops_are_those_of_six_stages(found):
     inputs = [16, 32, 64, 32, 64, 64]  # sides of the maps that the head enlarges, for 512 x 512
     flops = {cell.row: cell for cell in found if cell.column == "FLOPs"}
-    for name in PAPER_NAMES:
+    for name in NAMES:
         if name in flops and name != "bilinear":
             macs = sum(build_upsampler(name, 256).macs(side, side) for side in inputs)
             assert flops[name].ours == pytest.approx(macs / 1e9, abs=5e-4)
     assert (flops["bilinear"].ours, flops["bilinear"].verdict) == (15.878, "equal")
     others = {name: cell.verdict for name, cell in flops.items() if cell.verdict != "equal"}
-    assert others == {"indexnet": "rounding", "fade": "explained"}
+    assert others == {"indexnet": "rounding", "fade": "explained", "sapa-d": "explained"}
+    assert "with 8 operations to read a value instead of our 11, 5.282" in flops["sapa-d"].note
     assert "2.653" in flops["fade"].note
     numbers = 512 * sum(side**2 for side in inputs)  # that its BatchNorm gives
     exact = sum(build_upsampler("indexnet", 256).macs(side, side) for side in inputs)
@@ -189,7 +207,7 @@ def test_text_ends_with_the_counts_of_verdicts(found, monkeypatch, capsys):
 
 def test_the_grid_has_every_upsampler_and_the_paper_where_it_prints_something():
     rows = grid(4, "")
-    assert [row.upsampler for row in rows] == list(PAPER_NAMES)
+    assert [row.upsampler for row in rows] == list(NAMES)
     by_name = {row.upsampler: row for row in rows}
     assert (by_name["dysample"].paper_params, by_name["dysample"].paper_macs) == ("+49.2K", "+0.3")
     assert (by_name["naive"].paper_params, by_name["naive"].paper_macs) == (None, None)

@@ -1,4 +1,4 @@
-"""CARAFE, FADE, SAPA, IndexNet and A2U from their formulas, written out the long way round.
+"""CARAFE, FADE, FADE-Lite, SAPA-B, IndexNet and A2U from their formulas, written out the long way round.
 
 The references upsample and unfold instead of using the sub-pixel layout, and loop over samples.
 """
@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.upsamplers.literal import assert_agrees, conv, lively, nearest, window_sum
 from upsamplers import build_upsampler
 from upsamplers.base import _warn_once
 
@@ -81,6 +82,29 @@ def test_gate_needs_equal_channels():
         build_upsampler({"name": "fade", "gate": True}, 6, 8)
 
 
+def fade_lite(module, x, y, s):
+    K, encoder = module.kernel, module.content_encoder
+    fine = conv(encoder, conv(module.compressor_en, y))
+    coarse = conv(encoder, conv(module.compressor_de, x))
+    logits = fine + nearest(coarse, s)  # with the encoder's bias twice
+    gate = nearest(1 / (1 + torch.exp(-conv(module.gate, x))), s)
+    output = window_sum(x, logits.exp() / logits.exp().sum(0), s)
+    assert logits.shape[0] == K * K
+    # Where channels differ the guide cannot be blended, and its part is left out.
+    return gate * y + (1 - gate) * output if y.shape[0] == x.shape[0] else (1 - gate) * output
+
+
+@pytest.mark.parametrize("guide_channels", [6, 5])
+@pytest.mark.parametrize(("scale", "kernel"), [(2, 5), (3, 3), (4, 3)])
+def test_fade_lite(scale, kernel, guide_channels):
+    assert_agrees(lively({"name": "fade-lite", "kernel": kernel}, 6, guide_channels, scale), fade_lite, (3, 4))
+
+
+def test_fade_lite_has_no_embedding():
+    with pytest.raises(ValueError, match="embedding is an option of FADE without lite"):
+        build_upsampler({"name": "fade-lite", "embedding": 32}, 6)
+
+
 @pytest.mark.parametrize("norm", ["layer", "group"])
 @pytest.mark.parametrize("scale", [2, 3])
 def test_sapa_scores_keys_outside_the_map_zero(x, norm, scale):
@@ -153,17 +177,19 @@ def test_default_norm_groups_fall_to_a_divisor_and_say_so_once():
 
 def test_initial_weights_are_those_of_the_originals():
     torch.manual_seed(0)
-    carafe, fade, sapa = (build_upsampler(name, 256) for name in ("carafe", "fade", "sapa"))
+    carafe, fade, sapa, lite = (build_upsampler(name, 256) for name in ("carafe", "fade", "sapa", "fade-lite"))
     std = {
         "compressor": (carafe.channel_compressor, (2 / (256 + 64)) ** 0.5),
         "encoder": (carafe.content_encoder, 0.001),
         "fade": (fade.content_encoder, (2 / (9 * (64 + 25))) ** 0.5),
+        "lite": (lite.compressor_en, (2 / (256 + 25)) ** 0.5),
+        "gate": (lite.gate, (2 / (256 + 1)) ** 0.5),
         "query": (sapa.q, 0.02),
         "key": (sapa.k, 0.02),
         "offset": (build_upsampler("dysample", 256).offset, 0.001),
     }
-    for name, (conv, expected) in std.items():
-        assert conv.weight.std().item() == pytest.approx(expected, rel=0.05), name
-        assert torch.count_nonzero(conv.bias) == 0, name
+    for name, (layer, expected) in std.items():
+        assert layer.weight.std().item() == pytest.approx(expected, rel=0.05), name
+        assert torch.count_nonzero(layer.bias) == 0, name
     assert torch.count_nonzero(build_upsampler("dysample+", 256).scope.weight) == 0
     assert build_upsampler("deconv", 64).deconv.weight.abs().max().item() == pytest.approx(1 / 24, rel=0.01)

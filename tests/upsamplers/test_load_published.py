@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from upsamplers import build_upsampler, load_published
+from upsamplers import NEWER_NAMES, build_upsampler, load_published
 
 
 def weights(*shapes, seed=0):
@@ -51,6 +51,7 @@ SAPA_SHAPES = {
     **{f"{role}.bias": (32,) for role in "qk"},
 }
 SAPA = dict(zip(SAPA_SHAPES, weights(*SAPA_SHAPES.values()), strict=True))
+GATE = dict(zip(("gate_generator.conv.weight", "gate_generator.conv.bias"), weights((1, 8, 1, 1), 1), strict=True))
 CONV, CONV_BIAS = weights((32, 8, 3, 3), 32)
 DECONV, DECONV_BIAS = weights((8, 8, 3, 3), 8)
 
@@ -98,6 +99,106 @@ def test_all_forms_give_one_result(name, forms):
     assert not torch.equal(results[0], run(name, build_upsampler(name, 8).state_dict())[0])
 
 
+def convolution(name, out_channels, in_channels, side, bias=True):
+    """The shapes of a convolution's weight and bias, by name."""
+    shapes = {f"{name}.weight": (out_channels, in_channels, side, side)}
+    return shapes | ({f"{name}.bias": (out_channels,)} if bias else {})
+
+
+def norm(name, channels):
+    return {f"{name}.weight": (channels,), f"{name}.bias": (channels,)}
+
+
+def scores(name):
+    return {
+        f"{name}.weight": (128, 8, 3, 3),
+        f"{name}.bias": (1, 128, 1, 1),
+        **norm(f"{name}.norm", 32),
+        **convolution(f"{name}.channel_compressor.1", 128, 32, 1),
+        **norm(f"{name}.channel_compressor.3", 128),
+        **convolution(f"{name}.channel_compressor.4", 9, 128, 1),
+    }
+
+
+# The names and shapes that the newer upsamplers' authors use, for 64 channels, and the buffers that are constant.
+PUBLISHED = {
+    "sapa-d": (
+        convolution("q", 128, 64, 1) | convolution("k", 128, 64, 1) | convolution("offset", 4 * 9 * 2 * 4, 64, 1),
+        {},
+    ),
+    "freqfusion": (
+        convolution("hr_channel_compressor", 16, 64, 1)
+        | convolution("lr_channel_compressor", 16, 64, 1)
+        | convolution("content_encoder", 25, 16, 3)
+        | convolution("content_encoder2", 9, 16, 3)
+        | convolution("dysampler.offset", 32, 24, 3)
+        | convolution("dysampler.direct_scale", 32, 24, 3)
+        | convolution("dysampler.hr_offset", 8, 24, 3)
+        | convolution("dysampler.hr_direct_scale", 8, 24, 3)
+        | norm("dysampler.norm_hr", 16)
+        | norm("dysampler.norm_lr", 16),
+        {"hamming_lowpass": (1, 1, 5, 5), "hamming_highpass": (1, 1, 3, 3), "dysampler.init_pos": (1, 32, 1, 1)},
+    ),
+    "fade-lite": (
+        convolution("gate_generator.conv", 1, 64, 1)
+        | convolution("ker_generator.compressor_en", 25, 64, 1)
+        | convolution("ker_generator.compressor_de", 25, 64, 1, bias=False)
+        | convolution("ker_generator.content_encoder", 25, 1, 3),
+        {},
+    ),
+    "lda_aqu": (
+        norm("layer_norm.norm", 64)
+        | convolution("proj_q", 16, 64, 1, bias=False)
+        | convolution("proj_k", 16, 64, 1, bias=False)
+        | convolution("conv_offset.0", 8, 1, 3, bias=False)
+        | norm("conv_offset.1.norm", 8)
+        | convolution("conv_offset.3", 18, 8, 3)
+        | {"relative_position_bias_table": (1, 1, 1, 9, 16)},
+        {},
+    ),
+    "resfu": (
+        norm("norm_x", 64)
+        | norm("norm_y", 64)
+        | convolution("q", 32, 64, 1)
+        | convolution("k", 32, 64, 1)
+        | scores("semantic_scores")
+        | scores("detail_scores"),
+        {"GF.kernel": (32, 1, 1, 9)},
+    ),
+    "fam": (
+        convolution("down_h", 32, 64, 1, bias=False)
+        | convolution("down_l", 32, 64, 1, bias=False)
+        | convolution("flow_make", 2, 64, 3, bias=False),
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NEWER_NAMES)
+def test_newer_ones_load_by_their_official_names_without_their_constants(name):
+    parameters, constants = PUBLISHED[name]
+    learnt = dict(zip(parameters, weights(*parameters.values()), strict=True))
+    upsampler = build_upsampler(name, 64)
+    load_published(upsampler, learnt | {key: torch.ones(shape) for key, shape in constants.items()})
+    loaded = list(upsampler.state_dict().values())
+    assert sum(value.numel() for value in loaded) == sum(value.numel() for value in learnt.values())
+    for value in learnt.values():  # each is somewhere, whatever its name
+        assert any(value.numel() == own.numel() and torch.equal(value.flatten(), own.flatten()) for own in loaded)
+    # Ours too are accepted.
+    other = build_upsampler(name, 64)
+    load_published(other, upsampler.state_dict())
+    assert all(torch.equal(*pair) for pair in zip(loaded, other.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("norm_name", ["norm_y", "norm_x"])
+def test_norms_of_sapa_d_load(norm_name):
+    parameters = PUBLISHED["sapa-d"][0] | norm("norm_y", 64) | norm("norm_x", 64)
+    upsampler = build_upsampler({"name": "sapa-d", "norm": "group"}, 64)
+    learnt = dict(zip(parameters, weights(*parameters.values()), strict=True))
+    load_published(upsampler, learnt)
+    assert torch.equal(upsampler.get_submodule(norm_name).weight, learnt[f"{norm_name}.weight"])
+
+
 def test_pixelshuffle_and_deconv_compute_with_the_loaded_weights():
     output, x = run("pixelshuffle", {"0.weight": CONV, "0.bias": CONV_BIAS})
     torch.testing.assert_close(output, F.pixel_shuffle(F.conv2d(x, CONV, CONV_BIAS, padding=1), 2))
@@ -106,10 +207,9 @@ def test_pixelshuffle_and_deconv_compute_with_the_loaded_weights():
 
 
 def test_gated_fade():
-    gate = dict(zip(("gate_generator.conv.weight", "gate_generator.conv.bias"), weights((1, 8, 1, 1), 1), strict=True))
     fade = build_upsampler({"name": "fade", "gate": True}, 8)
-    load_published(fade, {**{f"ker_generator.{key}": value for key, value in FADE.items()}, **gate})
-    assert torch.equal(fade.gate.weight, gate["gate_generator.conv.weight"])
+    load_published(fade, {**{f"ker_generator.{key}": value for key, value in FADE.items()}, **GATE})
+    assert torch.equal(fade.gate.weight, GATE["gate_generator.conv.weight"])
 
 
 def test_indexnet_in_its_wrapper_without_batch_counter():

@@ -36,6 +36,36 @@ def test_reassembly_is_that_of_a_literal_loop(monkeypatch, kernel, scale, groups
     torch.testing.assert_close(reassemble(x, layout), expected)
 
 
+def literal_filter(x, kernels, dilation, padding):
+    """x [C, H, W] filtered at its own resolution by kernels [K², H, W], number by number."""
+    C, H, W = x.shape
+    K = round(kernels.shape[0] ** 0.5)
+    output = torch.zeros(C, H, W, dtype=x.dtype)
+    for row, column, dy, dx in itertools.product(range(H), range(W), range(K), range(K)):
+        h, w = row + (dy - K // 2) * dilation, column + (dx - K // 2) * dilation
+        if padding == "replicate":
+            h, w = min(max(h, 0), H - 1), min(max(w, 0), W - 1)
+        if 0 <= h < H and 0 <= w < W:
+            output[:, row, column] += kernels[dy * K + dx, row, column] * x[:, h, w]
+    return output
+
+
+@pytest.mark.parametrize("padding", ["zeros", "replicate"])
+@pytest.mark.parametrize(("kernel", "dilation"), [(3, 1), (3, 2), (5, 1), (3, 5)])
+def test_filters_have_a_dilation_and_a_padding(kernel, dilation, padding):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 4, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    kernels = torch.randn(2, kernel**2, 4, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    found = reassemble(x, kernels[:, None, :, None], dilation, padding)
+    pairs = zip(x, kernels, strict=True)
+    expected = torch.stack([literal_filter(*pair, dilation, padding) for pair in pairs])
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    along = torch.randn_like(found)
+    gradients = [torch.autograd.grad(each, [x, kernels], along) for each in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
+    assert reassemble(x[:0], kernels[:0, None, :, None], dilation, padding).shape == (0, 3, 4, 5)
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 def test_channels_may_be_summed_apart(monkeypatch, groups):
     torch.manual_seed(0)
@@ -87,7 +117,13 @@ def test_half_precision_is_summed_in_float32():
     assert output[0, 0, 9, 9] == 1  # 25 terms rounded one by one would miss it
 
 
-@pytest.mark.parametrize("name", ["carafe", "fade", "sapa", "a2u"])
+# Outputs that may be kept beside inputs, parameters and kernels or points: padded and compressed maps, features of the
+# layers. Nine points or 25 taps would take 9 or 25 outputs.
+OUTPUTS = {"carafe": 2, "fade": 2, "sapa": 2, "a2u": 2, "sapa-d": 2, "lda_aqu": 2, "fade-lite": 3, "fam": 3}
+OUTPUTS |= {"freqfusion": 6, "resfu": 8}
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
 def test_memory_kept_for_backward_is_bounded(name):
     C, H, W = 256, 16, 16
     upsampler = build_upsampler(name, C)
@@ -105,7 +141,7 @@ def test_memory_kept_for_backward_is_bounded(name):
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = upsampler(x, guide)
-    taps = 9 if name == "a2u" else 25
+    taps = {"a2u": 9, "sapa-d": 4 * 9 * 5, "lda_aqu": 2 * 9 * 3}.get(name, 25)  # with points: rows, columns, weights
     kernels = taps * 4 * H * W
-    assert sum(kept.values()) - kernels < 2 * C * 4 * H * W
+    assert sum(kept.values()) - kernels < OUTPUTS[name] * C * 4 * H * W
     output.sum().backward()

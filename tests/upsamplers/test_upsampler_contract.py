@@ -1,4 +1,4 @@
-"""What every upsampler promises, checked over all the paper's names."""
+"""What every upsampler promises, checked over all names."""
 
 import subprocess
 import sys
@@ -6,20 +6,26 @@ import sys
 import pytest
 import torch
 
-from upsamplers import NAMES, build_upsampler
+from upsamplers import NAMES, NEWER_NAMES, build_upsampler
 
-GUIDED = {"indexnet", "a2u", "fade", "sapa"}
-SCALE_TWO = {"deconv", "indexnet", "a2u"}
+GUIDED = {"indexnet", "a2u", "fade", "sapa", "fam", "sapa-d", "fade-lite", "resfu", "freqfusion"}
+SCALE_TWO = {"deconv", "indexnet", "a2u", "freqfusion"}
+OFFSETS = ("dysample", "naive", "carafe", "sapa-d", "lda_aqu", "freqfusion", "fam")
+
+# With few channels LDA-AQU's norm of an offset's features would be little more than a sign.
+OPTIONS = {"lda_aqu": {"reduction": 1, "groups": 1, "offset_range": 2.0}}
 
 all_names = pytest.mark.parametrize("name", NAMES)
 
 
-def build(name, channels=16, guide_channels=8, scale=2):
-    torch.manual_seed(0)
-    upsampler = build_upsampler(name, channels, guide_channels, scale)
+def build(name, channels=16, guide_channels=8, scale=2, seed=0):
+    torch.manual_seed(seed)
+    upsampler = build_upsampler({"name": name, **OPTIONS.get(name, {})}, channels, guide_channels, scale)
     for key, parameter in upsampler.named_parameters():  # away from an init at which nothing depends on anything
-        if parameter.ndim == 4 and name.startswith(("dysample", "naive", "carafe")):
+        if parameter.ndim == 4 and name.startswith(OFFSETS):
             torch.nn.init.normal_(parameter, std=0.05 if "scope" not in key else 0.2)
+        if key.startswith("conv_offset.3.bias"):  # away from pixel centres
+            torch.nn.init.normal_(parameter, std=0.3)
     return upsampler
 
 
@@ -136,7 +142,9 @@ def test_gradients_reach_every_parameter_and_input(name):
         assert torch.count_nonzero(leaf.grad) > 0, key
 
 
-@pytest.mark.parametrize("name", ["carafe", "indexnet", "a2u", "fade", "sapa", "dysample+", "dysample-s+"])
+@pytest.mark.parametrize(
+    "name", ["carafe", "indexnet", "a2u", "fade", "sapa", "dysample+", "dysample-s+", *NEWER_NAMES]
+)
 def test_gradients_are_those_of_finite_differences(name):
     upsampler = build(name, 4, 4).double().eval()
     x, guide = (tensor.double().requires_grad_() for tensor in inputs(4, 4, height=2, width=3, batch=1))
@@ -148,7 +156,7 @@ def test_gradients_are_those_of_finite_differences(name):
 
 @all_names
 def test_state_dict_restores_the_result(name):
-    upsampler, other = build(name).eval(), build_upsampler(name, 16, 8).eval()
+    upsampler, other = build(name).eval(), build(name, seed=1).eval()
     x, guide = inputs()
     other.load_state_dict(upsampler.state_dict())
     assert torch.equal(other(x, guide), upsampler(x, guide))

@@ -1,8 +1,13 @@
-"""Parameters and multiply-accumulates against the tables of the DySample paper."""
+"""Parameters and multiply-accumulates against the tables of the DySample paper, and those of newer upsamplers."""
+
+import re
+from pathlib import Path
 
 import pytest
 
-from upsamplers import build_upsampler
+from upsamplers import NAMES, build_upsampler
+
+README = Path(__file__).parents[2] / "README.md"
 
 FPN = [(256, 256)]
 DEPTHFORMER = [(768, 384), (384, 192), (192, 96), (96, 64)]
@@ -21,6 +26,12 @@ PER_STAGE = {  # one 256-channel stage: all, weights; then all of each DepthForm
     "naive": (2_056, 2_048, 6_152, 3_080, 1_544, 776),
     "nearest": (0,) * 6,
     "bilinear": (0,) * 6,
+    "sapa-d": (139_808, 139_264, 369_184, 184_864, 92_704, 48_672),
+    "freqfusion": (104_690, 104_192, 320_370, 121_650, 53_394, 29_714),
+    "fade-lite": (13_332, 13_281, 29_844, 15_060, 7_668, 4_372),
+    "lda_aqu": (39_410, 38_240, 314_802, 83_682, 23_418, 7_110),
+    "resfu": (47_570, 45_312, 69_330, 49_746, 39_954, 35_602),
+    "fam": (70_144, 70_144, 456_192, 117_504, 31_104, 9_408),
 }
 TOTALS = {  # all and weights: six 256-channel stages (Table 4), four (6), three (8), DepthFormer's (9)
     "deconv": (3_540_480, 3_538_944, 2_360_320, 2_359_296, 1_770_240, 1_769_472, 7_051_680, 7_050_240),
@@ -52,6 +63,13 @@ MACS = {  # per low-resolution pixel of a 256-channel stage; G in Table 4, None 
     "dysample-s+": (8_192 + 11_264, 0.3),
     "dysample": (8_192 + 11_264, 0.3),
     "dysample+": (16_384 + 11_264, 0.4),
+    # Not in Table 4. With 8 operations per value that SAPA-D reads, instead of 11, it takes its paper's 5.3 G.
+    "sapa-d": (251_392 + 11 * 4 * 9 * (128 + 256), 5.9),
+    "freqfusion": (317_448, 4.6),
+    "fade-lite": (61_029, 0.9),
+    "lda_aqu": (88_064 + 126_720, 3.1),
+    "resfu": (175_232, 2.6),
+    "fam": (193_536, 2.8),
 }
 
 
@@ -102,7 +120,36 @@ def test_macs_of_table_4(name):
         assert round(total / 1e9, 1) == published
 
 
+@pytest.mark.parametrize(
+    ("options", "all_parameters", "weights", "macs"),
+    [
+        ({"name": "freqfusion", "resample_norm": False}, 104_434, 104_192, 317_448),
+        ({"name": "freqfusion", "resample": False}, 52_514, 52_352, 220_360),
+        ({"name": "freqfusion", "high_pass": False}, 104_690, 104_192, 317_448 - 4 * 9 * (25 + 256)),
+        ({"name": "fam", "gated": True}, 77_056, 77_056, 193_536 + 4 * (256 * 18 + 256 * 9 + 256 * 13)),
+        ({"name": "sapa-d", "norm": "group"}, 139_808 + 4 * 256, 139_264, 403_456),
+    ],
+)
+def test_counts_of_other_options(options, all_parameters, weights, macs):
+    upsampler = build_upsampler(options, 256)
+    assert (parameters(upsampler), upsampler.weight_count(), upsampler.macs(1, 1)) == (all_parameters, weights, macs)
+
+
+def test_resfu_has_the_same_parameters_at_every_scale():
+    assert {parameters(build_upsampler("resfu", 256, scale=scale)) for scale in (2, 4, 8)} == {47_570}
+
+
 def test_macs_of_gated_fade_and_many_to_one_indexnet():
     assert build_upsampler({"name": "fade", "gate": True}, 256).macs(1, 1) == 181_824
     m2o = build_upsampler({"name": "indexnet", "network": "m2o"}, 256)
     assert round(m2o.macs(1, 14_592) / 1e9, 1) == 15.3
+
+
+def test_the_readme_has_a_row_for_every_upsampler_with_its_costs():
+    rows = re.findall(r"^\| `(\S+)` \|.*\| (yes)? ?\| ([\d,]+) \| ([\d,]+) \|$", README.read_text(), re.MULTILINE)
+    upsamplers = {name: build_upsampler(name, 256) for name in NAMES}
+    expected = [
+        (name, "yes" if upsampler.uses_guide else "", f"{upsampler.weight_count():,}", f"{upsampler.macs(1, 1):,}")
+        for name, upsampler in upsamplers.items()
+    ]
+    assert rows == expected

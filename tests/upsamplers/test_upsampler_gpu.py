@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from upsamplers import PAPER_NAMES, build_upsampler
+from upsamplers import NAMES, build_upsampler
 
 pytestmark = [
     pytest.mark.gpu,
@@ -31,7 +31,7 @@ def inputs():
     return torch.randn(2, 32, 6, 160, generator=generator), torch.randn(2, 32, 12, 320, generator=generator)
 
 
-@pytest.mark.parametrize("name", PAPER_NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_cuda_agrees_with_the_cpu_in_both_directions(name):
     upsampler, results = build(name), []
     for device in ("cpu", "cuda"):
@@ -42,7 +42,7 @@ def test_cuda_agrees_with_the_cpu_in_both_directions(name):
     torch.testing.assert_close(results[1], results[0], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", PAPER_NAMES)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("autocast", [False, True])
 def test_bfloat16_on_cuda_stays_close(name, autocast):
     upsampler = build(name)
@@ -56,7 +56,7 @@ def test_bfloat16_on_cuda_stays_close(name, autocast):
     assert (output.float().cpu() - expected).norm() < 0.02 * expected.norm()
 
 
-@pytest.mark.parametrize("name", PAPER_NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_channels_last_on_cuda(name):
     upsampler = build(name).cuda()
     x, guide = (tensor.cuda() for tensor in inputs())

@@ -3,14 +3,16 @@
 import pytest
 import torch
 
-from upsamplers import PAPER_NAMES, build_upsampler
+from upsamplers import NAMES as ALL_NAMES
+from upsamplers import build_upsampler
 
 SMALL = {"carafe": {"kernel": 3}, "fade": {"kernel": 3, "embedding": 8}, "sapa": {"kernel": 3, "embedding": 8}}
+SMALL |= {"sapa-d": {"points": 2, "embedding": 4}, "fade-lite": {"kernel": 3}, "resfu": {"mid_channels": 16}}
 
 
 # Tracing takes seconds. One of each kind is traced in every run of the suite, the others in `make test-slow`.
-FEW = ("bilinear", "carafe", "fade", "dysample", "dysample-s+")
-NAMES = [pytest.param(name, marks=[] if name in FEW else pytest.mark.slow) for name in PAPER_NAMES]
+FEW = ("bilinear", "carafe", "fade", "dysample", "dysample-s+", "sapa-d")
+NAMES = [pytest.param(name, marks=[] if name in FEW else pytest.mark.slow) for name in ALL_NAMES]
 
 
 def build(name):
@@ -49,7 +51,7 @@ def test_one_graph_serves_all_sizes(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PAPER_NAMES)
+@pytest.mark.parametrize("name", ALL_NAMES)
 def test_traced_backward_agrees(name):
     torch.compiler.reset()
     upsampler = build(name).eval()

@@ -5,22 +5,24 @@ from typing import Annotated, Union
 import pytest
 from pydantic import Field, TypeAdapter, ValidationError
 
-from upsamplers import CONFIGS, PAPER_NAMES, PRESETS, build_upsampler, expand_name
+from upsamplers import CONFIGS, NAMES, NEWER_NAMES, PAPER_NAMES, PRESETS, build_upsampler, expand_name
 
 PYDANTIC = TypeAdapter(Annotated[Union[CONFIGS], Field(discriminator="name")])  # noqa: UP007
 
 
-NOT_IN_THE_PAPER: list[str] = []  # names of further upsamplers
+NOT_IN_THE_PAPER = ["fam", "lda_aqu", "resfu", "freqfusion", "sapa-d", "fade-lite"]  # names of further upsamplers
 
 
 def test_names_are_the_records_and_the_presets():
-    canonical = [expand_name(name)["name"] for name in PAPER_NAMES if name not in PRESETS]
-    assert sorted([*canonical, *NOT_IN_THE_PAPER]) == sorted(record.name for record in CONFIGS)
-    assert len(PAPER_NAMES) == len(set(PAPER_NAMES)) == 14
-    assert set(PRESETS) < set(PAPER_NAMES)
+    canonical = [expand_name(name)["name"] for name in NAMES if name not in PRESETS]
+    assert sorted(canonical) == sorted(record.name for record in CONFIGS)
+    assert set(PRESETS) < set(NAMES)
+    assert list(NEWER_NAMES) == NOT_IN_THE_PAPER
+    assert len(set(PAPER_NAMES)) == len(PAPER_NAMES) == 14
+    assert [*PAPER_NAMES, *NEWER_NAMES] == list(NAMES)
 
 
-@pytest.mark.parametrize("name", PAPER_NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_name_builds_directly_and_through_pydantic(name):
     record = PYDANTIC.validate_python(expand_name(name))
     built = record.build(64, 32, 2)
@@ -88,6 +90,19 @@ BAD_VALUES = [
     ({"name": "sapa", "embedding": -32}, "embedding"),
     ({"name": "indexnet", "double_sigmoid": "sure"}, "double_sigmoid"),
     ({"name": "indexnet", "network": "hinge"}, "network"),
+    ({"name": "fade", "lite": "maybe"}, "lite"),
+    ({"name": "sapa", "deform": "deep"}, "deform"),
+    ({"name": "sapa-d", "points": 0}, "points"),
+    ({"name": "sapa-d", "kernel": 3}, "kernel"),
+    ({"name": "sapa", "high_offset": False}, "high_offset"),
+    ({"name": "fam", "gated": "maybe"}, "gated"),
+    ({"name": "lda_aqu", "kernel": 2}, "kernel"),
+    ({"name": "lda_aqu", "reduction": 0}, "reduction"),
+    ({"name": "lda_aqu", "offset_range": -1.0}, "offset_range"),
+    ({"name": "resfu", "embedding": 12}, "embedding"),
+    ({"name": "freqfusion", "init": "xavier"}, "init"),
+    ({"name": "freqfusion", "compressed_channels": -1}, "compressed_channels"),
+    ({"name": "freqfusion", "high_pass": "sometimes"}, "high_pass"),
 ]
 
 
@@ -96,7 +111,7 @@ def test_unfit_values_are_refused_directly_and_by_pydantic(value, option):
     with pytest.raises(ValueError, match=option):
         build_upsampler(value, 16)
     with pytest.raises(ValidationError, match=option):
-        PYDANTIC.validate_python(value)
+        PYDANTIC.validate_python(expand_name(value))
 
 
 def test_true_is_no_number_without_pydantic():

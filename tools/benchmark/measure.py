@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from errors import UserError
-from upsamplers import PAPER_NAMES, DySample, Upsampler, build_upsampler
+from upsamplers import NAMES, DySample, Upsampler, build_upsampler
 from upsamplers.sampling import Sampler, plain_sample
 from workflow.environment import cpu_name
 
@@ -99,7 +99,7 @@ def build_turns(setting: Setting) -> dict[str, Turn]:
     torch.manual_seed(0)
     channels = setting.shape[1]
     try:
-        upsamplers = {name: build_upsampler(name, channels, scale=SCALE) for name in PAPER_NAMES}
+        upsamplers = {name: build_upsampler(name, channels, scale=SCALE) for name in NAMES}
     except ValueError as error:
         raise UserError(f"--shape {' '.join(map(str, setting.shape))}", str(error), "use other channels") from None
     if setting.device == "cuda":

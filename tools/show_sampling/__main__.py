@@ -1,8 +1,9 @@
 """Show where a trained upsampler samples: `python -m tools.show_sampling --checkpoint PATH IMAGE --out FILE`.
 
 For DySample, as in Figs. 3, 7 and 9 of its paper: the sampling points of a region, each with an arrow from its initial
-position, the feature map before and after upsampling, and the histogram of all offsets. For kernel-based upsamplers:
-the kernels at four points. For the others: the feature maps only. FILE is a picture; the numbers of all stages are
+position, the feature map before and after upsampling, and the histogram of all offsets. For upsamplers that sum several
+points: those of four pixels, with their weights. For kernel-based ones: the kernels of four pixels. For the others: the
+feature maps only. FILE is a picture; the numbers of all stages are
 written beside it as JSON. A stage is one call of an upsampler.
 """
 

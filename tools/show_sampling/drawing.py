@@ -15,6 +15,7 @@ from structures import Size
 PANEL = 360  # the longer side of a panel, in pixels
 PANELS_IN_ROW = 4
 SUBPIXELS = 4  # OpenCV draws to 1 / 2**SUBPIXELS of a pixel
+LARGEST_DISC = 12.0  # pixels: the radius of a point of weight 1
 SHORTEST_ARROW = 3.0  # pixels; shorter arrows are drawn without a head
 HISTOGRAM_HEIGHT = 160
 PERCENTILES = 1, 99  # of a component: the ends of its colour range, so that outliers do not stretch it
@@ -91,6 +92,16 @@ class Kernel(NamedTuple):
     weights: np.ndarray
 
 
+class WeightedPoints(NamedTuple):
+    """The points of one output pixel, (column, row), on the low-res map: [g, n, 2]; and their weights [g, n]."""
+
+    column: int
+    row: int
+    scale: int
+    positions: np.ndarray
+    weights: np.ndarray
+
+
 def draw_sheet(view: View, before: np.ndarray, after: np.ndarray, scale: int, rows: list[Panels]) -> np.ndarray:
     """Draw the whole picture: the image and the maps before and after, the same for the region, then rows of panels.
 
@@ -139,6 +150,34 @@ def draw_arrow_panels(
     return panels
 
 
+def draw_point_panels(view: View, chosen: list[WeightedPoints]) -> Panels:
+    """Draw a panel for each group: the points of the chosen output pixels, each pixel with a ring in its own colour."""
+    panels = {}
+    for group in range(len(chosen[0].weights)):
+        drawn = view.crop_with_pixels()
+        for pixel, colour in zip(chosen, palette(len(chosen)), strict=True):
+            centre = view.on_panel((np.array([pixel.column, pixel.row]) + 0.5) / pixel.scale)
+            drawn = draw_points(
+                drawn, centre, view.on_panel(pixel.positions[group]), pixel.weights[group], as_tuple(colour)
+            )
+        largest = max(float(pixel.weights[group].max()) for pixel in chosen)
+        panels[f"group {group}: weights up to {largest:.3f}"] = drawn
+    return panels
+
+
+def draw_points(
+    picture: np.ndarray, centre: np.ndarray, points: np.ndarray, weights: np.ndarray, colour: Colour
+) -> np.ndarray:
+    """Draw a line from the centre to each point [n, 2], and there a disc whose area is as the point's weight."""
+    drawn = picture.copy()
+    for point in points:
+        cv2.line(drawn, _to_fixed_point(centre), _to_fixed_point(point), colour, 1, cv2.LINE_AA, SUBPIXELS)
+    for point, weight in zip(points, weights, strict=True):
+        radius = round(LARGEST_DISC * float(weight) ** 0.5 * (1 << SUBPIXELS))
+        cv2.circle(drawn, _to_fixed_point(point), radius, colour, cv2.FILLED, cv2.LINE_AA, SUBPIXELS)
+    return _draw_ring(drawn, centre)
+
+
 def draw_kernel_panels(view: View, kernels: list[Kernel]) -> Panels:
     """Draw a panel for each kernel, all with the same colour range."""
     largest = max(float(kernel.weights.max()) for kernel in kernels)
@@ -183,8 +222,7 @@ def draw_kernel(
     colours = cv2.applyColorMap(shares, cv2.COLORMAP_VIRIDIS)[..., ::-1]
     drawn = picture.copy()
     drawn[inside] = (0.25 * picture[inside] + 0.75 * colours[inside]).astype(np.uint8)
-    cv2.circle(drawn, _to_fixed_point(point), 6 << SUBPIXELS, BLACK, 3, cv2.LINE_AA, SUBPIXELS)
-    return cv2.circle(drawn, _to_fixed_point(point), 6 << SUBPIXELS, WHITE, 1, cv2.LINE_AA, SUBPIXELS)
+    return _draw_ring(drawn, point)
 
 
 def colour_features(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -235,6 +273,12 @@ def _stack(rows: list[np.ndarray]) -> np.ndarray:
     width = max(row.shape[1] for row in rows)
     padded = [np.pad(row, ((0, 8), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
     return np.vstack(padded)
+
+
+def _draw_ring(picture: np.ndarray, point: np.ndarray) -> np.ndarray:
+    """Draw a ring into the picture."""
+    cv2.circle(picture, _to_fixed_point(point), 6 << SUBPIXELS, BLACK, 3, cv2.LINE_AA, SUBPIXELS)
+    return cv2.circle(picture, _to_fixed_point(point), 6 << SUBPIXELS, WHITE, 1, cv2.LINE_AA, SUBPIXELS)
 
 
 def _to_fixed_point(point: np.ndarray) -> tuple[int, int]:

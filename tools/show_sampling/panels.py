@@ -13,6 +13,7 @@ from tools.show_sampling.drawing import (
     draw_arrow_panels,
     draw_histogram,
     draw_kernel_panels,
+    draw_point_panels,
     draw_sheet,
     output_centres,
 )
@@ -24,22 +25,31 @@ MAX_ASPECT = 8  # largest ratio of a region's sides, so that its panels can be r
 
 def draw_stage_panels(stage: Stage, statistics: dict[str, Any] | None, view: View) -> tuple[str, list[Panels]]:
     """Draw rows of panels for a stage, and say in words what they show. statistics: of the offsets, if it has any."""
+    rows, shown = [], []
+    places = pick_points(stage, view)
     starts, offsets, points = stage.initial_points(), stage.offsets(), stage.sampling_points()
-    if starts is None or offsets is None or points is None or statistics is None:
-        found = [stage.kernel(*point) for point in pick_points(stage, view)]
-        kernels = [kernel for kernel in found if kernel is not None]
-        if kernels:
-            return "kernels", [draw_kernel_panels(view, kernels)]
-        return f"maps only ({type(stage.upsampler).__name__} has neither sampling points nor kernels)", []
+    if starts is not None and offsets is not None and points is not None and statistics is not None:
+        chosen = [found for found in (stage.weighted_points(*place) for place in places) if found is not None]
+        beyond = (np.abs(offsets) > stage.margin).any(-1)
+        if chosen:
+            rows.append(draw_point_panels(view, chosen))
+        else:
+            rows.append(draw_arrow_panels(view, starts, points, beyond, stage.margin, stage.upsampler.scale))
+        rows.append(_histogram_panel(statistics, stage.margin))
+        shown.append("sampling points")
+    kernels = [kernel for kernel in (stage.kernel(*place) for place in places) if kernel is not None]
+    if kernels:
+        rows.append(draw_kernel_panels(view, kernels))
+        shown.append("kernels")
+    nothing = f"maps only ({type(stage.upsampler).__name__} has neither sampling points nor kernels)"
+    return " and ".join(shown) or nothing, rows
+
+
+def _histogram_panel(statistics: dict[str, Any], margin: float) -> Panels:
     counts, edges = (np.array(statistics["histogram"][key]) for key in ("counts", "edges"))
-    share = f"{statistics['share_beyond']:.1%} of points beyond {stage.margin:.3g}"
+    share = f"{statistics['share_beyond']:.1%} of points beyond {margin:.3g}"
     title = f"offsets of the whole map along both axes, in low-resolution pixels; {share}"
-    bars = {title: draw_histogram(counts, edges, stage.margin)}
-    beyond = (np.abs(offsets) > stage.margin).any(-1)
-    return "sampling points", [
-        draw_arrow_panels(view, starts, points, beyond, stage.margin, stage.upsampler.scale),
-        bars,
-    ]
+    return {title: draw_histogram(counts, edges, margin)}
 
 
 def draw_sampling_sheet(stage: Stage, rows: list[Panels], view: View) -> np.ndarray:

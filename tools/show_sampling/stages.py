@@ -1,5 +1,6 @@
 """The stages of a model for one image: the calls of its upsamplers, their inputs, outputs and sampling points."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 from errors import UserError
 from models.base import DenseModel
 from structures import Batch, Size
-from tools.show_sampling.drawing import Kernel
-from upsamplers import DySample, Upsampler
+from tools.show_sampling.drawing import Kernel, WeightedPoints
+from upsamplers import Upsampler
+from upsamplers.base import Points
 
 BINS = 81  # of the histogram of offsets
 
@@ -35,22 +37,36 @@ class Stage:
         """How far points can move before the ranges of neighbours overlap (paper, section 3.2), in low-res pixels."""
         return 1 / (2 * self.upsampler.scale)
 
+    @functools.cached_property
+    def points(self) -> Points | None:
+        """The n points of every output pixel; None for upsamplers without points."""
+        return self.upsampler.weighted_points(self.x, self.guide)
+
     def offsets(self) -> np.ndarray | None:
-        """Offsets of the output pixels in the image, [g, h, w, 2], (column, row) in low-res pixels. DySample only."""
-        return self._in_image(self.upsampler.offsets(self.x)) if isinstance(self.upsampler, DySample) else None
+        """Offsets of the output pixels in the image, [g, n·h, w, 2], (column, row) in low-res pixels."""
+        return None if self.points is None else self._in_image(self.points.positions - self.points.starts)
 
     def initial_points(self) -> np.ndarray | None:
         """The sampling points without their offsets, in the same format."""
-        if not isinstance(self.upsampler, DySample):
-            return None
-        return self._in_image(self.upsampler.sampling_points(self.x) - self.upsampler.offsets(self.x))
+        return None if self.points is None else self._in_image(self.points.starts.expand_as(self.points.positions))
 
     def sampling_points(self) -> np.ndarray | None:
-        """Where x is sampled, in the same format, clamped to the outermost pixel centres of x."""
-        if not isinstance(self.upsampler, DySample):
+        """Where the map is read, in the same format; clamped to the outermost pixel centres if it is read there."""
+        if self.points is None:
             return None
-        points = self._in_image(self.upsampler.sampling_points(self.x))
+        points = self._in_image(self.points.positions)
+        if self.points.padding == "zeros":
+            return points
         return points.clip(0.5, np.array(self.x.shape[:1:-1], points.dtype) - 0.5)
+
+    def weighted_points(self, column: int, row: int) -> WeightedPoints | None:
+        """The points of an output pixel; None for upsamplers without points or with one point without weight."""
+        if self.points is None or self.points.weights is None:
+            return None
+        positions, weights = self.points.positions[0, :, :, row, column], self.points.weights[0, :, :, row, column]
+        weights = weights.expand(positions.shape[:2])
+        arrays = (each.detach().float().cpu().numpy() for each in (positions, weights))
+        return WeightedPoints(column, row, self.upsampler.scale, *arrays)
 
     def kernel(self, column: int, row: int) -> Kernel | None:
         """The kernel of an output pixel, averaged over groups; None for upsamplers without kernels."""
@@ -65,7 +81,7 @@ class Stage:
         height, width = (
             min(self.upsampler.scale * n, m) for n, m in zip(self.extent, self.output.shape[2:], strict=True)
         )
-        return positions[0, :, :height, :width].detach().cpu().numpy()
+        return positions[0, :, :, :height, :width].flatten(1, 2).detach().cpu().numpy()
 
 
 def run_stages(model: DenseModel, batch: Batch) -> list[Stage]:
@@ -102,7 +118,7 @@ def upsamplers_without_stage(model: nn.Module, stages: list[Stage]) -> list[str]
 
 
 def offset_statistics(offsets: np.ndarray, margin: float) -> dict[str, Any]:
-    """Statistics of offsets [g, h, w, 2] in low-res pixels.
+    """Statistics of offsets [g, n·h, w, 2] in low-res pixels.
 
     A point counts as beyond the margin if its offset along either axis is larger than the margin.
     """
@@ -146,10 +162,7 @@ def choose_stage(stages: list[Stage], number: int | None, checkpoint: Path) -> i
         advice = "use one that does; SegFormer with bilinear does with model.one_step=false"
         raise UserError(checkpoint, what, advice)
     if number is None:
-        ranks = [
-            2 * isinstance(stage.upsampler, DySample) + any(True for _ in stage.upsampler.parameters())
-            for stage in stages
-        ]
+        ranks = [2 * (stage.points is not None) + any(True for _ in stage.upsampler.parameters()) for stage in stages]
         return max(range(len(stages)), key=lambda index: (ranks[index], index))
     if not 0 <= number < len(stages):
         raise UserError(f"--stage {number}", f"the model runs {len(stages)} upsamplers", f"use 0 to {len(stages) - 1}")

@@ -1,6 +1,7 @@
 """The parameter and FLOPs columns of the paper's Tables 4 and 6 to 9, from our models: `python -m tools.tables`.
 
-Every figure that the paper prints (`tools/tables/tables.json`) is shown beside ours, with a verdict:
+Every figure that the paper prints (`tools/tables/tables.json`) is shown beside ours, with a verdict, and so are figures
+that newer upsamplers' papers print for the same models:
 
     equal       ours (parameters: all learnable numbers) equals the printed figure in all its digits
     rounding    equal, if rounded in another way than to the nearest
@@ -32,7 +33,8 @@ HEADER = """# Our counts beside the paper's
 "Ours": all learnable numbers that the upsampler adds, or those of the whole model; or multiply-accumulates in G.
 "Weights": the same without biases and norms, which is what most of the paper's figures in K count.
 Verdicts: **equal**, in all printed digits; **rounding**, equal if rounded in another way; **explained**, equal if
-counted in another way; **open**, not reproduced. Figures of the paper without a + are for the whole model."""
+counted in another way; **open**, not reproduced. Figures of the paper without a + are for the whole model. Rows of
+upsamplers that the paper does not have stand where the model is the same; their notes name the paper of the figure."""
 
 
 def cells_text(found: Sequence[Cell], markdown: bool) -> str:

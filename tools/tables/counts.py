@@ -14,7 +14,7 @@ from experiment import Experiment, load_experiment
 from models.base import DenseModel
 from models.cost import complexity, shapes_only
 from structures import Size
-from upsamplers import Upsampler
+from upsamplers import SapaD, Upsampler
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 
@@ -99,6 +99,17 @@ def indexnet_macs_with_norms(host: Host) -> int:
         features = sum(part.num_features for part in module.modules() if isinstance(part, nn.BatchNorm2d))
         norms += 2 * features * (height // strides[name]) * (width // strides[name])
     return added_macs(host, "indexnet") + norms
+
+
+def sapa_macs_with_eight(host: Host) -> int:
+    """`added_macs` of SAPA-D if it takes 8 operations to read a value between pixels, instead of 11."""
+    (height, width), strides = input_size(host), _strides(host)
+    values = 0
+    for name, module in upsamplers_of(_build_on_meta(host, "sapa-d")).items():
+        assert isinstance(module, SapaD)
+        per_pixel = module.scale**2 * module.points * (module.q.out_channels + module.channels)
+        values += per_pixel * (height // strides[name]) * (width // strides[name])
+    return added_macs(host, "sapa-d") - 3 * values
 
 
 @functools.cache

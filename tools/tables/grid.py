@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 
 from tools.tables.counts import HOSTS, added_macs, count
 from tools.tables.verdicts import JUDGES, read_published, row_name
-from upsamplers import PAPER_NAMES
+from upsamplers import NAMES
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class GridRow:
 def grid(table: int, variant: str) -> list[GridRow]:
     """Every upsampler in one model. table, variant: keys of `HOSTS`."""
     host, columns, rows = HOSTS[table][variant], read_published().get(table, {}), []
-    for upsampler in PAPER_NAMES:
+    for upsampler in NAMES:
         params, macs = (columns.get(column, {}).get(row_name(variant, upsampler)) for column in JUDGES)
         counts = asdict(count(host, upsampler)) | {"macs": added_macs(host, upsampler)}
         rows.append(GridRow(table, host.title, upsampler, paper_params=params, paper_macs=macs, **counts))

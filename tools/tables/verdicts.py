@@ -1,7 +1,7 @@
 """The paper's figures beside ours, each with a verdict."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from tools.tables.counts import (
     added_macs,
     count,
     indexnet_macs_with_norms,
+    sapa_macs_with_eight,
     stage_with_unused_branch,
     whole_macs,
 )
@@ -49,13 +50,26 @@ def read_published() -> dict[int, dict[str, dict[str, str]]]:
     return {int(table): columns for table, columns in json.loads(PAPER.read_text())["tables"].items()}
 
 
+def read_others() -> dict[str, str]:
+    """Where the figures of upsamplers come from that the paper does not have."""
+    others: dict[str, str] = json.loads(PAPER.read_text())["others"]
+    return others
+
+
 def cells() -> list[Cell]:
     """Every published figure beside ours, in the paper's order."""
-    return [
+    found = [
         JUDGES[column](table, row, paper)
         for table, columns in read_published().items()
         for column, rows in columns.items()
         for row, paper in rows.items()
+    ]
+    others = read_others()
+    return [
+        replace(cell, note="; ".join(filter(None, [f"printed in {others[cell.row]}", cell.note])))
+        if cell.row in others
+        else cell
+        for cell in found
     ]
 
 
@@ -140,6 +154,8 @@ def _judge_macs(host: Host, upsampler: str, macs: int, paper: str) -> tuple[Verd
         if upsampler == "indexnet":
             note += f", or with its BatchNorm counted, {indexnet_macs_with_norms(host) / 1e9:.3f}"
         return "rounding", note
+    if upsampler == "sapa-d" and format_like(fewer := sapa_macs_with_eight(host), paper) == paper:
+        return "explained", f"with 8 operations to read a value instead of our 11, {fewer / 1e9:.3f}"
     gated = added_macs(host, "{name: fade, gate: true}") if upsampler == "fade" else macs
     if format_like(gated, paper) == paper:
         return (

@@ -10,6 +10,7 @@ from models.depthformer.hahi import pixel_centres
 from models.layers import deformable_attention
 from models.layers.deformable_attention import DeformableAttention, weighted_points
 from models.layers.position import sine_position
+from upsamplers import points
 
 SIZES = [(4, 5), (2, 3), (1, 2)]
 CPU = torch.device("cpu")
@@ -52,7 +53,7 @@ def by_loops(values: Tensor, reference: Tensor, offsets: Tensor, weights: Tensor
 def test_values_and_gradients_are_those_of_loops_however_the_work_is_cut(
     at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deformable_attention, "_CHUNK_ELEMENTS_ON_CPU", at_once)
+    monkeypatch.setattr(points, "_CHUNK_ELEMENTS_ON_CPU", at_once)
     inputs = example()
     values, reference, offsets, weights = inputs
     expected = by_loops(*inputs)
@@ -76,12 +77,12 @@ def test_gradients_are_those_of_finite_differences() -> None:
     )
 
 
-def kept_for_backward(queries: int, points: int) -> int:
+def kept_for_backward(queries: int, count: int) -> int:
     """Numbers that autograd keeps, for one head of 32 channels on one level."""
     torch.manual_seed(0)
     values, reference = torch.randn(1, 64, 1, 32, requires_grad=True), torch.rand(queries, 2)
-    offsets = torch.randn(1, queries, 1, 1, points, 2, requires_grad=True)
-    weights = torch.rand(1, queries, 1, 1, points, requires_grad=True)
+    offsets = torch.randn(1, queries, 1, 1, count, 2, requires_grad=True)
+    weights = torch.rand(1, queries, 1, 1, count, requires_grad=True)
     storages: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from models.components import UpsamplerConfig
 from models.layers.fpn import FPN
 from structures import DatasetInfo
 from tests.models.rcnn.examples import build
-from upsamplers import PAPER_NAMES
+from upsamplers import NAMES
 
 WIDTHS = (8, 16, 24, 32)
 COCO = DatasetInfo("instance", "coco", tuple(map(str, range(80))))
@@ -83,7 +83,7 @@ def features(side: int) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("top_down_p6", [False, True])
-@pytest.mark.parametrize("name", PAPER_NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_upsampler_fits_both_pyramids_at_sizes_that_are_not_twice_the_next(name, top_down_p6):
     levels = features(96)  # C5 is 3 x 4
     pyramid = neck(name, top_down_p6)(levels)

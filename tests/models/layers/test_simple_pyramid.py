@@ -5,7 +5,7 @@ import torch
 
 from models.layers.simple_pyramid import SimplePyramid, shrink
 from upsamplers import CONFIGS as RECORDS
-from upsamplers import PAPER_NAMES, BilinearConfig, build_upsampler, expand_name
+from upsamplers import NAMES, BilinearConfig, build_upsampler, expand_name
 
 
 def record(name: str):
@@ -14,7 +14,7 @@ def record(name: str):
     return kind(**options)
 
 
-@pytest.mark.parametrize("upsampler", PAPER_NAMES)
+@pytest.mark.parametrize("upsampler", NAMES)
 def test_four_levels_with_every_upsampler_learn(upsampler):
     pyramid = SimplePyramid(32, 16, 8, record(upsampler), image_channels=3)
     levels = pyramid(torch.randn(2, 32, 4, 6), torch.randn(2, 3, 64, 96))

@@ -17,7 +17,7 @@ from models.maskformer.partition import PartitionConfig, partition
 from models.maskformer.pixel_decoder import PixelDecoder
 from models.maskformer.transformer import TransformerDecoder, TransformerEncoder
 from structures import IGNORE, Batch, DatasetInfo, Instances, Target
-from upsamplers import PAPER_NAMES, NearestConfig
+from upsamplers import NAMES, NearestConfig
 
 INFO = DatasetInfo("semantic", "any", tuple("abcde"))
 ROOMS = DatasetInfo("panoptic", "any", tuple("abcde"), things=(True, False, True, False, False))
@@ -387,7 +387,7 @@ def test_it_learns_two_things_of_one_class_by_heart() -> None:
 # --- the whole model -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("upsampler", PAPER_NAMES)
+@pytest.mark.parametrize("upsampler", NAMES)
 def test_every_upsampler(upsampler: str) -> None:
     model = build(upsampler)
     data = batch([halves(0, 2), halves(1, 4)], sizes=[(61, 90), (64, 96)])

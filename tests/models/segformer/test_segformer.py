@@ -9,7 +9,7 @@ from errors import UserError
 from models import ModelConfig
 from models.segformer.model import SegFormer, SegFormerConfig, SegFormerHead
 from structures import IGNORE, Batch, DatasetInfo, Target
-from upsamplers import PAPER_NAMES, DySample, build_upsampler
+from upsamplers import NAMES, DySample, build_upsampler
 
 INFO = DatasetInfo("semantic", "test", ("wall", "floor", "door", "lamp", "cat"))
 TINY = {"name": "mit_b0", "channels": [8, 16, 20, 32], "depths": [1, 1, 1, 1], "drop_path": 0.0}
@@ -53,7 +53,7 @@ def test_parameter_count_with_150_classes_is_the_published_one(backbone: str, co
     assert sum(parameter.numel() for parameter in model.parameters()) == count
 
 
-@pytest.mark.parametrize("upsampler", PAPER_NAMES)
+@pytest.mark.parametrize("upsampler", NAMES)
 def test_every_upsampler_trains_all_parameters_and_predicts_at_original_size(upsampler: str) -> None:
     model = build(upsampler=upsampler)
     losses = model(batch())
@@ -69,7 +69,7 @@ def test_every_upsampler_trains_all_parameters_and_predicts_at_original_size(ups
         assert set(prediction.semantic.unique().tolist()) <= set(range(5))
 
 
-@pytest.mark.parametrize("upsampler", PAPER_NAMES)
+@pytest.mark.parametrize("upsampler", NAMES)
 def test_sizes_that_32_does_not_divide_round_up_at_every_level(upsampler: str) -> None:
     model = build(upsampler=upsampler).eval()
     assert logits(model, torch.randn(1, 3, 97, 131)).shape == (1, 5, 25, 33)
