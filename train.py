@@ -45,8 +45,8 @@ class Run:
     def __init__(self, experiment: Experiment, processes: Processes, resume: bool = True) -> None:
         self.experiment, self.processes = experiment, processes
         device, self.layout = processes.device, experiment.batch_layout(processes)
-        self.training_set, self.validation_set = experiment.data.build("train"), experiment.data.build("val")
         self.best_metric, self.lower_is_better = experiment.best_metric()
+        self.training_set, self.validation_set = experiment.data.build("train"), experiment.data.build("val")
         self.memory_format = torch.channels_last if experiment.system.channels_last else torch.contiguous_format
         self.checkpoints = Checkpoints(experiment.run_folder / "checkpoints")
         self.model = model = experiment.build_model(pretrained=not (resume and self.checkpoints.exist()))

@@ -88,7 +88,8 @@ class TrainingState:
             self.ema.module.load_state_dict(saved["ema"])
             self.ema.n_averaged.fill_(saved["ema_updates"])
         self.step, self.evaluated, self.best = saved["step"], saved["evaluated"], saved["best"]
-        if not 0 <= self.evaluated <= self.step or (self.best and self.best.keys() != {"metric", "value", "step"}):
+        last = max(saved["config"]["steps"], self.config["steps"])  # it may have been asked to do more than it is now
+        if not 0 <= self.evaluated <= self.step <= last or (self.best and self.best.keys() != {"metric", "value", "step"}):
             raise ValueError("its step or its best score is impossible")
 
     def to_checkpoint(self) -> dict[str, Any]:

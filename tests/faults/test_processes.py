@@ -205,7 +205,7 @@ def test_wrong_input_of_several_processes_is_told_once(scenes, tmp_path, every, 
         "a bad image": (SEG.words(scenes, tmp_path / "bad"), [partial(at_call, IN_EVALUATION, 1, refuse, False, 1)]),
         "a bad picture": (
             SEG.words(scenes, tmp_path / "first"),
-            [partial(at_call, "train:write_result", 1, refuse, False, 0)],
+            [partial(at_call, "train:write_run_results", 1, refuse, False, 0)],
         ),
     }
     if not every:
