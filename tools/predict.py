@@ -1,18 +1,23 @@
-"""Predict for any images: `python -m tools.predict --checkpoint PATH IMAGE_OR_FOLDER... --out DIR [KEY=VALUE ...]`.
+"""Predict for any images: `python -m tools.predict --model MODEL IMAGE ... [--out DIR] [KEY=VALUE ...]`.
 
-Writes prediction files to DIR, in the format that `tools.score` reads, and pictures of them to DIR/pictures. Images
-that cannot be read are left out and named at the end; the command then ends with an error.
+MODEL: a checkpoint, a run folder or the name of a published model (python -m tools.weights lists them). IMAGE: an
+image, a folder, a pattern such as 'photos/*.jpg', or a video, whose frames are predicted. Writes prediction files to
+DIR, in the format that `tools.score` reads, and pictures of them to DIR/pictures. Images that cannot be read are left
+out and named at the end; the command then ends with an error.
 """
 
+import glob
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
 
-from datasets.base import PredictionFiles, Sample
+from datasets.base import ImageRange, PredictionFiles, Sample
 from datasets.files.images import IMAGE_SUFFIXES, read_image
 from datasets.loading import single_batch
 from errors import ArgumentParser, UserError, run_command
@@ -22,13 +27,16 @@ from runtime.memory import EVALUATION, keep_freed_memory
 from workflow.results import check_outside_data
 from workflow.trained import find_checkpoint, load_trained
 
+VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
+
 
 def find_images(paths: list[Path]) -> list[Path]:
-    """The image files at `paths`, which are files or folders. Raises UserError if a path or folder has no image, or if
-    two images have the same stem.
+    """The image and video files at `paths`, which are files, folders or patterns.
+
+    Raises UserError if a path or folder has no image, or if two files have the same stem.
     """
     images: list[Path] = []
-    for path in paths:
+    for path in [match for pattern in paths for match in _matches(pattern)]:
         if not os.path.exists(path):  # Path.exists would raise PermissionError in a folder that may not be entered
             raise UserError(path, "no such image or folder", "name existing ones")
         images += _images_in(path) if path.is_dir() else [path]
@@ -39,6 +47,34 @@ def find_images(paths: list[Path]) -> list[Path]:
             raise UserError(image, what, "predict them in separate calls")
         stems[image.stem] = image
     return images
+
+
+def _matches(path: Path) -> list[Path]:
+    """The paths that match a pattern; the path itself if it exists or is not a pattern."""
+    if os.path.exists(path) or not glob.has_magic(str(path)):
+        return [path]
+    return sorted(map(Path, glob.glob(str(path), recursive=True))) or [path]
+
+
+def pictures_of(path: Path, image_range: ImageRange | None) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield a name and the pixels, RGB uint8 [H, W, 3], of an image, or of every frame of a video.
+
+    Frames are called STEM_000001 and so on. Raises UserError if the file cannot be read.
+    """
+    if path.suffix.lower() not in VIDEO_SUFFIXES:
+        yield path.stem, read_image(path, image_range)
+        return
+    video = cv2.VideoCapture(str(path))
+    number = 0
+    while True:
+        found, frame = video.read()
+        if not found:
+            break
+        number += 1
+        yield f"{path.stem}_{number:06d}", cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+    video.release()
+    if number == 0:
+        raise UserError(path, "has no frame that OpenCV can read", "convert it, for example to MP4 with H.264")
 
 
 def check_ids(images: list[Path], files: PredictionFiles) -> None:
@@ -59,7 +95,8 @@ def _images_in(folder: Path) -> list[Path]:
     except OSError as error:
         raise UserError(folder, f"cannot be listed ({error.strerror})", "check its permissions") from None
     images = [folder / name for name in names if not name.startswith(".")]
-    images = [image for image in images if image.suffix.lower() in IMAGE_SUFFIXES and not image.is_dir()]
+    suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    images = [image for image in images if image.suffix.lower() in suffixes and not image.is_dir()]
     if not images:
         do = f"name a folder with {', '.join(sorted(IMAGE_SUFFIXES))} files"
         raise UserError(folder, "holds no image", do)
@@ -76,9 +113,9 @@ def _possible_outputs(out: Path, stem: str) -> set[Path]:
 def main() -> None:
     """Run the command."""
     parser = ArgumentParser(prog="tools.predict", description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER", help="also KEY=VALUE for the configuration")
+    parser.add_argument("--model", "--checkpoint", dest="checkpoint", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("predictions"), help="default: %(default)s")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="also KEY=VALUE for the configuration")
     arguments = parser.parse_intermixed_args()
     overrides = [item for item in arguments.images if "=" in item and not os.path.exists(item)]
     images = find_images([Path(item) for item in arguments.images if item not in overrides])
@@ -103,25 +140,34 @@ def main() -> None:
     except OSError as error:
         raise UserError(arguments.out, f"cannot be written ({error})", "choose another --out") from None
     errors: list[UserError] = []
-    for path in tqdm(images, unit="image", disable=None):
-        try:
-            image = read_image(path, experiment.data.image_range)
-        except UserError as error:  # go on with the other images
-            errors.append(error)
-            continue
-        sample = Sample(path.stem, image.shape[:2], image)
-        batch = single_batch(sample, experiment.data.test_transforms, model.size_divisor).to(device)
-        with torch.inference_mode(), experiment.arithmetic(device):
-            prediction = model.predict(batch)[0].to("cpu")
-        files.write(prediction, batch.targets[0])
-        _save(draw(image, prediction, None, experiment.data.info), pictures / f"{path.stem}.png")
-    if len(errors) < len(images):  # else keep earlier predictions
+    count = 0
+    for path in tqdm(images, unit="file", disable=None):
+        found = pictures_of(path, experiment.data.image_range)
+        while (picture := _next(found, errors)) is not None:
+            name, image = picture
+            sample = Sample(name, image.shape[:2], image)
+            batch = single_batch(sample, experiment.data.test_transforms, model.size_divisor).to(device)
+            with torch.inference_mode(), experiment.arithmetic(device):
+                prediction = model.predict(batch)[0].to("cpu")
+            files.write(prediction, batch.targets[0])
+            _save(draw(image, prediction, None, experiment.data.info), pictures / f"{name}.png")
+            count += 1
+    if count:  # else keep earlier predictions
         files.finish()
-        print(f"{len(images) - len(errors)} predictions in {arguments.out}, pictures in {pictures}")
+        print(f"{count} predictions in {arguments.out}, pictures in {pictures}")
     for unreadable in errors[1:]:
         print(f"left out: {unreadable}")
     if errors:
         raise errors[0]
+
+
+def _next(found: Iterator[tuple[str, np.ndarray]], errors: list[UserError]) -> tuple[str, np.ndarray] | None:
+    """The next picture; None at the end of the file, or if it cannot be read, which is added to `errors`."""
+    try:
+        return next(found, None)
+    except UserError as error:  # go on with the other images
+        errors.append(error)
+        return None
 
 
 def _save(picture: np.ndarray, path: Path) -> None:

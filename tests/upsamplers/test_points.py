@@ -13,13 +13,16 @@ AT_ONCE = pytest.mark.parametrize("at_once", [1, 40, 1 << 20])
 
 
 def example():
-    """Two images of 6 channels, 3 x 4; two groups with 3 points for each of 2 x 5 output pixels, some far outside."""
+    """Two images of 6 channels, 3 x 4; two groups with 3 points for each of 4 x 5 output pixels, some far outside.
+
+    There are more output pixels than pixels, so that the gradient, too, is cut.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape):
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
-    parts = draw(2, 6, 3, 4), 2 * draw(2, 2, 3, 2, 5, 2) + 2, draw(2, 2, 3, 2, 5), draw(2, 6, 2, 5)
+    parts = draw(2, 6, 3, 4), 2 * draw(2, 2, 3, 4, 5, 2) + 2, draw(2, 2, 3, 4, 5), draw(2, 6, 4, 5)
     return [part.requires_grad_() for part in parts]
 
 
@@ -110,7 +113,7 @@ def test_positions_are_float32_whatever_autocast_and_features_say():
 @PADDINGS
 def test_empty_batches_have_gradients(padding):
     x, positions, weights, query = (part.detach()[:0].requires_grad_() for part in example())
-    assert sample_points(x, positions, weights, padding).shape == (0, 6, 2, 5)
+    assert sample_points(x, positions, weights, padding).shape == (0, 6, 4, 5)
     total = sample_points(x, positions, weights, padding).sum() + score_points(query, x, positions, padding).sum()
     total.backward()
     assert all(part.grad.shape == part.shape for part in (x, positions, weights, query))
