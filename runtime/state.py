@@ -89,7 +89,9 @@ class TrainingState:
             self.ema.n_averaged.fill_(saved["ema_updates"])
         self.step, self.evaluated, self.best = saved["step"], saved["evaluated"], saved["best"]
         last = max(saved["config"]["steps"], self.config["steps"])  # it may have been asked to do more than it is now
-        if not 0 <= self.evaluated <= self.step <= last or (self.best and self.best.keys() != {"metric", "value", "step"}):
+        if not 0 <= self.evaluated <= self.step <= last or (
+            self.best and self.best.keys() != {"metric", "value", "step"}
+        ):
             raise ValueError("its step or its best score is impossible")
 
     def to_checkpoint(self) -> dict[str, Any]:
