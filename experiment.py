@@ -21,6 +21,7 @@ from models import ModelConfig
 from models.base import DenseModel
 from models.weights import IMAGENET, check_start, read_weights, replaces_backbone
 from published.cache import is_word, obtain, stored
+from published.index import entries
 from runtime.arithmetic import Precision, autocast, float32_products
 from runtime.distributed import Processes
 from runtime.optimizer import OptimizerConfig
@@ -184,7 +185,14 @@ class Experiment(Schema):
                 if is_word(name):
                     self._fetch(name, can_be_declined=weights == IMAGENET and not self.model.backbone.fixed)
                 else:
-                    check_is_file(Path(name).expanduser(), f"{where} {weights}")
+                    self._check_file(Path(name).expanduser(), f"{where} {weights}")
+
+    @staticmethod
+    def _check_file(path: Path, where: str) -> None:
+        if not path.exists() and not path.suffix and path.name == str(path):  # not a path, but a name that is misspelt
+            what = "is neither a file nor a name of the index"
+            raise UserError(where, what, f"{suggest(path.name, list(entries()))} (python -m tools.weights lists them)")
+        check_is_file(path, where)
 
     @staticmethod
     def _fetch(name: str, can_be_declined: bool) -> None:

@@ -57,7 +57,9 @@ def fetch(file: RemoteFile) -> Path:
             else:
                 _download(file)
     except OSError as error:
-        raise UserError(file.path, f"cannot be written ({error.strerror})", "free space or move the cache") from None
+        raise UserError(
+            file.path, f"cannot be written ({error.strerror})", "free space or choose another folder"
+        ) from None
     return file.path
 
 
@@ -178,4 +180,4 @@ def _check_space(file: RemoteFile, part: Path, needed: int | None) -> None:
     free = shutil.disk_usage(part.parent).free
     if needed is not None and needed > free:
         what = f"needs {needed / 1e9:.2f} GB more, and {part.parent} has {free / 1e9:.2f} GB free"
-        raise UserError(file.url, what, "free space or move the cache")
+        raise UserError(file.url, what, "free space or choose another folder")

@@ -85,8 +85,8 @@ def _fetch_and_convert(entry: Entry, path: Path, again: str) -> None:
             f"weights {entry.name}", what, f"fetch it by hand, store it as {original}, and run {again} again"
         )
     source = RemoteFile(entry.address or "", original, _digest(entry, original), entry.size, again)
-    print(f"{entry.name}: by {entry.publisher}. Licence: {entry.licence}", flush=True)
     fetch(source)
+    print(f"{entry.name}: by {entry.publisher}. Licence: {entry.licence}", flush=True)
     state, taken = read_published(original)
     kind, model, _ = convert(entry.converter, state, original)
     # A tensor of its own for each name, and nothing but its data.

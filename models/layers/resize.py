@@ -20,15 +20,15 @@ _CHUNK_ELEMENTS = 1 << 22  # elements at full resolution that are held at a time
 _LOSS_CHUNK_ELEMENTS_ON_CPU, _LOSS_CHUNK_ELEMENTS_ON_ACCELERATOR = 1 << 20, 1 << 26
 
 
-def pixel_cross_entropy(logits: Tensor, labels: Tensor, sizes: Sequence[Size] | None = None) -> Tensor:
+def pixel_cross_entropy(logits: Tensor, labels: Tensor, sizes: Sequence[Size]) -> Tensor:
     """Cross-entropy of logits [B, K, h, w], resized bilinearly to the size of labels [B, H, W] -> scalar.
 
     labels: class or IGNORE. sizes: (height, width) of each image; what lies beyond is padding of the batch, all IGNORE.
-    None: there is no padding. The mean is over all pixels of the images of all processes, ignored ones included, as in
+    The mean is over all pixels of the images of all processes, ignored ones included, as in
     the original SegFormer: their sum, divided by the mean number of pixels per process. It is computed in float32 even
     under autocast, and in chunks of rows: neither the resized logits nor their gradient ever exist as a whole.
     """
-    pixels = labels.numel() if sizes is None else sum(height * width for height, width in sizes)
+    pixels = sum(height * width for height, width in sizes)
     if torch.compiler.is_compiling():  # the compiler would only unroll the loop over chunks
         loss: Tensor = torch.compiler.disable(_pixel_cross_entropy)(logits, labels, pixels)
         return loss

@@ -60,9 +60,10 @@ class ProbeConfig(Schema):
             stride //= 2
             upsamplers.append(self.upsampler.build(channels, widths.get(stride, backbone.in_channels)))
         model: Probe
-        if info.max_depth is None:
+        if info.task == "semantic":
             model = SemanticProbe(backbone, upsamplers, nn.Conv2d(channels, info.num_classes, 1))
         else:
+            assert info.max_depth is not None
             model = DepthProbe(backbone, upsamplers, nn.Conv2d(channels, 1, 1), self.min_depth, info.max_depth)
         if self.weights and pretrained:
             load_weights(model, self.weights, "model.weights", self.weights_exclude)
@@ -111,7 +112,7 @@ class SemanticProbe(Probe):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss_ce"}: cross-entropy at the size of the labels, the `semantic` field of the targets."""
         labels = torch.stack([target.semantic for target in batch.targets])  # type: ignore[misc]
-        return {"loss_ce": pixel_cross_entropy(self.outputs(batch.images)["logits"], labels)}
+        return {"loss_ce": pixel_cross_entropy(self.outputs(batch.images)["logits"], labels, batch.sizes)}
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Prediction]:

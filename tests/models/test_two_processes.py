@@ -97,6 +97,7 @@ MODELS = {
     "mask_rcnn": ("instance", {"channels": 32, "mask_channels": 32, **HEADS}),
     "panoptic_fpn": ("panoptic", {"channels": 32, "mask_channels": 32, "semantic_channels": 32, **HEADS}),
     "depthformer": ("depth", {"channels": 16, "points": 2, "stem_channels": 8, "dropout": 0}),
+    "probe": ("semantic", {}),
 }
 
 
@@ -145,3 +146,17 @@ def test_two_processes_learn_from_images_of_two_sizes_like_one(name: str, monkey
         return losses, [torch.zeros_like(each) if each.grad is None else each.grad for each in model.parameters()]
 
     assert_two_learn_like_one(monkeypatch, gradients)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, (task, _) in MODELS.items() if task == "semantic" and name != "maskformer"]
+)
+def test_the_loss_of_a_model_leaves_out_the_padding_of_its_batch(name: str) -> None:
+    model, size = build(name), padded_size([0, 1])
+    images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(3))
+    targets = [target_of(image, size) for image in (0, 1)]
+    labels = torch.stack([target.semantic for target in targets]).long()  # type: ignore[misc]
+    [loss] = model(Batch(images, SIZES, targets)).values()
+    logits = F.interpolate(model.outputs(images)["logits"], size, mode="bilinear")
+    total = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
+    torch.testing.assert_close(loss, total / sum(height * width for height, width in SIZES))

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import multiprocessing
 import sys
 
 import pytest
@@ -17,7 +18,6 @@ from predictor import Predictor
 from published.cache import cache_folder, check, is_word, obtain, stored
 from published.converters.sources import SOURCES
 from published.index import entries, find
-from tests import launch
 from tests.conftest import ROOT
 from tests.loopback import serve
 from tests.published.converters.reference_segformer import hub_state
@@ -82,7 +82,7 @@ def test_a_whole_model_by_name(server, whole):
 
 
 def test_a_name_that_does_not_exist_is_corrected(server):
-    with pytest.raises(UserError, match="segformer_b1_ade2k: no such file"):
+    with pytest.raises(UserError, match=r"segformer_b1_ade2k: is neither .*; did you mean segformer_b1_ade20k\?"):
         recipe("model.weights=segformer_b1_ade2k").fetch_weights()
     with pytest.raises(UserError, match=f"did you mean {WHOLE}"):
         find("segformer_b0_ade2k")
@@ -182,27 +182,16 @@ def test_the_command_lists_fetches_and_verifies(server, monkeypatch, capsys):
         call(monkeypatch, "verify")
 
 
-def test_a_run_of_two_processes_fetches_once(server, scenes, tmp_path):
-    # Its processes have the index of the repository, with the digest of the real file, so nothing is checked here.
-    words = [
-        "--cfg",
-        CFG,
-        *SIZE,
-        "model.backbone.weights=" + f"{server.url}/own.safetensors",
-        "steps=1",
-        "batch_size=2",
-    ]
-    state = recipe().build_model(pretrained=False).backbone.state_dict()
-    server.files["/own.safetensors"] = save(state)
-    words += [f"data.root={scenes}/ADEChallengeData2016", f"output_dir={tmp_path}", "system.workers=0"]
-    words += [
-        "data.train_transforms.random_crop.size=[64, 64]",
-        "data.train_transforms.pad.size=[64, 64]",
-        "evaluation.pictures=0",
-    ]
-    done = launch.run("train", *words, "--check", processes=2)
-    assert done.codes == [0, 0], done.err
+def test_processes_fetch_and_convert_once(server, capfd):
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=obtain, args=(WHOLE,)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 3
     assert len(server.requests) == 1
+    assert capfd.readouterr().out.count("Licence: ") == 1
 
 
 @pytest.mark.parametrize("name", list(entries()))

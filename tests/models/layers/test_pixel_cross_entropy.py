@@ -28,7 +28,7 @@ def test_loss_and_gradient_equal_the_plain_formula(
     logits, labels = example(*sizes)
     expected = plain(logits, labels)
     (gradient,) = torch.autograd.grad(expected, logits)
-    loss = pixel_cross_entropy(logits, labels)
+    loss = pixel_cross_entropy(logits, labels, [tuple(each.shape) for each in labels])
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(torch.autograd.grad(5 * loss, logits)[0], 5 * gradient, rtol=1e-4, atol=1e-7)
 
@@ -36,12 +36,14 @@ def test_loss_and_gradient_equal_the_plain_formula(
 def test_ignored_pixels_count_in_the_divisor() -> None:
     labels = torch.full((1, 4, 4), IGNORE)
     labels[0, 0] = 1
-    assert pixel_cross_entropy(torch.zeros(1, 2, 4, 4), labels).item() == pytest.approx(0.6931472 * 4 / 16)
+    assert pixel_cross_entropy(
+        torch.zeros(1, 2, 4, 4), labels, [tuple(each.shape) for each in labels]
+    ).item() == pytest.approx(0.6931472 * 4 / 16)
 
 
 def test_without_labelled_pixels_loss_and_gradient_are_zero() -> None:
     logits = torch.randn(2, 5, 4, 4, requires_grad=True)
-    loss = pixel_cross_entropy(logits, torch.full((2, 16, 16), IGNORE, dtype=torch.int16))
+    loss = pixel_cross_entropy(logits, torch.full((2, 16, 16), IGNORE, dtype=torch.int16), [(16, 16)] * 2)
     loss.backward()
     assert loss.item() == 0
     assert logits.grad.abs().max() == 0
@@ -51,7 +53,7 @@ def test_the_loss_is_computed_in_float32_under_autocast() -> None:
     logits, labels = example(8, 8, 32, 32)
     logits = logits.detach().bfloat16().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        loss = pixel_cross_entropy(logits, labels)
+        loss = pixel_cross_entropy(logits, labels, [tuple(each.shape) for each in labels])
     torch.testing.assert_close(loss, plain(logits.float(), labels))
     loss.backward()
     assert logits.grad.dtype == torch.bfloat16
@@ -60,4 +62,4 @@ def test_the_loss_is_computed_in_float32_under_autocast() -> None:
 def test_confident_logits_lose_no_precision() -> None:
     logits = torch.tensor([200.0, 0.0, -200.0]).reshape(1, 3, 1, 1)
     for label, expected in ((0, 0.0), (1, 200.0), (2, 400.0)):
-        assert pixel_cross_entropy(logits, torch.full((1, 2, 2), label)).item() == pytest.approx(expected)
+        assert pixel_cross_entropy(logits, torch.full((1, 2, 2), label), [(2, 2)]).item() == pytest.approx(expected)
