@@ -26,6 +26,7 @@ from runtime.arithmetic import Precision, autocast, float32_products
 from runtime.distributed import Processes
 from runtime.optimizer import OptimizerConfig
 from runtime.schedule import ScheduleConfig
+from runtime.sinks import SinkName
 from storage import check_is_file
 from structures import Size
 
@@ -49,10 +50,14 @@ class EvaluationConfig(Schema):
 
 
 class LoggingConfig(Schema):
-    """Intervals in optimiser steps. every: of logging the losses. checkpoint_every: of saving the last checkpoint."""
+    """Intervals in optimiser steps. every: of logging the losses. checkpoint_every: of saving the last checkpoint.
+
+    sinks: where the numbers of `log.jsonl` and the pictures go, too (see runtime/sinks/).
+    """
 
     every: PositiveInt = 50
     checkpoint_every: PositiveInt = 1000
+    sinks: tuple[SinkName, ...] = ("tensorboard",)
 
 
 class SystemConfig(Schema):

@@ -83,11 +83,11 @@ def train(experiment: Experiment, processes: Processes, changed: Sequence[Change
     changed: settings that are not those of an earlier start; for the log.
     """
     run = Run(experiment, processes)
-    state, evaluate_every = run.state, experiment.evaluation.every
+    state, evaluate_every, sinks = run.state, experiment.evaluation.every, experiment.logging.sinks
     steps = max(experiment.steps, state.step)  # a run that has done more is finished
     learning_rate = 0.0
     with (
-        RunLog(experiment.run_folder, state.step, state.evaluated, steps, run.layout.total, processes) as log,
+        RunLog(experiment.run_folder, state.step, state.evaluated, steps, run.layout.total, processes, sinks) as log,
         StopSignals() as stop,
     ):
         announce(log, experiment, [run.training_set, run.validation_set], run.resumed, changed)

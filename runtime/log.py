@@ -1,13 +1,12 @@
-"""The log of a run: progress bar or lines on the terminal, `log.jsonl`, TensorBoard."""
+"""The log of a run: progress bar or lines on the terminal, `log.jsonl`, and the sinks of `logging.sinks`."""
 
 import errno
 import json
 import resource
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from errors import UserError, one_line
+from errors import UserError
 from runtime.distributed import Processes
+from runtime.sinks import Sink, SinkName, open_sinks
 from runtime.state import DIVERGED
 from storage import write_text
 
@@ -28,18 +27,27 @@ class RunLog:
     """The log of one run. It continues at `step`, the last step done, and `evaluated`, the last step evaluated.
 
     Entries that an earlier start wrote for later steps or evaluations are removed: that work is done again.
-    steps: of the whole run. batch_size: over all processes. Every process has a RunLog and must call every method;
-    only the main process writes. Losses stay on their device until `flush`, so that logging does not synchronise the
-    device at every step.
+    steps: of the whole run. batch_size: over all processes. sinks: where numbers and pictures go, too. Every process
+    has a RunLog and must call every method; only the main process writes. Losses stay on their device until `flush`,
+    so that logging does not synchronise the device at every step.
+    Raises UserError if a sink's package is missing or the folder cannot be written.
     """
 
     def __init__(
-        self, folder: Path, step: int, evaluated: int, steps: int, batch_size: int, processes: Processes
+        self,
+        folder: Path,
+        step: int,
+        evaluated: int,
+        steps: int,
+        batch_size: int,
+        processes: Processes,
+        sinks: Sequence[SinkName] = ("tensorboard",),
     ) -> None:
         self.step, self.steps, self.batch_size, self.processes = step, steps, batch_size, processes
         self._folder = folder
         self._window: list[tuple[int, dict[str, Tensor], list[str], Tensor]] = []
         self._window_start = time.perf_counter()
+        self._sinks: list[Sink] = []
         self._on_terminal = processes.is_main and sys.stderr.isatty()
         self._bar = tqdm(total=steps, initial=step, disable=not self._on_terminal, unit="step", dynamic_ncols=True)
         if processes.is_main:
@@ -49,11 +57,7 @@ class RunLog:
                 # TensorBoard purges whole steps only. If the last step is not evaluated yet, purge it to drop its
                 # evaluation, and write its losses again.
                 purged = step + 1 if evaluated == step else step
-                threading.excepthook = _ignore_os_errors
-                self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=purged)
-                for line in kept:
-                    if line["step"] >= purged and line["section"] != "note":
-                        self._show_on_board(line.pop("section"), line.pop("step"), line)
+                self._sinks = open_sinks(sinks, folder, purged, kept)
 
     def __enter__(self) -> "RunLog":
         return self
@@ -61,9 +65,10 @@ class RunLog:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
         if self.processes.is_main:
-            with suppress(OSError):  # already reported when it occurred
-                self._board.close()
-            threading.excepthook = threading.__excepthook__
+            for sink in self._sinks:
+                sink.close()
+                for problem in sink.problems():
+                    self.print(problem)
 
     def add_losses(self, step: int, losses: dict[str, Tensor], failed: Tensor, image_ids: list[str]) -> None:
         """Keep the losses (detached scalars) of optimiser step number `step`, and the ids of its images.
@@ -116,13 +121,13 @@ class RunLog:
         self._window_start = time.perf_counter()
 
     def add_picture(self, image_id: str, picture: np.ndarray) -> None:
-        """Log an RGB picture [H, W, 3] uint8 to TensorBoard and save it as pictures/step_N/IMAGE_ID.png."""
+        """Hand an RGB picture [H, W, 3] uint8 to the sinks and save it as pictures/step_N/IMAGE_ID.png."""
         if not self.processes.is_main:
             return
         path = self._folder / "pictures" / f"step_{self.step:08d}" / f"{image_id}.png"
         with self._writing():
-            self._board.add_image(f"pictures/{one_line(image_id)}", picture, self.step, dataformats="HWC")
-            self._board.flush()
+            for sink in self._sinks:
+                sink.add_picture(image_id, self.step, picture)
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture).save(path)
 
@@ -151,7 +156,8 @@ class RunLog:
             return
         self._add_line(section, record)
         with self._writing():
-            self._show_on_board(section, self.step, record)
+            self._show(section, self.step, record)
+        self._print_problems()
 
     def _add_line(self, section: str, record: dict[str, Any]) -> None:
         with self._writing(), self._lines.open("a") as file:
@@ -167,10 +173,14 @@ class RunLog:
                 advice = "run the same command again with evaluation.pictures=0"
             raise UserError(self._folder, f"cannot be written ({error})", advice) from None
 
-    def _show_on_board(self, section: str, step: int, record: dict[str, float]) -> None:
-        for name, value in record.items():
-            self._board.add_scalar(f"{section}/{name}", value, step)
-        self._board.flush()
+    def _show(self, section: str, step: int, record: dict[str, float]) -> None:
+        for sink in self._sinks:
+            sink.add_numbers(section, step, record)
+
+    def _print_problems(self) -> None:
+        for sink in self._sinks:
+            for problem in sink.problems():
+                self.add_note(problem)
 
     def _print_progress(self, record: dict[str, float]) -> None:
         text = (
@@ -182,12 +192,6 @@ class RunLog:
         else:
             left = (self.steps - self.step) * self.batch_size / record["images_per_second"]
             self.print(f"step {self.step}/{self.steps}  {text}  {tqdm.format_interval(left)} left")
-
-
-def _ignore_os_errors(error: threading.ExceptHookArgs) -> None:
-    """Print no OSError of TensorBoard's writer thread: the next call of the writer raises it again."""
-    if not isinstance(error.exc_value, OSError):
-        threading.__excepthook__(error)
 
 
 def _drop_lines_after(path: Path, step: int, evaluated: int) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from models.base import DenseModel
 from models.cost import complexity, describe
 from runtime.distributed import Processes
 from runtime.schedule import set_learning_rate
+from runtime.sinks import require_installed
 from runtime.state import DIVERGED
 from structures import Batch
 from workflow.announce import data_lines
@@ -50,6 +51,7 @@ def print_plan(run: PlannedRun, train_step: TrainStep) -> None:
     Raises UserError for whatever would stop the training at its first step.
     """
     experiment, processes, layout = run.experiment, run.processes, run.layout
+    require_installed(experiment.logging.sinks)
     data = data_lines(run.training_set, run.validation_set) if processes.is_main else []
     plain = experiment.build_model(pretrained=False)  # on the CPU, not compiled, not distributed
     counts = complexity(plain, experiment.padded_input(plain))
