@@ -29,9 +29,12 @@ class _NoFilling(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        kwargs = kwargs or {}
+        if func in (nn.init.uniform_, nn.init.normal_, nn.init.constant_, nn.init.kaiming_uniform_):
+            return kwargs["tensor"]
         if func in (Tensor.normal_, Tensor.uniform_, Tensor.erfinv_):
             return args[0]
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
 
 def complexity(model: DenseModel, size: Size) -> dict[str, Any]:

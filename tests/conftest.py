@@ -7,14 +7,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from datasets.scenes import SCENE_CLASSES, write_scenes
 from tests import launch
+from upsamplers import NAMES
 
 ROOT = launch.ROOT
 # No test fetches anything, or finds what a user of this machine has fetched.
@@ -40,6 +42,15 @@ TINY = [
     "data.train_transforms.3.size=[32, 64]",
     *SHORT,
 ]
+
+
+def some(values: Iterable[Any], *fast: Any) -> list[Any]:
+    """Parameters of a test: `fast` are tried in every run of the suite, the rest in `make test-slow`."""
+    return [pytest.param(value, marks=() if value in fast else pytest.mark.slow) for value in values]
+
+
+# For what SegFormer's tests try with every upsampler: without weights, with kernels of its own, with guides.
+UPSAMPLERS = some(NAMES, "nearest", "carafe", "indexnet", "fade", "dysample+", "freqfusion")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Golden runs: the first 20 steps of every demo. `python -m tests.golden.record` writes losses.json anew.
+"""Golden runs: the first 10 steps of every demo. `python -m tests.golden.record` writes losses.json anew.
 
 A change that is not meant to change what is learnt leaves the losses as they are. One that is meant to records them
 anew, in the same commit, and says why. tests/runs/test_whole_runs.py compares.
@@ -25,12 +25,12 @@ DATA = {
 
 def write_golden_scenes(root: Path) -> None:
     """The scenes of `make scenes`, but fewer."""
-    write_scenes(root, train=24, val=2, workers=1)
+    write_scenes(root, train=12, val=2, workers=1)
 
 
 def arguments(demo: str, scenes: Path, folder: Path) -> list[str]:
-    """The arguments of train.py for 20 steps of configs/demo/DEMO.yaml, two images each, in `folder`."""
-    short = ["steps=20", "batch_size=2", "logging.every=1", "evaluation.pictures=1", "system.device=cpu"]
+    """The arguments of train.py for 10 steps of configs/demo/DEMO.yaml, two images each, in `folder`."""
+    short = ["steps=10", "batch_size=2", "logging.every=1", "evaluation.pictures=1", "system.device=cpu"]
     return [f"--cfg=configs/demo/{demo}.yaml", f"data.root={scenes / DATA[demo]}", f"output_dir={folder}", *short]
 
 

@@ -1,4 +1,4 @@
-"""Whole runs of SegFormer; the first two are started as a user starts them."""
+"""Whole runs of SegFormer; the first is started as a user starts it."""
 
 import shutil
 import signal
@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from experiment import load_experiment
 from runtime.distributed import start_processes
 from tests import launch
-from tests.conftest import ROOT, TINY, assert_same, logged, read, run, train, weights
+from tests.conftest import ROOT, TINY, assert_same, logged, read, run, some, train, weights
 from tools.demo_summary import most_frequent_class
 from train import train as training
 from upsamplers import NAMES
@@ -46,10 +46,14 @@ def test_train_evaluate_predict_score_as_a_user_does(tiny, tmp_path, scenes):
         assert (tmp_path / "out" / "pictures" / path.name).exists()
 
 
-def test_two_processes_of_torchrun_equal_one(tiny, tmp_path):
+@pytest.mark.parametrize("torchrun", some([False, True], False))
+def test_two_processes_equal_one(tiny, tmp_path, torchrun):
     train(*tiny, "run_name=one")
-    done = run("train.py", "--cfg", "configs/demo/seg.yaml", *tiny, "run_name=two", processes=2)
-    assert done.returncode == 0, done.stderr
+    if torchrun:
+        done = run("train.py", "--cfg", "configs/demo/seg.yaml", *tiny, "run_name=two", processes=2)
+        assert done.returncode == 0, done.stderr
+    else:
+        train(*tiny, "run_name=two", processes=2)
     one, two = (logged(tmp_path / name, "train") for name in ("one", "two"))
     assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-5)
     results = []
@@ -129,7 +133,7 @@ def test_finished_run_is_left_alone(tmp_path, scenes, uninterrupted):
     assert (tmp_path / "seg/checkpoints/last.pt").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", some(NAMES, "nearest", "fade", "dysample+"))
 def test_every_upsampler_trains_and_evaluates(tiny, tmp_path, name):
     overrides = [*tiny, f"model.upsampler={name}", "steps=8", "evaluation.every=8", "optimizer.lr=0.005"]
     experiment = load_experiment(ROOT / "configs/demo/seg.yaml", [*overrides, "schedule=constant"])

@@ -23,6 +23,7 @@ def tiny(scenes, tmp_path) -> list[str]:
     return [*TINY, f"data.root={scenes}/nyu", f"output_dir={tmp_path}"]
 
 
+@pytest.mark.slow
 def test_two_processes_learn_like_one_and_score_the_same(tiny, tmp_path, here):
     check_two_processes(DEPTH, [*tiny, "sync_batch_norm=true"], tmp_path, here)
 

@@ -26,6 +26,7 @@ def tiny(scenes, tmp_path) -> list[str]:
     return [*TINY, f"data.root={scenes}/ADEChallengeData2016", f"output_dir={tmp_path}"]
 
 
+@pytest.mark.slow
 def test_two_processes_learn_like_one_and_score_the_same(tiny, tmp_path, here):
     check_two_processes(CFG, tiny, tmp_path, here)
 

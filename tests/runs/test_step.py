@@ -32,11 +32,11 @@ def files_of_second_step(monkeypatch, cfg: str, options: list[str]) -> set[str]:
         return answer
 
     monkeypatch.setattr(train, "next_batches", next_batches)
-    short = [*options, "steps=4", "evaluation.every=4", "logging.every=4", "logging.checkpoint_every=4"]
+    short = [*options, "steps=3", "evaluation.every=3", "logging.every=3", "logging.checkpoint_every=3"]
     with monkeypatch.context() as patch:
         patch.chdir(ROOT)
         train.train(load_experiment(cfg, [*SHORT, *short]), start_processes("cpu"))
-    assert calls == 4
+    assert calls == 3
     inside = {path.relative_to(ROOT) for path in crossed if path.is_relative_to(ROOT)}
     return {str(path) for path in inside if path.parts[0] not in (".venv", "tests")}
 

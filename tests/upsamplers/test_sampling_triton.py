@@ -74,11 +74,18 @@ def agree(x, offset, scope, grad, *options):
     return fused
 
 
+# The interpreter takes a second for a few pixels. In every run of the suite: both styles with scope, other strides and
+# channels last; the rest in `make test-slow`.
+FEW = "(plain_path and (shape1 or shape2)) or any_strides or stays_channels_last or not_covered"
+
+
 @pytest.mark.skipif(INTERPRETED, reason="starts the interpreter")
-def test_everything_below_holds_in_tritons_interpreter():
+@pytest.mark.parametrize("chosen", [FEW, pytest.param("", id="all", marks=pytest.mark.slow)])
+def test_everything_below_holds_in_tritons_interpreter(chosen):
     root = Path(__file__).parents[2]
+    words = ["--noconftest", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", chosen, __file__]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--noconftest", "-p", "no:cacheprovider", "-p", "no:xdist", __file__],
+        [sys.executable, "-m", "pytest", *words],
         cwd=root,
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -11,6 +11,7 @@ from models import ModelConfig
 from models.base import DenseModel
 from models.cost import complexity
 from structures import Batch, DatasetInfo, Target
+from tests.conftest import some
 from tests.models.backbones.test_timm import FAMILIES, LARGER_FAMILIES
 from tests.models.rcnn.examples import batch as batch_of_objects
 
@@ -27,7 +28,6 @@ MODELS: dict[str, tuple[DatasetInfo, dict[str, Any]]] = {
     "depthformer": (DatasetInfo("depth", "any", max_depth=10.0), {"channels": 32, "stem_channels": 16}),
 }
 TINY = ["test_resnet", "test_vit"]
-OTHERS = [pytest.param(each, marks=pytest.mark.slow) for each in (*FAMILIES, *LARGER_FAMILIES) if each not in TINY]
 BOXES = [[[10.0, 20, 60, 90], [80, 30, 120, 100]], [[30.0, 10, 100, 60]]]
 
 
@@ -58,14 +58,8 @@ def batch(name: str) -> Batch:
     return Batch(objects.images, objects.sizes, targets)
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize(
-    "backbone",
-    [
-        *("test_resnet", "test_vit"),
-        *(pytest.param(each, marks=pytest.mark.slow) for each in FAMILIES + LARGER_FAMILIES),
-    ],
-)
+@pytest.mark.parametrize("name", some(MODELS, "segformer"))
+@pytest.mark.parametrize("backbone", some(dict.fromkeys([*TINY, *FAMILIES, *LARGER_FAMILIES]), *TINY))
 def test_every_model_is_built_and_counted_on_every_family(name: str, backbone: str) -> None:
     counts = complexity(build(name, backbone), (128, 192))
     assert counts["macs"] > counts["upsamplers"]["macs"] > 0

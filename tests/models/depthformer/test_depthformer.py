@@ -17,7 +17,8 @@ from models.depthformer.hahi import HAHI
 from models.depthformer.loss import scale_invariant_log_loss
 from models.depthformer.model import DepthFormer, DepthFormerConfig
 from structures import Batch, DatasetInfo, Target
-from upsamplers import NAMES, Bilinear, Upsampler
+from tests.conftest import UPSAMPLERS
+from upsamplers import Bilinear, Upsampler
 from upsamplers.interpolate import NearestConfig
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -132,7 +133,7 @@ def test_the_recipe_exempts_norms_and_position_biases_alone_from_decay() -> None
 # --- training and prediction -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("upsampler", NAMES)
+@pytest.mark.parametrize("upsampler", UPSAMPLERS)
 def test_every_upsampler_trains_all_parameters_and_predicts_at_original_size(upsampler: str) -> None:
     model = lively(build(upsampler=upsampler))
     losses = model(batch())

@@ -17,7 +17,8 @@ from models.maskformer.partition import PartitionConfig, partition
 from models.maskformer.pixel_decoder import PixelDecoder
 from models.maskformer.transformer import TransformerDecoder, TransformerEncoder
 from structures import IGNORE, Batch, DatasetInfo, Instances, Target
-from upsamplers import NAMES, NearestConfig
+from tests.conftest import UPSAMPLERS
+from upsamplers import NearestConfig
 
 INFO = DatasetInfo("semantic", "any", tuple("abcde"))
 ROOMS = DatasetInfo("panoptic", "any", tuple("abcde"), things=(True, False, True, False, False))
@@ -387,7 +388,7 @@ def test_it_learns_two_things_of_one_class_by_heart() -> None:
 # --- the whole model -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("upsampler", NAMES)
+@pytest.mark.parametrize("upsampler", UPSAMPLERS)
 def test_every_upsampler(upsampler: str) -> None:
     model = build(upsampler)
     data = batch([halves(0, 2), halves(1, 4)], sizes=[(61, 90), (64, 96)])

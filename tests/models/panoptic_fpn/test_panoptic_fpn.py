@@ -15,9 +15,10 @@ from models.panoptic_fpn.model import PanopticFPN, PanopticFPNConfig
 from models.panoptic_fpn.semantic_head import SemanticHead
 from models.weights import FORMAT
 from structures import IGNORE, Batch, DatasetInfo
+from tests.conftest import UPSAMPLERS
 from tests.models.rcnn.examples import SMALL, batch
 from tests.models.rcnn.examples import build as build_detector
-from upsamplers import NAMES, BilinearConfig
+from upsamplers import BilinearConfig
 
 # Things and stuff in turns, as in a user's own data; labels of things are 1, 3, 4.
 INFO = DatasetInfo("panoptic", "any", tuple("abcdef"), things=(False, True, False, True, True, False))
@@ -210,7 +211,7 @@ def test_instances_are_learnt_as_by_a_mask_r_cnn_on_labels_among_the_things(monk
     assert [target.instances.labels.tolist() for target in data.targets] == [[1, 3], [1]]
 
 
-@pytest.mark.parametrize("upsampler", NAMES)
+@pytest.mark.parametrize("upsampler", UPSAMPLERS)
 def test_every_upsampler_in_both_places(upsampler: str) -> None:
     model = build(upsampler, semantic_upsampler=upsampler)
     data = panoptic_batch(BOXES, inside=(121, 187))

@@ -11,7 +11,7 @@ from models import ModelConfig
 from models.cost import complexity
 from models.probe.model import Probe
 from structures import IGNORE, Batch, DatasetInfo, Size, Target
-from upsamplers import NAMES
+from tests.conftest import UPSAMPLERS
 
 SEMANTIC = DatasetInfo("semantic", "any", tuple("abcde"))
 DEPTH = DatasetInfo("depth", "any", max_depth=10.0)
@@ -48,7 +48,7 @@ def step(model: Probe) -> dict[str, Tensor]:
     return {name: value for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
 
 
-@pytest.mark.parametrize("upsampler", NAMES)
+@pytest.mark.parametrize("upsampler", UPSAMPLERS)
 @pytest.mark.parametrize("backbone", [CNN, VIT], ids=["levels", "plain"])
 def test_every_upsampler_trains_one_step(upsampler: str, backbone: Any) -> None:
     model = build(upsampler, backbone=backbone)

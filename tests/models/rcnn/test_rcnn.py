@@ -16,8 +16,8 @@ from runtime.distributed import start_processes
 from runtime.shutdown import exit_together
 from structures import Batch, DatasetInfo
 from tests import launch
+from tests.conftest import UPSAMPLERS
 from tests.models.rcnn.examples import INFO, batch, build
-from upsamplers import NAMES
 
 BOXES = [[[10.0, 12, 60, 70], [80, 20, 150, 110], [5, 5, 20, 20]], [[30.0, 30, 90, 90]]]
 LOSSES = {"loss_rpn_cls", "loss_rpn_box", "loss_cls", "loss_box", "loss_mask"}
@@ -49,7 +49,7 @@ def test_every_parameter_gets_a_finite_gradient(name, boxes):
         assert parameter.grad.isfinite().all(), key
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", UPSAMPLERS)
 def test_every_upsampler_trains_and_predicts_at_odd_sizes(name):
     model = build(upsampler=name, mask_upsampler=name, box_head={"channels": 32, "min_score": 0.0, "detections": 5})
     data = batch(BOXES, (128, 192), inside=(101, 163))

@@ -1,6 +1,8 @@
 import json
 import re
 import sys
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -53,34 +55,40 @@ def described(remark: str) -> dict:
     return json.loads(re.search(r"model: (\{.*\});", remark)[1])
 
 
-CASES = {
-    "plain": (detector(num_classes=3), {"name": "faster_rcnn", "neck": "fpn", "upsampler": "nearest"}),
+# State dicts are drawn where they are asked for, not while tests are collected.
+CASES: dict[str, tuple[Callable[[], State], dict]] = {
+    "plain": (lambda: detector(num_classes=3), {"name": "faster_rcnn", "neck": "fpn", "upsampler": "nearest"}),
     "dysample": (
-        detector(num_classes=3, masks=True) | upsamplers(3, NECK, **DYSAMPLE),
+        lambda: detector(num_classes=3, masks=True) | upsamplers(3, NECK, **DYSAMPLE),
         {"name": "mask_rcnn", "neck": "fpn", "upsampler": "dysample"},
     ),
     "dysample-early": (
-        detector(num_classes=3) | upsamplers(3, NECK, **DYSAMPLE_PLUS_EARLY),
+        lambda: detector(num_classes=3) | upsamplers(3, NECK, **DYSAMPLE_PLUS_EARLY),
         {"name": "faster_rcnn", "neck": "fpn", "upsampler": {"name": "dysample+", "scope_bias": True}},
     ),
     "carafe": (
-        carafe_masks(detector(num_classes=3, masks=True, p6=True) | upsamplers(4, NECK, **CARAFE)),
+        lambda: carafe_masks(detector(num_classes=3, masks=True, p6=True) | upsamplers(4, NECK, **CARAFE)),
         {"name": "mask_rcnn", "neck": "fpn_p6", "upsampler": "carafe", "mask_upsampler": "carafe"},
     ),
     "panoptic": (
-        detector(num_classes=3, masks=True, stuff=2) | upsamplers(3, NECK, **DYSAMPLE),
+        lambda: detector(num_classes=3, masks=True, stuff=2) | upsamplers(3, NECK, **DYSAMPLE),
         {"name": "panoptic_fpn", "neck": "fpn", "upsampler": "dysample"},
     ),
     "p6-r101": (
-        detector(num_classes=80, depth=101, p6=True),
+        lambda: detector(num_classes=80, depth=101, p6=True),
         {"name": "faster_rcnn", "backbone": "resnet101", "neck": "fpn_p6", "upsampler": "nearest"},
     ),
 }
 
 
+@lru_cache(2)
+def state_of(case: str) -> State:
+    return CASES[case][0]()
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_every_tensor_arrives_at_its_place_and_the_remark_describes_the_model(case: str) -> None:
-    state, model = CASES[case]
+    state, model = state_of(case), CASES[case][1]
     kind, tensors, remark = convert("mmdet", state, "test")
     expected = {"backbone": "resnet50"} | model
     assert described(remark) == expected
@@ -94,7 +102,7 @@ def test_every_tensor_arrives_at_its_place_and_the_remark_describes_the_model(ca
 
 
 def test_a_converted_file_loads_as_model_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    state, _ = CASES["dysample"]
+    state = state_of("dysample")
     meta = {"CLASSES": ("a", "b", "c"), "config": "model = dict()", "epoch": 12}
     torch.save({"meta": meta, "state_dict": state}, tmp_path / "in.pth")
     files = [str(tmp_path / "in.pth"), str(tmp_path / "out.pt")]
@@ -111,7 +119,7 @@ def test_a_converted_file_loads_as_model_weights(tmp_path: Path, monkeypatch: py
 def test_other_upsamplers_are_recognised_too(upsampler: str) -> None:
     torch.manual_seed(0)
     modules = nn.ModuleList(build_upsampler(upsampler, 256) for _ in range(3)).state_dict()
-    state = CASES["plain"][0] | {NECK + name: value for name, value in modules.items()}
+    state = state_of("plain") | {NECK + name: value for name, value in modules.items()}
     _, tensors, remark = convert("mmdet", state, "test")
     assert described(remark)["upsampler"] == upsampler
     for name, value in modules.items():
@@ -126,7 +134,7 @@ def refusal(state: State) -> str:
 
 
 def test_what_is_missing_left_over_or_of_another_shape_is_named() -> None:
-    plain, masks = CASES["plain"][0], CASES["dysample"][0]
+    plain, masks = state_of("plain"), state_of("dysample")
     assert "1 unknown tensors (neck.extra.weight)" in refusal({**plain, "neck.extra.weight": torch.zeros(1)})
     assert "2 tensors missing (rpn.objectness.weight, rpn.objectness.bias)" in refusal(
         without(plain, "rpn_head.rpn_cls")
@@ -144,7 +152,7 @@ def test_what_is_missing_left_over_or_of_another_shape_is_named() -> None:
 
 
 def test_other_networks_are_refused_by_name() -> None:
-    plain = CASES["plain"][0]
+    plain = state_of("plain")
     old = {name.removeprefix("roi_head."): value for name, value in plain.items()}
     assert "file.pth: holds a detector of mmdetection 1" in refusal(old)
     cascade = {name.replace("bbox_head", "bbox_head.0"): value for name, value in plain.items()}
