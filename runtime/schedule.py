@@ -4,23 +4,28 @@ import math
 from bisect import bisect_right
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat
+from pydantic import Field, PositiveFloat
 from torch.optim import Optimizer
 
 from config import Fraction, Schema
+from runtime.length import StepsOrShare, share_of
 
 
 class _ScheduleConfig(Schema):
-    """warmup_steps: the rate is multiplied by a factor that rises from warmup_ratio to 1 over these steps."""
+    """warmup_steps: the rate is multiplied by a factor that rises from warmup_ratio to 1 over these steps.
 
-    warmup_steps: NonNegativeInt = 0
+    They may be a share of the run, such as `5 %`.
+    """
+
+    warmup_steps: StepsOrShare = 0
     warmup_ratio: Fraction = 0.001
 
-    def warmup(self, step: int) -> float:
-        """The warm-up factor at 0-based `step`; linear as in mmcv."""
-        if step >= self.warmup_steps:
+    def warmup(self, step: int, steps: int) -> float:
+        """The warm-up factor at 0-based `step` of `steps`; linear as in mmcv."""
+        warmup_steps = share_of(self.warmup_steps, steps)
+        if step >= warmup_steps:
             return 1.0
-        return 1 - (1 - step / self.warmup_steps) * (1 - self.warmup_ratio)
+        return 1 - (1 - step / warmup_steps) * (1 - self.warmup_ratio)
 
 
 class PolyConfig(_ScheduleConfig):
@@ -31,7 +36,7 @@ class PolyConfig(_ScheduleConfig):
 
     def factor(self, step: int, steps: int) -> float:
         """Learning-rate multiplier at 0-based `step` of `steps`."""
-        return self.warmup(step) * (1 - step / steps) ** self.power
+        return self.warmup(step, steps) * (1 - step / steps) ** self.power
 
 
 class CosineConfig(_ScheduleConfig):
@@ -43,7 +48,7 @@ class CosineConfig(_ScheduleConfig):
     def factor(self, step: int, steps: int) -> float:
         """Learning-rate multiplier at 0-based `step` of `steps`."""
         cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
-        return self.warmup(step) * (self.final_ratio + (1 - self.final_ratio) * cosine)
+        return self.warmup(step, steps) * (self.final_ratio + (1 - self.final_ratio) * cosine)
 
 
 class MultiStepConfig(_ScheduleConfig):
@@ -56,7 +61,7 @@ class MultiStepConfig(_ScheduleConfig):
     def factor(self, step: int, steps: int) -> float:
         """Learning-rate multiplier at 0-based `step` of `steps`."""
         passed = bisect_right([round(milestone * steps) for milestone in sorted(self.milestones)], step)
-        return self.warmup(step) * self.gamma**passed
+        return self.warmup(step, steps) * self.gamma**passed
 
 
 class ConstantConfig(_ScheduleConfig):
@@ -66,7 +71,7 @@ class ConstantConfig(_ScheduleConfig):
 
     def factor(self, step: int, steps: int) -> float:
         """Learning-rate multiplier at 0-based `step` of `steps`."""
-        return self.warmup(step)
+        return self.warmup(step, steps)
 
 
 ScheduleConfig = Annotated[PolyConfig | CosineConfig | MultiStepConfig | ConstantConfig, Field(discriminator="name")]
