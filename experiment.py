@@ -24,9 +24,8 @@ from published.cache import is_word, obtain, stored
 from published.index import entries
 from runtime.arithmetic import Precision, autocast, float32_products
 from runtime.distributed import Processes
-from runtime.length import Steps, is_in_epochs, steps_of
 from runtime.optimizer import OptimizerConfig
-from runtime.schedule import ScheduleConfig
+from runtime.schedule import ScheduleConfig, Steps, is_in_epochs, steps_of
 from storage import check_is_file
 from structures import Size
 
@@ -38,9 +37,9 @@ WorkerCount = Annotated[int, Field(ge=0, le=1024)]
 class EvaluationConfig(Schema):
     """When and how to evaluate.
 
-    every: interval in optimiser steps or epochs; the last step is always evaluated. batch_size: images per process and batch;
-    affects results only by rounding. pictures: number of validation images drawn after each evaluation. best: name of
-    the number that selects the best checkpoint; None: the primary number of the first metric.
+    every: interval in optimiser steps or epochs; the last step is always evaluated. batch_size: images per process and
+    batch; affects results only by rounding. pictures: number of validation images drawn after each evaluation. best:
+    name of the number that selects the best checkpoint; None: the primary number of the first metric.
     """
 
     every: Steps
@@ -50,7 +49,7 @@ class EvaluationConfig(Schema):
 
 
 class LoggingConfig(Schema):
-    """Intervals in optimiser steps or epochs. every: of logging the losses. checkpoint_every: of saving the last checkpoint."""
+    """Intervals in steps or epochs. every: of logging the losses. checkpoint_every: of saving the last checkpoint."""
 
     every: Steps = 50
     checkpoint_every: Steps = 1000
@@ -88,7 +87,8 @@ def _check_run_name(name: str) -> str:
 class Experiment(Schema):
     """One run.
 
-    steps: optimiser steps, or epochs, such as `12 epochs`; see `in_steps`. batch_size: images per optimiser step, over all processes and accumulation rounds. precision: of autocast, with
+    steps: optimiser steps, or epochs, such as `12 epochs`; see `in_steps`.
+    batch_size: images per optimiser step, over all processes and accumulation rounds. precision: of autocast, with
     float32 weights; fp32: none; tf32: none, but TF32 products on CUDA (see runtime/arithmetic.py). gradient_clip:
     maximum total gradient norm. ema_decay: keep, evaluate and save an exponential moving average of the weights, with
     this decay. sync_batch_norm: compute batch statistics over all processes.
@@ -121,7 +121,7 @@ class Experiment(Schema):
         return Path(os.path.expanduser(self.output_dir)) / self.run_name  # unlike Path's, never raises
 
     def in_steps(self) -> "Experiment":
-        """This run with all lengths in steps. If one is in epochs, the training images are counted.
+        """The run with all lengths in steps. If one is in epochs, the training images are counted.
 
         Raises UserError if they are not there.
         """

@@ -4,8 +4,7 @@ import pytest
 
 from errors import UserError
 from experiment import load_experiment
-from runtime.length import share_of, steps_of
-from runtime.schedule import PolyConfig
+from runtime.schedule import PolyConfig, share_of, steps_of
 
 DEMO = "configs/demo/seg.yaml"
 
@@ -42,8 +41,17 @@ def test_lengths_in_steps_need_no_data():
 
 @pytest.mark.parametrize(
     "wrong",
-    ["steps=0 epochs", "steps=5 %", "steps=-2 epochs", "steps=epochs", "evaluation.every=5 epoch s", "steps=0.0epochs"]
-    + ["schedule.warmup_steps=101 %", "schedule.warmup_steps=1 epoch", "schedule.warmup_steps=-5 %"],
+    [
+        "steps=0 epochs",
+        "steps=5 %",
+        "steps=-2 epochs",
+        "steps=epochs",
+        "evaluation.every=5 epoch s",
+        "steps=0.0epochs",
+        "schedule.warmup_steps=101 %",
+        "schedule.warmup_steps=1 epoch",
+        "schedule.warmup_steps=-5 %",
+    ],
 )
 def test_other_texts_are_refused(wrong):
     with pytest.raises(UserError, match=rf"argument {wrong}: {wrong.partition('=')[0]}: "):

@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from errors import ArgumentParser, UserError, run_command
 from experiment import load_experiment
@@ -39,7 +40,9 @@ PAIRS: dict[str, Callable[[Options, str, str], Source]] = {
 }
 
 
-def import_data(form: str, options: Options, out: Path, ends: Ends, division: dict, copy: bool, command: str) -> Path:  # type: ignore[type-arg]
+def import_data(
+    form: str, options: Options, out: Path, ends: Ends, division: dict[str, Any], copy: bool, command: str
+) -> Path:
     """Import one source, print what was done, and return the path of the YAML file. Raises UserError."""
     source = PAIRS[form](options, *ends) if form in PAIRS else OBJECTS[form](options)
     source.items = split(source.items, report=options.report, **division)

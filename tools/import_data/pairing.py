@@ -16,12 +16,51 @@ from tools.import_data.options import Options
 from tools.import_data.source_files import walk
 
 IMAGE_WORDS = frozenset(
-    ["images", "image", "imgs", "img", "rgb", "color", "colour", "photos", "photo", "jpegimages", "leftimg8bit", "pictures", "inputs", "input"]
+    [
+        "images",
+        "image",
+        "imgs",
+        "img",
+        "rgb",
+        "color",
+        "colour",
+        "photos",
+        "photo",
+        "jpegimages",
+        "leftimg8bit",
+        "pictures",
+        "inputs",
+        "input",
+    ]
 )
 LABEL_WORDS = frozenset(
-    ["labels", "label", "masks", "mask", "annotations", "annotation", "annots", "annot", "gt", "gtfine", "gtcoarse", "segmentationclass", "segmentationclassraw", "seg", "segmentation", "segmentations", "ground_truth", "groundtruth", "targets", "target", "indexlabel"]
+    [
+        "labels",
+        "label",
+        "masks",
+        "mask",
+        "annotations",
+        "annotation",
+        "annots",
+        "annot",
+        "gt",
+        "gtfine",
+        "gtcoarse",
+        "segmentationclass",
+        "segmentationclassraw",
+        "seg",
+        "segmentation",
+        "segmentations",
+        "ground_truth",
+        "groundtruth",
+        "targets",
+        "target",
+        "indexlabel",
+    ]
 )
-DEPTH_WORDS = frozenset(["depth", "depths", "depth_map", "depth_maps", "depthmap", "depthmaps", "gt", "groundtruth", "dense", "proj_depth"])
+DEPTH_WORDS = frozenset(
+    ["depth", "depths", "depth_map", "depth_maps", "depthmap", "depthmaps", "gt", "groundtruth", "dense", "proj_depth"]
+)
 
 
 def find_pairs(

@@ -14,12 +14,32 @@ from tools.import_data.record import Table
 from tools.import_data.source_files import read_lines, read_text
 
 CITYSCAPES = {
-    7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light",
-    20: "traffic sign", 21: "vegetation", 22: "terrain", 23: "sky", 24: "person", 25: "rider", 26: "car",
-    27: "truck", 28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle",
+    7: "road",
+    8: "sidewalk",
+    11: "building",
+    12: "wall",
+    13: "fence",
+    17: "pole",
+    19: "traffic light",
+    20: "traffic sign",
+    21: "vegetation",
+    22: "terrain",
+    23: "sky",
+    24: "person",
+    25: "rider",
+    26: "car",
+    27: "truck",
+    28: "bus",
+    31: "train",
+    32: "motorcycle",
+    33: "bicycle",
 }
 CITYSCAPES_IGNORED = {0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30, 255}
-VOC = ["background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"]
+VOC = [
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car"),
+    *("cat", "chair", "cow", "diningtable", "dog", "horse", "motorbike"),
+    *("person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+]
 BORDER = (224, 224, 192)  # of VOC's objects, in pictures with colours
 IGNORED_NAMES = {"ignore", "ignored", "void", "unlabeled", "unlabelled", "__ignore__"}
 
@@ -64,7 +84,9 @@ def _entries(path: Path) -> list[tuple[Any, str]]:
             ]
         lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
         if lines and all(re.fullmatch(r"[^:]+:\d+,\d+,\d+(:.*)?", line.strip()) for line in lines):
-            return [_entry(name, rest.split(":")[0].split(",")) for name, _, rest in (l.partition(":") for l in lines)]
+            return [
+                _entry(name, rest.split(":")[0].split(",")) for name, _, rest in (line.partition(":") for line in lines)
+            ]
     except (ValueError, yaml.YAMLError, IndexError) as error:
         what = f"is no table of classes ({' '.join(str(error).split())[:200]})"
         raise UserError(f"--classes {path}", what, "write VALUE: NAME, or NAME: [R, G, B], one a line") from None

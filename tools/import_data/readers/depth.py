@@ -98,6 +98,6 @@ def _exr(path: Path) -> np.ndarray:
 
 
 def farthest(values: np.ndarray) -> float:
-    """The distance, in the units of the map, beyond which a thousandth of its measured pixels lie; 0: none is measured."""
+    """The distance, in units of the map, beyond which a thousandth of the measured pixels lie; 0: none is measured."""
     measured = values[(values > 0) & (values != SATURATED)] if values.dtype == np.uint16 else values[values > 0]
     return float(np.quantile(measured, 0.999)) if measured.size else 0.0

@@ -45,7 +45,7 @@ def image_name(address: str) -> str:
 
 
 def _item(options: Options, path: str, number: int, task: dict[str, Any]) -> Item | None:
-    data = task.get("data") if isinstance(task.get("data"), dict) else task
+    data: dict[str, Any] = task["data"] if isinstance(task.get("data"), dict) else task
     shown = f"task {task.get('id', number)} of {path}"
     address = next((value for value in data.values() if isinstance(value, str) and _is_image(value)), None)
     if address is None:

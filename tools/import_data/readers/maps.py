@@ -18,10 +18,11 @@ from tools.import_data.options import Options
 from tools.import_data.pairing import LABEL_WORDS, find_pairs
 from tools.import_data.record import Item, Report, Source, SplitName, Table, split_of
 from tools.import_data.source_files import Look, NotFoundError, look, walk
-from tools.import_data.tables import BORDER, CITYSCAPES, CITYSCAPES_IGNORED, VOC, voc_colours
+from tools.import_data.tables import BORDER, CITYSCAPES, CITYSCAPES_IGNORED, VOC, read_classes, voc_colours
 
 SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif", ".npy"})
 MOST_COLOURS = 256
+TABLE_FILES = ("labelmap.txt", "class_dict.csv")  # of CVAT and of CamVid
 Keys = Counter[int | tuple[int, int, int]]
 TableMaker = Callable[[Options, Keys], Table]
 
@@ -180,7 +181,7 @@ def _named(names: list[str], values: list[int]) -> Table:
         return Table(dict(enumerate(names)), set() if len(names) > 255 else {255})
     for chosen in (values, counted):
         if len(chosen) == len(names):
-            return Table(dict(zip(chosen, names, strict=True)), {255} - set(chosen))
+            return Table({**dict(zip(chosen, names, strict=True))}, {key for key in (255,) if key not in chosen})
     shown = ", ".join(map(str, values[:12]))
     raise UserError(
         "--classes",
@@ -195,6 +196,14 @@ def _colour_table(options: Options, colours: list[tuple[int, int, int]]) -> Tabl
     classes = [colour for colour in colours if colour not in ignored]
     if options.names is not None:
         raise UserError("--classes", "holds names, but the masks hold colours", "write NAME: [R, G, B] in a YAML file")
+    for path in walk(options.root):
+        if (
+            Path(path).name in TABLE_FILES
+            and (found := read_classes(str(options.root / path))[1])
+            and found.has_colours
+        ):
+            options.report.note(f"the classes of the colours are those of {path}")
+            return found
     if set(classes) <= set(palette) and len(classes) > 1:
         return Table(dict(zip(palette, VOC, strict=True)), {BORDER})
     options.report.note(
@@ -205,15 +214,15 @@ def _colour_table(options: Options, colours: list[tuple[int, int, int]]) -> Tabl
 
 def _cityscapes_table(options: Options, keys: Keys) -> Table:
     if options.table is None and options.names is None:
-        return Table(dict(CITYSCAPES), set(CITYSCAPES_IGNORED))
+        return Table({**CITYSCAPES}, {*CITYSCAPES_IGNORED})
     return _own_table(options, keys)
 
 
 def _voc_table(options: Options, keys: Keys) -> Table:
     """The 21 classes of VOC, the colours of labelmap.txt (CVAT), or `--classes`."""
-    if options.table is None and options.names is None and all(isinstance(key, int) for key in keys):
-        if all(key < len(VOC) or key == 255 for key in keys):  # type: ignore[operator]
-            return Table(dict(enumerate(VOC)), {255})
+    is_official = all(isinstance(key, int) and (key < len(VOC) or key == 255) for key in keys)
+    if options.table is None and options.names is None and is_official:
+        return Table({value: name for value, name in enumerate(VOC)}, {255})  # noqa: C416
     return _own_table(options, keys)
 
 

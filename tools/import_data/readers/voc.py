@@ -37,7 +37,8 @@ def read(options: Options) -> Source:
     starts_at_one = _starts_at_one([root for _, root in found]) if options.pixel_one is None else options.pixel_one
     first = "1, the last one included" if starts_at_one else "0"
     options.report.note(f"boxes count pixels from {first} (--first-pixel decides otherwise)")
-    items, classes = [], set()
+    items: list[Item] = []
+    classes: set[str] = set()
     for path, root in found:
         item = _item(options, path, root, 1 if starts_at_one else 0)
         if item is not None:

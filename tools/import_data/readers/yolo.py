@@ -95,7 +95,9 @@ def _splits(options: Options, settings: dict[str, Any]) -> dict[str, SplitName]:
     found: dict[str, SplitName] = {}
     for key, value in settings.items():
         split = SPLIT_WORDS.get(str(key).lower())
-        for text in (value if isinstance(value, list) else [value]) if split and value else ():
+        if split is None or not value:
+            continue
+        for text in value if isinstance(value, list) else [value]:
             place = _place(options.root, str(settings.get("path") or ""), clean(str(text)))
             if place is None:
                 options.report.note("folders that data.yaml names and that are not there", f"{key}: {text}")

@@ -33,5 +33,6 @@ def text(task: Task, out: Path, data: dict[str, Any], items: list[Item], command
         content["data"]["train_transforms"] = [fit, "random_flip", crop, "gamma_jitter", "normalize"]
         content["data"]["test_transforms"] = [fit, "normalize"]
     kept = sum(item.split == "val" for item in items)
-    head = f"# {images} training and {kept} validation images, by:\n#   {command}\n# Model, weights and schedule are those of its base.\n"
+    head = f"# {images} training and {kept} validation images, by:\n#   {command}\n"
+    head += "# Model, weights and schedule are those of its base.\n"
     return head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from errors import UserError
@@ -23,11 +23,9 @@ class Placer:
         """Put a file there. Raises UserError if that is impossible."""
         target = self._target(name)
         source = source.resolve()
-        ways = (
-            [(COPY, shutil.copyfile)]
-            if self.copy
-            else [(LINK, os.link), (SYMLINK, os.symlink), (COPY, shutil.copyfile)]
-        )
+        ways: list[tuple[str, Callable[[Path, Path], object]]] = [(COPY, shutil.copyfile)]
+        if not self.copy:
+            ways = [(LINK, os.link), (SYMLINK, os.symlink), *ways]
         for number, (way, act) in enumerate(ways, start=1):
             try:
                 act(source, target)

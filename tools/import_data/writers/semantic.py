@@ -100,7 +100,7 @@ def _table_settings(table: Table | None) -> Settings:
     if table is None:
         return {}
     classes = list(dict.fromkeys(table.classes.values()))
-    return {"classes": classes, "label_values": dict(table.classes), "ignore_labels": sorted(table.ignored)}  # type: ignore[type-var]
+    return {"classes": classes, "label_values": dict(table.classes), "ignore_labels": sorted(table.ignored)}
 
 
 def _new_settings(classes: list[str]) -> Settings:
