@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from pycocotools import mask as mask_utils
 
 from tools.import_data.tables import voc_colours
 
@@ -76,8 +77,6 @@ def cvat(root: Path) -> None:
         [square(4, 3, 8), [1, 2]],  # a second part without area
         [],
     ]
-    from pycocotools import mask as mask_utils  # the text that these runs have
-
     encoded = mask_utils.frPyObjects({"size": [HEIGHT, WIDTH], "counts": runs}, HEIGHT, WIDTH)["counts"].decode()
     forms[1]["counts"], forms[2]["counts"] = encoded, f"b'{encoded}'"
     for one, form in zip(content["annotations"], forms, strict=False):
@@ -233,7 +232,7 @@ def cityscapes(root: Path) -> None:
     for split, city, count in (("train", "aachen", 3), ("train", "bochum", 2), ("val", "lindau", 2)):
         for number in range(count):
             stem = f"{split}/{city}/{city}_{number}"
-            picture(root / f"leftImg8bit/{stem}_leftImg8bit.png", number + 10 * len(city))
+            picture(root / f"leftImg8bit/{stem}_leftImg8bit.png", number + 10 * ord(city[0]))
             values = np.full((HEIGHT, WIDTH), 7, np.uint8)
             values[:10], values[-4:] = 23, 1
             for end in ("labelIds", "instanceIds"):

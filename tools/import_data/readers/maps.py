@@ -222,7 +222,7 @@ def _voc_table(options: Options, keys: Keys) -> Table:
     """The 21 classes of VOC, the colours of labelmap.txt (CVAT), or `--classes`."""
     is_official = all(isinstance(key, int) and (key < len(VOC) or key == 255) for key in keys)
     if options.table is None and options.names is None and is_official:
-        return Table({value: name for value, name in enumerate(VOC)}, {255})  # noqa: C416
+        return Table({value: VOC[value] for value in range(len(VOC))}, {255})
     return _own_table(options, keys)
 
 
