@@ -214,7 +214,9 @@ def _colour_table(options: Options, colours: list[tuple[int, int, int]]) -> Tabl
 
 def _cityscapes_table(options: Options, keys: Keys) -> Table:
     if options.table is None and options.names is None:
-        return Table({**CITYSCAPES}, {*CITYSCAPES_IGNORED})
+        classes: dict[int | tuple[int, int, int], str] = {}
+        classes.update(CITYSCAPES.items())
+        return Table(classes, {*CITYSCAPES_IGNORED})
     return _own_table(options, keys)
 
 
@@ -222,7 +224,9 @@ def _voc_table(options: Options, keys: Keys) -> Table:
     """The 21 classes of VOC, the colours of labelmap.txt (CVAT), or `--classes`."""
     is_official = all(isinstance(key, int) and (key < len(VOC) or key == 255) for key in keys)
     if options.table is None and options.names is None and is_official:
-        return Table({value: VOC[value] for value in range(len(VOC))}, {255})
+        classes: dict[int | tuple[int, int, int], str] = {}
+        classes.update(enumerate(VOC))
+        return Table(classes, {255})
     return _own_table(options, keys)
 
 
