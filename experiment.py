@@ -25,7 +25,7 @@ from published.index import entries
 from runtime.arithmetic import Precision, autocast, float32_products
 from runtime.distributed import Processes
 from runtime.optimizer import OptimizerConfig
-from runtime.schedule import ScheduleConfig
+from runtime.schedule import ScheduleConfig, Steps, is_in_epochs, steps_of
 from runtime.sinks import SinkName
 from storage import check_is_file
 from structures import Size
@@ -38,25 +38,25 @@ WorkerCount = Annotated[int, Field(ge=0, le=1024)]
 class EvaluationConfig(Schema):
     """When and how to evaluate.
 
-    every: interval in optimiser steps; the last step is always evaluated. batch_size: images per process and batch;
-    affects results only by rounding. pictures: number of validation images drawn after each evaluation. best: name of
-    the number that selects the best checkpoint; None: the primary number of the first metric.
+    every: interval in optimiser steps or epochs; the last step is always evaluated. batch_size: images per process and
+    batch; affects results only by rounding. pictures: number of validation images drawn after each evaluation. best:
+    name of the number that selects the best checkpoint; None: the primary number of the first metric.
     """
 
-    every: PositiveInt
+    every: Steps
     batch_size: ImageCount = 1
     pictures: NonNegativeInt = 8
     best: str | None = None
 
 
 class LoggingConfig(Schema):
-    """Intervals in optimiser steps. every: of logging the losses. checkpoint_every: of saving the last checkpoint.
+    """Intervals in steps or epochs. every: of logging the losses. checkpoint_every: of saving the last checkpoint.
 
     sinks: where the numbers of `log.jsonl` and the pictures go, too (see runtime/sinks/).
     """
 
-    every: PositiveInt = 50
-    checkpoint_every: PositiveInt = 1000
+    every: Steps = 50
+    checkpoint_every: Steps = 1000
     sinks: tuple[SinkName, ...] = ("tensorboard",)
 
 
@@ -92,6 +92,7 @@ def _check_run_name(name: str) -> str:
 class Experiment(Schema):
     """One run.
 
+    steps: optimiser steps, or epochs, such as `12 epochs`; see `in_steps`.
     batch_size: images per optimiser step, over all processes and accumulation rounds. precision: of autocast, with
     float32 weights; fp32: none; tf32: none, but TF32 products on CUDA (see runtime/arithmetic.py). gradient_clip:
     maximum total gradient norm. ema_decay: keep, evaluate and save an exponential moving average of the weights, with
@@ -101,7 +102,7 @@ class Experiment(Schema):
     run_name: Annotated[str, AfterValidator(_check_run_name)]
     output_dir: Path = Path("runs")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    steps: PositiveInt
+    steps: Steps
     batch_size: ImageCount
     model: ModelConfig
     data: DataConfig
@@ -123,6 +124,20 @@ class Experiment(Schema):
     def run_folder(self) -> Path:
         """The folder of the run's files."""
         return Path(os.path.expanduser(self.output_dir)) / self.run_name  # unlike Path's, never raises
+
+    def in_steps(self) -> "Experiment":
+        """The run with all lengths in steps. If one is in epochs, the training images are counted.
+
+        Raises UserError if they are not there.
+        """
+        lengths = (self.steps, self.evaluation.every, self.logging.every, self.logging.checkpoint_every)
+        if not any(map(is_in_epochs, lengths)):
+            return self
+        epoch = len(self.data.build("train")) / self.batch_size
+        steps, evaluate, log, save = (steps_of(length, epoch) for length in lengths)
+        evaluation = self.evaluation.model_copy(update={"every": evaluate})
+        logging = self.logging.model_copy(update={"every": log, "checkpoint_every": save})
+        return self.model_copy(update={"steps": steps, "evaluation": evaluation, "logging": logging})
 
     def build_model(self, pretrained: bool = True) -> DenseModel:
         """Build the model on CPU, with random weights from `seed`. pretrained: then load the weights that it names.

@@ -181,7 +181,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="try one batch, print the plan and exit")
     parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_intermixed_args()
-    experiment = load_experiment(arguments.cfg, arguments.overrides)
+    experiment = load_experiment(arguments.cfg, arguments.overrides).in_steps()
     if arguments.check or not Checkpoints(experiment.run_folder / "checkpoints").exist():
         experiment.fetch_weights()
     if experiment.system.reuse_memory:

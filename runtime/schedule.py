@@ -1,26 +1,70 @@
-"""Learning-rate schedules as functions of the step, so that resuming needs no state."""
+"""Lengths of a run, and learning-rate schedules as functions of the step, so that resuming needs no state.
+
+Lengths are numbers of optimiser steps. `12 epochs` is that many passes over the training images, `5 %` that share of
+the run's steps.
+"""
 
 import math
+import re
 from bisect import bisect_right
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat
+from pydantic import Field, PlainSerializer, PositiveFloat, ValidatorFunctionWrapHandler, WrapValidator
 from torch.optim import Optimizer
 
 from config import Fraction, Schema
 
+_NUMBER = r"(?=.*[1-9])(\d{1,9}(?:\.\d{1,9})?)"
+_EPOCHS = re.compile(_NUMBER + r" ?epochs?")
+_SHARE = re.compile(r"(100|\d{1,2}(?:\.\d{1,9})?) ?%")
+
+
+def _or_text(form: re.Pattern[str]) -> WrapValidator:
+    def read(value: Any, as_number: ValidatorFunctionWrapHandler) -> Any:
+        return value if isinstance(value, str) and form.fullmatch(value) else as_number(value)
+
+    return WrapValidator(read)
+
+
+_AS_IT_IS = PlainSerializer(lambda value: value)
+# Steps, or a text of epochs until `steps_of` (see `Experiment.in_steps`) has made steps of it.
+Steps = Annotated[int, Field(gt=0), _or_text(_EPOCHS), _AS_IT_IS]
+# Steps, or a text in percent, of which `share_of` makes steps.
+StepsOrShare = Annotated[int, Field(ge=0), _or_text(_SHARE), _AS_IT_IS]
+
+
+def is_in_epochs(length: int | str) -> bool:
+    """Whether a length is a text such as `12 epochs`."""
+    return isinstance(length, str) and _EPOCHS.fullmatch(length) is not None
+
+
+def steps_of(length: int | str, epoch: float) -> int:
+    """The whole steps of a length, at least 1. epoch: the steps of one epoch, perhaps with a fraction."""
+    found = _EPOCHS.fullmatch(str(length))
+    return max(1, round(float(found[1]) * epoch)) if found else int(length)
+
+
+def share_of(length: int | str, steps: int) -> int:
+    """The whole steps of a length that may be a share of a run of `steps`."""
+    found = _SHARE.fullmatch(str(length))
+    return round(float(found[1]) / 100 * steps) if found else int(length)
+
 
 class _ScheduleConfig(Schema):
-    """warmup_steps: the rate is multiplied by a factor that rises from warmup_ratio to 1 over these steps."""
+    """warmup_steps: the rate is multiplied by a factor that rises from warmup_ratio to 1 over these steps.
 
-    warmup_steps: NonNegativeInt = 0
+    They may be a share of the run, such as `5 %`.
+    """
+
+    warmup_steps: StepsOrShare = 0
     warmup_ratio: Fraction = 0.001
 
-    def warmup(self, step: int) -> float:
-        """The warm-up factor at 0-based `step`; linear as in mmcv."""
-        if step >= self.warmup_steps:
+    def warmup(self, step: int, steps: int) -> float:
+        """The warm-up factor at 0-based `step` of `steps`; linear as in mmcv."""
+        warmup_steps = share_of(self.warmup_steps, steps)
+        if step >= warmup_steps:
             return 1.0
-        return 1 - (1 - step / self.warmup_steps) * (1 - self.warmup_ratio)
+        return 1 - (1 - step / warmup_steps) * (1 - self.warmup_ratio)
 
 
 class PolyConfig(_ScheduleConfig):
@@ -31,7 +75,7 @@ class PolyConfig(_ScheduleConfig):
 
     def factor(self, step: int, steps: int) -> float:
         """Learning-rate multiplier at 0-based `step` of `steps`."""
-        return self.warmup(step) * (1 - step / steps) ** self.power
+        return self.warmup(step, steps) * (1 - step / steps) ** self.power
 
 
 class CosineConfig(_ScheduleConfig):
@@ -43,7 +87,7 @@ class CosineConfig(_ScheduleConfig):
     def factor(self, step: int, steps: int) -> float:
         """Learning-rate multiplier at 0-based `step` of `steps`."""
         cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
-        return self.warmup(step) * (self.final_ratio + (1 - self.final_ratio) * cosine)
+        return self.warmup(step, steps) * (self.final_ratio + (1 - self.final_ratio) * cosine)
 
 
 class MultiStepConfig(_ScheduleConfig):
@@ -56,7 +100,7 @@ class MultiStepConfig(_ScheduleConfig):
     def factor(self, step: int, steps: int) -> float:
         """Learning-rate multiplier at 0-based `step` of `steps`."""
         passed = bisect_right([round(milestone * steps) for milestone in sorted(self.milestones)], step)
-        return self.warmup(step) * self.gamma**passed
+        return self.warmup(step, steps) * self.gamma**passed
 
 
 class ConstantConfig(_ScheduleConfig):
@@ -66,7 +110,7 @@ class ConstantConfig(_ScheduleConfig):
 
     def factor(self, step: int, steps: int) -> float:
         """Learning-rate multiplier at 0-based `step` of `steps`."""
-        return self.warmup(step)
+        return self.warmup(step, steps)
 
 
 ScheduleConfig = Annotated[PolyConfig | CosineConfig | MultiStepConfig | ConstantConfig, Field(discriminator="name")]

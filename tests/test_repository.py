@@ -95,8 +95,11 @@ def test_files_are_short_and_folders_not_full():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_config_loads_and_builds(path):
+    experiment = load_experiment(path)
     with shapes_only():
-        load_experiment(path).build_model()
+        names = experiment.build_model(pretrained=experiment.model.weights is None).state_dict()
+    fresh = experiment.model.weights_exclude
+    assert [part for part in fresh if not any(name.startswith(f"{part}.") for name in names)] == []
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

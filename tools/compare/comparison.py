@@ -73,7 +73,7 @@ def _load(arguments: Namespace, name: str, overrides: list[str]) -> Experiment:
         if (key := item.partition("=")[0]) in OWN_KEYS:
             raise UserError(f"{key} in {item}", "is set for every run by this command", "use --seeds and --out")
     try:
-        return load_experiment(arguments.cfg, [*arguments.overrides, *overrides])
+        return load_experiment(arguments.cfg, [*arguments.overrides, *overrides]).in_steps()
     except UserError as error:
         where, what, do = error.args
         raise UserError(f"variant {name}: {where}", what, do) from None

@@ -149,7 +149,7 @@ class Comparison:
         folder = [f"output_dir={self.out / variant}", f"run_name=seed_{seed}{suffix}"]
         overrides = [*self.overrides, *self.variants[variant], f"seed={seed}", *folder]
         name = f"{variant}, seed {seed}{suffix.replace('_', ' ')}"
-        return Run(name, ["--cfg", str(self.cfg), *overrides], load_experiment(self.cfg, overrides))
+        return Run(name, ["--cfg", str(self.cfg), *overrides], load_experiment(self.cfg, overrides).in_steps())
 
 
 def run_all(runs: Sequence[Run], jobs: int, threads: int) -> None:

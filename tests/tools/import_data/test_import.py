@@ -1,0 +1,307 @@
+"""Each format: what is kept, what is dropped and why, and that the data are sound as training reads them."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from errors import UserError
+from experiment import load_experiment
+from structures import IGNORE
+from tests.tools.import_data import made
+from tools.import_data.__main__ import main
+
+
+@pytest.fixture
+def imported(tmp_path, monkeypatch, capsys):
+    """Fill a folder, import it, and give the folder and what was printed. Checked too, unless `check` is false."""
+
+    def call(form: str, fill=None, *words: object, check: bool = False) -> tuple[Path, str]:
+        source, out = tmp_path / "source", tmp_path / "out"
+        if fill is not None:
+            fill(source)
+        before = snapshot(source)
+        options = [*map(str, words), *([] if check else ["--no-check"])]
+        monkeypatch.setattr("sys.argv", ["import", "--from", form, str(source), "--out", str(out), *options])
+        main()
+        assert snapshot(source) == before
+        return out, capsys.readouterr().out
+
+    return call
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def targets(out: Path, split: str = "train") -> dict:
+    data = load_experiment(out / "config.yaml").data.build(split)
+    return {data.image_id(index): data.target(index) for index in range(len(data))}
+
+
+def files(out: Path, split: str) -> list[Path]:
+    data = load_experiment(out / "config.yaml").data.build(split)
+    return [data.files(index)[0] for index in range(len(data))]
+
+
+def annotations(out: Path, split: str = "train") -> tuple[dict, dict]:
+    """Images and objects of a written COCO file, by id and by file name."""
+    content = json.loads((out / f"{split}.json").read_text())
+    names = {image["id"]: image["file_name"] for image in content["images"]}
+    found: dict[str, list] = {name: [] for name in names.values()}
+    for one in content["annotations"]:
+        found[names[one["image_id"]]].append(one)
+    return names, found
+
+
+def test_cvat_segmentations_of_every_form(imported):
+    out, text = imported("coco", made.cvat, "--val", 0.01)
+    objects = {
+        one["id"]: one for split in ("train", "val") for found in annotations(out, split)[1].values() for one in found
+    }
+    runs = [objects[number]["segmentation"] for number in (0, 1, 2)]
+    assert runs[0] == runs[1] == runs[2]
+    assert objects[3]["segmentation"] == [[4, 3, 12, 3, 12, 11]]
+    assert objects[4]["segmentation"] == [made.square(4, 3, 8)]
+    assert 5 not in objects
+    assert "dropped 1: object without outline" in text
+    assert "dropped 1: annotated image: no such image on disk (gone.jpg)" in text
+    assert "dropped 1: annotation of an image that is not listed" in text
+    assert {one["iscrowd"] for one in objects.values()} == {0}
+    assert "photo_2.jpg" in {**annotations(out)[1], **annotations(out, "val")[1]}
+
+
+def test_roboflow_splits_are_kept(imported):
+    out, text = imported("coco", made.roboflow)
+    assert (len(annotations(out)[0]), len(annotations(out, "val")[0])) == (4, 2)
+    assert "dropped 1: image of the split test" in text
+    assert load_experiment(out / "config.yaml").data.classes == {1: "screw", 2: "nut"}
+
+
+def test_yolo_lines_are_fractions_of_the_image(imported):
+    out, text = imported("yolo", made.yolo)
+    found = annotations(out)[1]
+    boxes = found["train_0.jpg"]
+    assert boxes[0]["bbox"] == pytest.approx([0.2 * 48, 0.25 * 32, 0.2 * 48, 0.3 * 32])
+    assert boxes[1]["bbox"] == pytest.approx([0.91 * 48, 0.4 * 32, 0.09 * 48, 0.2 * 32])  # cut off at the edge
+    assert [len(found[f"train_{number}.jpg"]) for number in range(5)] == [2, 2, 2, 2, 0]
+    for line in (
+        "dropped 1: line that repeats another one (train/labels/train_2.txt line 2)",
+        "dropped 1: line: its numbers are not fractions of the image (train/labels/train_2.txt line 3)",
+        "dropped 1: object of class 7, but there are 2 names",
+        "dropped 1: line that is not a class and numbers (train/labels/train_2.txt line 5)",
+        "dropped 1: label file without image (train/labels/lost.txt)",
+        "note: images without label file, taken as background: 1 (train/images/train_4.JPG)",
+        "note: 1 of 12 objects have an outline: imported as boxes",
+    ):
+        assert line in text
+    assert load_experiment(out / "config.yaml").data.train_empty_images
+
+
+def test_yolo_polygons_become_masks(imported):
+    out, _ = imported("yolo", lambda root: made.yolo(root, polygons=True))
+    assert load_experiment(out / "config.yaml").data.masks
+    (first, *_) = annotations(out)[1]["train_0.jpg"]
+    assert first["segmentation"][0] == pytest.approx([9.6, 6.4, 24, 6.4, 24, 19.2])
+
+
+@pytest.mark.parametrize("where", ["classes.txt", "obj.names"])
+def test_yolo_without_yaml_takes_the_names_of_a_text_file(imported, tmp_path, where):
+    for number in range(3):
+        made.picture(tmp_path / f"source/images/{number}.jpg", number)
+        made.text(tmp_path / f"source/labels/{number}.txt", "1 0.5 0.5 0.2 0.2\n")
+    made.text(tmp_path / "source" / where, "screw\nnut\n", bom=True, crlf=True)
+    out, _ = imported("yolo")
+    assert load_experiment(out / "config.yaml").data.classes == {1: "screw", 2: "nut"}
+    assert (len(annotations(out)[0]), len(annotations(out, "val")[0])) == (2, 1)
+
+
+def test_voc_boxes_begin_at_one_and_difficult_ones_are_crowds(imported):
+    out, text = imported("voc", made.voc)
+    first = annotations(out)[1]["2007_0.jpg"]
+    assert [one["bbox"] for one in first] == [[0, 0, 10, 10], [38, 22, 10, 10]]
+    assert [one["iscrowd"] for one in first] == [0, 1]
+    assert sorted(annotations(out)[1]) == ["2007_0.jpg", "2007_1.jpg", "2007_2.jpg"]
+    assert sorted(annotations(out, "val")[1]) == ["2007_3.jpg"]
+    assert "dropped 1: image in no list of ImageSets" in text
+
+
+def test_voc_boxes_with_a_zero_begin_at_zero(imported, tmp_path):
+    made.voc(tmp_path / "source")
+    path = tmp_path / "source/Annotations/2007_1.xml"
+    path.write_bytes(path.read_bytes().replace(b"<xmin>1<", b"<xmin>0<", 1))
+    out, _ = imported("voc")
+    assert annotations(out)[1]["2007_0.jpg"][0]["bbox"] == [1, 1, 9, 9]
+
+
+def test_voc_label_maps_are_read_in_place(imported):
+    out, text = imported("voc", made.voc_maps)
+    assert "files: none: they are read where they lie" in text
+    semantic = targets(out)["0"].semantic
+    assert semantic.unique().tolist() == [IGNORE, 0, 12]
+    assert list(targets(out, "val")) == ["3"]
+    assert "dropped 1: image without label file (JPEGImages/4.jpg)" in text
+
+
+def test_labelme_shapes(imported):
+    out, text = imported("labelme", made.labelme, "--seed", 2)
+    found = {**annotations(out)[1], **annotations(out, "val")[1]}
+    group, circle, mask = found["0.jpg"]
+    assert (group["bbox"], len(group["segmentation"])) == ([2, 2, 24, 10], 2)
+    assert circle["bbox"] == pytest.approx([26, 16, 8, 8], abs=0.05)
+    assert circle["area"] == pytest.approx(np.pi * 16, rel=0.1)
+    assert (mask["bbox"], mask["area"]) == ([1, 20, 5, 6], 30)
+    assert (out / "images/3.jpg").read_bytes()[:2] == b"\xff\xd8"  # from inside its JSON file
+    for kind in ("linestrip", "point"):
+        assert f"dropped 4: shape {kind} without area" in text
+
+
+def test_labels_of_a_stored_image_are_turned_with_it(imported, tmp_path):
+    """A photo that is displayed upright, once labelled as displayed and once as stored: the same box."""
+    box = {
+        "as displayed": ([4, 6, 10, 20], made.HEIGHT, made.WIDTH),
+        "as stored": ([6, 18, 20, 10], made.WIDTH, made.HEIGHT),
+    }
+    images, entries = [], []
+    for number, (bbox, width, height) in enumerate(box.values()):
+        made.picture(tmp_path / f"source/{number}.jpg", number, orientation=made.CW)
+        images.append({"id": number, "file_name": f"{number}.jpg", "width": width, "height": height})
+        x, y, w, h = bbox
+        outline = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+        entries.append({"id": number, "image_id": number, "category_id": 1, "bbox": bbox, "segmentation": outline})
+    content = {"images": images, "annotations": entries, "categories": [{"id": 1, "name": "nut"}]}
+    made.text(tmp_path / "source/all.json", json.dumps(content))
+    out, text = imported("coco")
+    found = {**annotations(out)[1], **annotations(out, "val")[1]}
+    assert found["0.jpg"][0]["bbox"] == found["1.jpg"][0]["bbox"] == [4, 6, 10, 20]
+    assert found["0.jpg"][0]["area"] == found["1.jpg"][0]["area"]
+    assert "whose labels belonged to the stored form and were turned: 1 (1.jpg)" in text
+
+
+def test_label_studio_areas(imported):
+    out, text = imported("labelstudio", made.label_studio)
+    found = {**annotations(out)[1], **annotations(out, "val")[1]}
+    assert sorted(found) == [*(f"f00dcafe-photo {n}.png" for n in (0, 1, 3)), "other.png"]
+    brush, polygon, ellipse = found["f00dcafe-photo 0.png"]
+    assert (brush["bbox"], brush["area"]) == ([30, 20, 15, 10], 150)
+    assert polygon["segmentation"] == [pytest.approx([4.8, 3.2, 14.4, 3.2, 14.4, 16])]
+    # Turned by 90 degrees the radii, 10 % of the width and 20 % of the height, change places.
+    assert ellipse["bbox"] == pytest.approx([24 - 6.4, 16 - 4.8, 12.8, 9.6], abs=0.1)
+    assert "dropped 4: annotation that was cancelled" in text
+    assert "dropped 4: result: has no area" in text
+
+
+def test_cityscapes_is_read_in_place_with_its_table(imported):
+    out, text = imported("cityscapes", made.cityscapes)
+    assert sorted(path.name for path in out.iterdir()) == ["config.yaml", "import.txt", "train.txt", "val.txt"]
+    assert sorted(targets(out, "val")) == ["lindau_0", "lindau_1"]
+    assert targets(out)["aachen_aachen_0"].semantic.unique().tolist() == [IGNORE, 0, 10]
+    assert "5 training and 2 validation images" in text
+
+
+def test_black_and_white_masks_are_two_classes(imported):
+    out, _ = imported("masks", made.masks)
+    assert load_experiment(out / "config.yaml").data.info.classes == ("background", "foreground")
+    assert len(targets(out)) == 4
+
+
+def test_masks_of_colours_become_indices(imported, tmp_path):
+    table = made.text(
+        tmp_path / "classes.csv", "name,r,g,b\nsky,0,0,255\nroad,128,64,128\nvoid,0,0,0\n", bom=True, crlf=True
+    )
+    values = ((0, 0, 255), (128, 64, 128), (0, 0, 0))
+    out, _ = imported("masks", lambda root: made.masks(root, values), "--classes", table)
+    semantic = next(iter(targets(out).values())).semantic
+    assert (semantic[3, 0], semantic[10, 10], semantic[0, 0]) == (0, 1, IGNORE)
+    assert Image.open(next((out / "annotations/train").iterdir())).mode == "P"
+
+
+def test_a_label_map_of_cvat_names_the_colours(imported, tmp_path):
+    made.text(tmp_path / "source/labelmap.txt", "# label:color_rgb:parts:actions\nsky:0,0,255::\nroad:128,64,128::\n")
+    out, _ = imported("masks", lambda root: made.masks(root, ((0, 0, 255), (128, 64, 128))))
+    assert load_experiment(out / "config.yaml").data.info.classes == ("sky", "road")
+
+
+def test_equal_names_in_subfolders_stay_apart(imported, tmp_path):
+    made.masks(tmp_path / "source", subfolder="monday")
+    made.masks(tmp_path / "source", subfolder="tuesday")
+    out, _ = imported("masks", None, "--group-by", "folder", "--val", 0.5)
+    assert len(targets(out)) == len(targets(out, "val")) == 5
+    folders = [{path.parent.name for path in files(out, split)} for split in ("train", "val")]
+    assert sorted(map(sorted, folders)) == [["monday"], ["tuesday"]]
+
+
+def test_outlines_are_drawn_as_label_maps(imported):
+    out, _ = imported("labelme", made.labelme, "--task", "seg")
+    maps = {**targets(out), **targets(out, "val")}
+    assert load_experiment(out / "config.yaml").data.info.classes == ("background", "nut", "screw")
+    assert maps["0"].semantic[5, 5] == 1
+    assert maps["0"].semantic[20, 30] == 2
+    assert maps["0"].semantic[30, 47] == 0
+
+
+@pytest.mark.parametrize("kind", ["npy", "tiff", "png", "exr"])
+def test_depth_arrives_in_metres(imported, kind):
+    if kind == "exr":
+        pytest.importorskip("OpenEXR")
+    scale = ["--depth-scale", "256"] if kind == "png" else []
+    out, _ = imported("depth", lambda root: made.depth(root, kind), *scale)
+    depth = next(iter(targets(out).values())).depth
+    expected = torch.linspace(1, 5, made.WIDTH)
+    assert torch.allclose(depth[3], expected, atol=0.004)
+    assert depth[0, 0] == 0
+    assert load_experiment(out / "config.yaml").data.max_depth == 5
+
+
+def test_images_are_hard_links_or_copies(imported, tmp_path):
+    out, text = imported("yolo", made.yolo)
+    assert os.path.samefile(out / "images/train_0.jpg", tmp_path / "source/train/images/train_0.JPG")
+    assert "files: 7 hard links" in text
+
+
+def test_without_hard_links_there_are_symbolic_ones(imported, monkeypatch):
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(1, "not permitted")))
+    out, text = imported("yolo", made.yolo)
+    assert (out / "images/train_0.jpg").is_symlink()
+    assert "files: 7 symbolic links" in text
+
+
+def test_the_end_is_the_doctor(imported):
+    _, text = imported("voc", made.voc, check=True)
+    assert "sound: nothing was found" in text
+    assert text.rstrip().endswith("(first with --check)")
+
+
+@pytest.mark.parametrize(
+    ("form", "words", "what"),
+    [
+        ("coco", [], "has no JSON file with images"),
+        ("labelme", [], "no object was found"),
+        ("masks", ["--labels", "no"], "no such folder"),
+        ("yolo", ["--val", "2"], "is not a share between 0 and 1"),
+        ("yolo", ["--group-by", "("], "is not a regular expression"),
+        ("yolo", ["--classes", "no/names.txt"], "no such file"),
+        ("depth", ["--depth-scale", "0"], "is not above 0"),
+        ("voc", [], "has no XML file"),
+    ],
+)
+def test_wrong_input_is_one_line(imported, form, words, what):
+    with pytest.raises(UserError, match=what) as error:
+        imported(form, made.yolo, *words)
+    assert "\n" not in str(error.value)
+
+
+def test_the_new_folder_must_be_empty_and_outside(imported, tmp_path, monkeypatch):
+    made.yolo(tmp_path / "source")
+    made.text(tmp_path / "out/a", "")
+    with pytest.raises(UserError, match="is not an empty folder; choose a new --out"):
+        imported("yolo")
+    monkeypatch.setattr(
+        "sys.argv", ["x", "--from", "yolo", str(tmp_path / "source"), "--out", str(tmp_path / "source/out")]
+    )
+    with pytest.raises(UserError, match="lies in the source, which must not change"):
+        main()

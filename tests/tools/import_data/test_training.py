@@ -1,0 +1,103 @@
+"""Imported data train at once, and imported COCO scores as the original file does."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from tests.conftest import ROOT, SHORT, read
+from tests.tools.import_data import made
+from tools.import_data.__main__ import main
+from tools.import_data.shapes import of_bitmap
+
+# Small models from random numbers; the schedule in epochs stays.
+TINY_BACKBONE = ["model.weights=null", "model.weights_exclude=[]"]
+MIT = "model.backbone={name: mit_b0, weights: null, channels: [8, 16, 40, 64], depths: [1, 1, 1, 1]}"
+CROPS = ["data.train_transforms.1.size=[32, 64]", "data.train_transforms.5.size=[32, 64]"]
+RPN = [f"model.rpn.{name}=50" for name in ("before_nms_train", "before_nms_test", "proposals")]
+RCNN = [MIT, "model.channels=16", "model.box_head.channels=16", "data.train_transforms.0.sizes=[64]", *RPN]
+SETTINGS = {
+    "seg": [MIT, "model.channels=16", "data.train_transforms.0.short=32", "data.train_transforms.0.long=64", *CROPS],
+    "det": [*RCNN, "data.test_transforms.0.short=64", "data.test_transforms.0.long=96"],
+    "inst": [*RCNN, "data.test_transforms.0.short=64", "data.test_transforms.0.long=96"],
+    "depth": [MIT, "model.channels=16", "model.stem_channels=8", "model.points=2", "optimizer.rules=[]"],
+}
+REST = [
+    "steps=2 epochs",
+    "evaluation.every=2 epochs",
+    *(word for word in SHORT if not word.startswith(("steps", "batch_size", "evaluation.every"))),
+]
+FORMATS = [
+    ("masks", made.masks, "seg", []),
+    ("masks", lambda root: made.masks(root, ((0, 0, 0), (255, 0, 0))), "seg", []),
+    ("cityscapes", made.cityscapes, "seg", []),
+    ("voc", made.voc_maps, "seg", []),
+    ("voc", made.voc, "det", []),
+    ("yolo", made.yolo, "det", []),
+    ("yolo", lambda root: made.yolo(root, polygons=True), "inst", []),
+    ("coco", made.cvat, "inst", []),
+    ("coco", made.roboflow, "inst", []),
+    ("labelme", made.labelme, "inst", []),
+    ("labelme", made.labelme, "seg", ["--task", "seg"]),
+    ("labelstudio", made.label_studio, "inst", []),
+    ("depth", lambda root: made.depth(root, "npy"), "depth", []),
+]
+IDS = ["masks", "colours", "cityscapes", "voc-maps", "voc", "yolo", "yolo-polygons", "cvat", "roboflow", "labelme"]
+IDS += ["labelme-seg", "labelstudio", "depth"]
+FORMATS = [
+    pytest.param(*row, id=name, marks=[] if name == "masks" else pytest.mark.slow)
+    for name, row in zip(IDS, FORMATS, strict=True)
+]
+
+
+@pytest.mark.parametrize(("form", "fill", "task", "words"), FORMATS)
+def test_from_a_folder_to_a_score(form, fill, task, words, tmp_path, here, monkeypatch, capsys):
+    fill(tmp_path / "source")
+    out = tmp_path / "own"
+    monkeypatch.setattr("sys.argv", ["x", "--from", form, str(tmp_path / "source"), "--out", str(out), *words])
+    main()
+    settings = [*TINY_BACKBONE, *SETTINGS[task], *REST, "batch_size=2", f"output_dir={tmp_path}"]
+    settings = settings if task != "depth" else settings[2:]
+    here("train", "--cfg", out / "config.yaml", "--check", *settings)
+    assert "(2.0 epochs)" in capsys.readouterr().out
+    here("train", "--cfg", out / "config.yaml", *settings)
+    here("eval", "--checkpoint", tmp_path / "own", "--json", tmp_path / "result.json")
+    result = read(tmp_path / "result.json")
+    assert result["num_images"] >= 1
+    assert any(np.isfinite(value) for value in result["metrics"].values())
+
+
+def test_imported_coco_scores_as_the_original_file(tmp_path, here, monkeypatch):
+    """Crowds, areas that are not those of the masks, and ids with gaps: the same predictions, the same digits."""
+    source, out = tmp_path / "source", tmp_path / "own"
+    content = made.coco(source)
+    for one in content["annotations"]:
+        one |= {"id": 7 * one["id"] + 3, "area": one["area"] * 150, "iscrowd": int(one["id"] == 4)}
+    train = {**content, "images": content["images"][:2], "annotations": content["annotations"][:6]}
+    val = {**content, "images": content["images"][2:], "annotations": content["annotations"][6:]}
+    val["annotations"][0]["iscrowd"] = 1
+    for name, part in (("train", train), ("val", val)):
+        made.text(source / f"annotations/{name}.json", json.dumps(part))
+    rng = np.random.default_rng(0)
+    results = []
+    for one in val["annotations"]:
+        x, y, w, h = (np.array(one["bbox"]) + rng.integers(-2, 3, 4)).clip(1).tolist()
+        record = {"image_id": one["image_id"], "category_id": one["category_id"], "score": float(rng.random())}
+        bitmap = np.zeros((made.HEIGHT, made.WIDTH), bool)
+        bitmap[y : y + h, x : x + w] = True
+        results.append({**record, "bbox": [x, y, w, h], "segmentation": of_bitmap(bitmap)})
+    made.text(tmp_path / "predictions.json", json.dumps(results))
+    monkeypatch.setattr("sys.argv", ["x", "--from", "coco", str(source), "--out", str(out), "--no-check"])
+    main()
+    data = {"root": str(source), "train_images": "images", "val_images": "images"}
+    data |= {f"{split}_annotations": f"annotations/{split}.json" for split in ("train", "val")}
+    original = {"base": str(ROOT / "configs/finetune_inst.yaml"), "data": data}
+    made.text(tmp_path / "original.yaml", yaml.safe_dump(original))
+    scores = []
+    for cfg in (tmp_path / "original.yaml", out / "config.yaml"):
+        here("tools.score", "--cfg", cfg, "--predictions", tmp_path / "predictions.json", "--json", tmp_path / "s.json")
+        result = read(tmp_path / "s.json")
+        scores.append((result["metrics"], result["per_class"], result["num_images"]))
+    assert scores[0] == scores[1]
+    assert 0 < scores[0][0]["segm/AP"] < 100
