@@ -27,7 +27,7 @@ from runtime.distributed import Processes
 from runtime.optimizer import OptimizerConfig
 from runtime.schedule import ScheduleConfig
 from storage import check_is_file
-from structures import Size
+from structures import DatasetInfo, Size
 
 # A larger number is a typing error, and would fill the memory before any other check could refuse it.
 ImageCount = Annotated[int, Field(gt=0, le=2**20)]
@@ -39,13 +39,15 @@ class EvaluationConfig(Schema):
 
     every: interval in optimiser steps; the last step is always evaluated. batch_size: images per process and batch;
     affects results only by rounding. pictures: number of validation images drawn after each evaluation. best: name of
-    the number that selects the best checkpoint; None: the primary number of the first metric.
+    the number that selects the best checkpoint; None: the primary number of the first metric. patience: stop after this
+    many evaluations in a row without a new best number (early stopping); None: do all steps.
     """
 
     every: PositiveInt
     batch_size: ImageCount = 1
     pictures: NonNegativeInt = 8
     best: str | None = None
+    patience: PositiveInt | None = None
 
 
 class LoggingConfig(Schema):
@@ -90,7 +92,9 @@ class Experiment(Schema):
     batch_size: images per optimiser step, over all processes and accumulation rounds. precision: of autocast, with
     float32 weights; fp32: none; tf32: none, but TF32 products on CUDA (see runtime/arithmetic.py). gradient_clip:
     maximum total gradient norm. ema_decay: keep, evaluate and save an exponential moving average of the weights, with
-    this decay. sync_batch_norm: compute batch statistics over all processes.
+    this decay. frozen: dotted names of parts of the model, such as backbone.stages.0, or of single weights, that are
+    not trained; parts are also in evaluation mode, so their running statistics and dropout rest. sync_batch_norm:
+    compute batch statistics over all processes.
     """
 
     run_name: Annotated[str, AfterValidator(_check_run_name)]
@@ -106,6 +110,7 @@ class Experiment(Schema):
     gradient_clip: PositiveFloat | None = None
     precision: Precision = "fp32"
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    frozen: tuple[str, ...] = ()
     sync_batch_norm: bool = True
     evaluation: EvaluationConfig
     logging: LoggingConfig = LoggingConfig()
@@ -119,9 +124,10 @@ class Experiment(Schema):
         """The folder of the run's files."""
         return Path(os.path.expanduser(self.output_dir)) / self.run_name  # unlike Path's, never raises
 
-    def build_model(self, pretrained: bool = True) -> DenseModel:
+    def build_model(self, pretrained: bool = True, info: DatasetInfo | None = None) -> DenseModel:
         """Build the model on CPU, with random weights from `seed`. pretrained: then load the weights that it names.
 
+        info: of the training set, for training; by default of the data in general, without class frequencies.
         Names and URLs are fetched. Only the word `imagenet`, which recipes contain, is not: before `fetch_weights` it
         stands for random numbers, so that models can be looked at anywhere.
         Raises UserError if the options do not fit together or the model does not fit in memory.
@@ -129,12 +135,14 @@ class Experiment(Schema):
         settings = self._with_files() if pretrained else self.model
         torch.manual_seed(self.seed)
         try:
-            return settings.build(self.data.info, pretrained=pretrained)
+            model = settings.build(info or self.data.info, pretrained=pretrained)
         except (ValueError, RuntimeError, MemoryError) as error:
             # A component refuses this combination of sizes, or PyTorch cannot allocate it.
             what, _, do = str(error).partition("\n")[0].partition("; ")
             advice = do or "change the model's options"
             raise UserError(self._where("model"), what or "does not fit in memory", advice) from error
+        model.freeze(self.frozen)
+        return model
 
     def build_metrics(self) -> list[Metric]:
         """Build the metrics, empty."""
