@@ -122,12 +122,12 @@ def random_map(rng: np.random.Generator, size: tuple[int, int], near: Panoptic |
     """Some rectangles with ids that are not in order, void between them; or such a map shifted and changed a little."""
     ids = np.zeros(size, np.int32)
     if near is not None:
-        ids = np.roll(near.ids.numpy(), rng.integers(0, 3, 2), (0, 1)).copy()
+        ids = np.roll(near.ids.numpy(), rng.integers(0, 2, 2), (0, 1)).copy()
         ids[rng.integers(size[0]) :][:3] = 0
     else:
         for number in (70, 3, 12, 9, 44, 5):
             top, left = rng.integers(0, size[0] - 8), rng.integers(0, size[1] - 8)
-            ids[top : top + rng.integers(6, 25), left : left + rng.integers(6, 25)] = number
+            ids[top : top + rng.integers(8, 40), left : left + rng.integers(8, 40)] = number
     labels = {int(segment): int(segment) % 4 for segment in np.unique(ids) if segment}
     crowd = {segment: near is None and segment == 44 for segment in labels}
     return Panoptic(torch.from_numpy(ids), labels, crowd)
@@ -166,9 +166,9 @@ def test_boundary_pq_equals_the_literal_loop(ratio: float) -> None:
     rng = np.random.default_rng(0)
     metric, pairs = PanopticQuality(tuple("abcd"), (True, True, False, False), ratio), []
     for number in range(12):
-        true = random_map(rng, (40, 56))
-        pairs.append((true, random_map(rng, (40, 56), near=true)))
-        metric.update([Prediction(panoptic=pairs[-1][1])], [Target(str(number), (40, 56), panoptic=true)])
+        true = random_map(rng, (70, 90))
+        pairs.append((true, random_map(rng, (70, 90), near=true)))
+        metric.update([Prediction(panoptic=pairs[-1][1])], [Target(str(number), (70, 90), panoptic=true)])
     tally = literal_tally(pairs, ratio)
     records = metric.per_class()
     assert [[record[f"b{name}"] for name in ("TP", "FP", "FN")] for record in records] == tally[:, 1:].tolist()
