@@ -184,11 +184,16 @@ class Experiment(Schema):
         Raises UserError if a file is missing or cannot be fetched, or if parts that training does not change would stay
         random.
         """
+        in_backbone = [name for name in self.frozen if name.partition(".")[0] == "backbone"]
+        if self.model.weights is None and (rest := sorted({*self.frozen} - {*in_backbone})):
+            what = f"{rest[0]} would keep random numbers, since no weights are named for it"
+            raise UserError(self._where("frozen"), what, "set model.weights, or take it out of frozen")
         for key, weights in self._named_weights().items():
             where = self._where(key)
             if key == "model.backbone.weights":
                 backbone = self.model.backbone
-                check_start(backbone.name, weights, backbone.published, backbone.fixed, where)
+                fixed = " and ".join([*([backbone.fixed] if backbone.fixed else []), *in_backbone])
+                check_start(backbone.name, weights, backbone.published, fixed, where)
             if weights is not None and (name := self._name_of(weights)) is not None:
                 if is_word(name):
                     self._fetch(name, can_be_declined=weights == IMAGENET and not self.model.backbone.fixed)
