@@ -22,7 +22,7 @@ from storage import write_text
 from train import Run, train_step
 from workflow.results import check_writable
 
-SMOOTHING = 0.95  # weight of the past in the moving average of the loss
+SMOOTHING = 0.9  # weight of the past in the moving average of the loss
 TOO_HIGH = 4.0  # times the lowest smoothed loss: the test stops
 BELOW_LOWEST = 0.1  # of the rate of the lowest loss: the suggestion
 
