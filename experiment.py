@@ -28,7 +28,7 @@ from runtime.optimizer import OptimizerConfig
 from runtime.schedule import ScheduleConfig, Steps, is_in_epochs, steps_of
 from runtime.sinks import SinkName
 from storage import check_is_file
-from structures import Size
+from structures import DatasetInfo, Size
 
 # A larger number is a typing error, and would fill the memory before any other check could refuse it.
 ImageCount = Annotated[int, Field(gt=0, le=2**20)]
@@ -40,13 +40,15 @@ class EvaluationConfig(Schema):
 
     every: interval in optimiser steps or epochs; the last step is always evaluated. batch_size: images per process and
     batch; affects results only by rounding. pictures: number of validation images drawn after each evaluation. best:
-    name of the number that selects the best checkpoint; None: the primary number of the first metric.
+    name of the number that selects the best checkpoint; None: the primary number of the first metric. patience: stop
+    after this many evaluations in a row without a new best number (early stopping); None: do all steps.
     """
 
     every: Steps
     batch_size: ImageCount = 1
     pictures: NonNegativeInt = 8
     best: str | None = None
+    patience: PositiveInt | None = None
 
 
 class LoggingConfig(Schema):
@@ -96,7 +98,9 @@ class Experiment(Schema):
     batch_size: images per optimiser step, over all processes and accumulation rounds. precision: of autocast, with
     float32 weights; fp32: none; tf32: none, but TF32 products on CUDA (see runtime/arithmetic.py). gradient_clip:
     maximum total gradient norm. ema_decay: keep, evaluate and save an exponential moving average of the weights, with
-    this decay. sync_batch_norm: compute batch statistics over all processes.
+    this decay. frozen: dotted names of parts of the model, such as backbone.stages.0, or of single weights, that are
+    not trained; parts are also in evaluation mode, so their running statistics and dropout rest. sync_batch_norm:
+    compute batch statistics over all processes.
     """
 
     run_name: Annotated[str, AfterValidator(_check_run_name)]
@@ -112,6 +116,7 @@ class Experiment(Schema):
     gradient_clip: PositiveFloat | None = None
     precision: Precision = "fp32"
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    frozen: tuple[str, ...] = ()
     sync_batch_norm: bool = True
     evaluation: EvaluationConfig
     logging: LoggingConfig = LoggingConfig()
@@ -139,9 +144,10 @@ class Experiment(Schema):
         logging = self.logging.model_copy(update={"every": log, "checkpoint_every": save})
         return self.model_copy(update={"steps": steps, "evaluation": evaluation, "logging": logging})
 
-    def build_model(self, pretrained: bool = True) -> DenseModel:
+    def build_model(self, pretrained: bool = True, info: DatasetInfo | None = None) -> DenseModel:
         """Build the model on CPU, with random weights from `seed`. pretrained: then load the weights that it names.
 
+        info: of the training set, for training; by default of the data in general, without class frequencies.
         Names and URLs are fetched. Only the word `imagenet`, which recipes contain, is not: before `fetch_weights` it
         stands for random numbers, so that models can be looked at anywhere.
         Raises UserError if the options do not fit together or the model does not fit in memory.
@@ -149,12 +155,14 @@ class Experiment(Schema):
         settings = self._with_files() if pretrained else self.model
         torch.manual_seed(self.seed)
         try:
-            return settings.build(self.data.info, pretrained=pretrained)
+            model = settings.build(info or self.data.info, pretrained=pretrained)
         except (ValueError, RuntimeError, MemoryError) as error:
             # A component refuses this combination of sizes, or PyTorch cannot allocate it.
             what, _, do = str(error).partition("\n")[0].partition("; ")
             advice = do or "change the model's options"
             raise UserError(self._where("model"), what or "does not fit in memory", advice) from error
+        model.freeze(self.frozen)
+        return model
 
     def build_metrics(self) -> list[Metric]:
         """Build the metrics, empty."""
@@ -196,11 +204,16 @@ class Experiment(Schema):
         Raises UserError if a file is missing or cannot be fetched, or if parts that training does not change would stay
         random.
         """
+        in_backbone = [name for name in self.frozen if name.partition(".")[0] == "backbone"]
+        if self.model.weights is None and (rest := sorted({*self.frozen} - {*in_backbone})):
+            what = f"{rest[0]} would keep random numbers, since no weights are named for it"
+            raise UserError(self._where("frozen"), what, "set model.weights, or take it out of frozen")
         for key, weights in self._named_weights().items():
             where = self._where(key)
             if key == "model.backbone.weights":
                 backbone = self.model.backbone
-                check_start(backbone.name, weights, backbone.published, backbone.fixed, where)
+                fixed = " and ".join([*([backbone.fixed] if backbone.fixed else []), *in_backbone])
+                check_start(backbone.name, weights, backbone.published, fixed, where)
             if weights is not None and (name := self._name_of(weights)) is not None:
                 if is_word(name):
                     self._fetch(name, can_be_declined=weights == IMAGENET and not self.model.backbone.fixed)

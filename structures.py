@@ -8,7 +8,7 @@ Shape letters: B images, C channels, H rows, W columns, N objects, K classes. Si
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -24,6 +24,13 @@ def image_sort_key(image_id: int | str) -> tuple[bool, int, str]:
     return not is_number, int(text) if is_number else 0, text
 
 
+class ClassFrequencies(NamedTuple):
+    """How often each class occurs, in order: its share in all labelled pixels, and in those of the images with it."""
+
+    of_all: tuple[float, ...]
+    where_present: tuple[float, ...]
+
+
 @dataclass(frozen=True)
 class DatasetInfo:
     """The properties of a dataset that models and metrics are built from, so no YAML repeats the number of classes.
@@ -31,6 +38,7 @@ class DatasetInfo:
     task: semantic, detection, instance, panoptic or depth; also printed in result files.
     classes: class names in label order. things: for panoptic data, whether each class is a thing.
     max_depth: for depth data, the largest depth in metres.
+    frequencies: of the classes in the training labels, which it reads all; None where nothing is trained.
     """
 
     task: str
@@ -38,6 +46,7 @@ class DatasetInfo:
     classes: tuple[str, ...] = ()
     things: tuple[bool, ...] = ()
     max_depth: float | None = None
+    frequencies: Callable[[], ClassFrequencies] | None = None
 
     @property
     def num_classes(self) -> int:

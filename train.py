@@ -49,12 +49,12 @@ class Run:
         self.training_set, self.validation_set = experiment.data.build("train"), experiment.data.build("val")
         self.memory_format = torch.channels_last if experiment.system.channels_last else torch.contiguous_format
         self.checkpoints = Checkpoints(experiment.run_folder / "checkpoints")
-        self.model = model = experiment.build_model(pretrained=not (resume and self.checkpoints.exist()))
+        self.model = model = experiment.build_model(not (resume and self.checkpoints.exist()), self.training_set.info)
         model.to(device=device, memory_format=self.memory_format)  # type: ignore[call-overload]
         if experiment.sync_batch_norm:
             synchronize_batch_norm(model, processes)
         self.ema = moving_average(model, experiment.ema_decay)
-        self.optimizer = experiment.optimizer.build(model, experiment.batch_size)
+        self.optimizer = experiment.optimizer.build(model, experiment.batch_size, model.parts)
         self.scaler = torch.amp.GradScaler(device.type, enabled=experiment.precision == "fp16")
         self.autocast = experiment.autocast(device)
         images = f"{self.training_set.fingerprint()} and, for validation, {self.validation_set.fingerprint()}"
@@ -95,7 +95,7 @@ def train(experiment: Experiment, processes: Processes, changed: Sequence[Change
             # First, since a resumed run does again an evaluation that was interrupted.
             if step > state.evaluated and (step % evaluate_every == 0 or step == steps):
                 evaluate_and_save(run, log, stop)
-            if step == steps:
+            if step == steps or state.out_of_patience:
                 break
 
             # Every process reads all images of the step before any of them trains, so that all stop at the same step.
@@ -117,7 +117,7 @@ def train(experiment: Experiment, processes: Processes, changed: Sequence[Change
                 log.flush(learning_rate)  # raises UserError if a step failed
             if save and processes.is_main:
                 run.checkpoints.save(state.to_checkpoint())
-        log.print(describe_run(experiment.run_folder, state.best, state.step))
+        log.print(describe_run(experiment.run_folder, state))
 
 
 def train_step(run: Run, micro_batches: list[Batch]) -> tuple[dict[str, Tensor], Tensor]:

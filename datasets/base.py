@@ -10,11 +10,12 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import AfterValidator, BeforeValidator, PositiveFloat
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat
 
 from config import Schema
+from datasets.frequency import Occurrences, class_frequencies, repeat_factors
 from errors import UserError
-from structures import DatasetInfo, Instances, Panoptic, Prediction, Size, Target
+from structures import ClassFrequencies, DatasetInfo, Instances, Panoptic, Prediction, Size, Target
 
 
 @dataclass
@@ -92,6 +93,9 @@ def _check_order(limits: tuple[float, float]) -> tuple[float, float]:
 
 
 Ascending = AfterValidator(_check_order)
+# Of repeat-factor sampling, see `datasets.frequency.repeat_factors`: images with a class that is in a smaller share of
+# the training images are repeated. None: every image is seen once in an epoch.
+RepeatThreshold = Annotated[float, Field(gt=0, le=1)] | None
 FactorRange = Annotated[tuple[PositiveFloat, PositiveFloat], Ascending]
 
 
@@ -183,6 +187,7 @@ class DenseDataset(ABC):
     groups: [len] int, the group of each image; None: all in one group. Training takes `group_size` images of one group
     in a row, so that images which are padded to one size have similar shapes. unusable: what is left out because it
     cannot be used, if the configuration says so by `on_error: skip`; with `on_error: stop` the first is raised.
+    repeat_threshold: see `RepeatThreshold`.
     protocol: other facts that a result must state about the data, such as which published list they follow.
 
     `files`, `doubts` and `unnamed_files` are for tools that look at the data as a whole (`tools.check_data`).
@@ -191,6 +196,7 @@ class DenseDataset(ABC):
     info: DatasetInfo
     groups: np.ndarray | None = None
     group_size: int = 1
+    repeat_threshold: float | None = None
     unusable: Sequence[UserError] = ()
     protocol: Mapping[str, Any] = MappingProxyType({})
 
@@ -206,6 +212,21 @@ class DenseDataset(ABC):
     @abstractmethod
     def image_id(self, index: int) -> str:
         """The id of an image, without reading it."""
+
+    def occurrences(self) -> Occurrences:
+        """The classes in each image, in objects or pixels; none for data without classes. Reads all label maps."""
+        nothing = np.zeros(0, np.int64)
+        return Occurrences(nothing, nothing, nothing)
+
+    def frequencies(self) -> ClassFrequencies:
+        """How often each class occurs in the pixels of all images; reads all label maps."""
+        return class_frequencies(self.occurrences(), self.info.num_classes)
+
+    def repeat_factors(self) -> np.ndarray | None:
+        """How often each image is seen in an epoch on average: [len] float64, at least 1; None: once."""
+        if self.repeat_threshold is None:
+            return None
+        return repeat_factors(self.occurrences(), len(self), self.repeat_threshold)
 
     def fingerprint(self) -> str:
         """A short text that tells whether two datasets have the same images in the same order, by their ids."""

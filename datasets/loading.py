@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from datasets.base import DenseDataset, Sample, Transform
+from datasets.frequency import draw, epoch_length
 from datasets.geometry import pad
 from datasets.transforms import apply_all
 from datasets.workers import BatchLoader
@@ -25,10 +26,11 @@ Transforms = Sequence[Transform]
 
 @dataclass(frozen=True)
 class SampleKey:
-    """Image `index` as seen in epoch `epoch`."""
+    """Image `index` as seen in epoch `epoch`; if it is repeated there, the `copy`, from 0."""
 
     epoch: int
     index: int
+    copy: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,30 +58,46 @@ class BatchLayout:
 class TrainingOrder:
     """The endless stream of samples: one epoch after another, each a permutation that depends only on (seed, epoch).
 
+    factors: [length], how often each image is in an epoch on average (see `datasets.frequency.draw`); None: once.
     groups: [length] ints. At every position that is a multiple of `group_size`, the next `group_size` samples are of
     one group, except for the few that are left over in an epoch.
     """
 
-    def __init__(self, length: int, seed: int, groups: np.ndarray | None = None, group_size: int = 1) -> None:
-        self._length = length
+    def __init__(
+        self,
+        length: int,
+        seed: int,
+        groups: np.ndarray | None = None,
+        group_size: int = 1,
+        factors: np.ndarray | None = None,
+    ) -> None:
+        self._images, self._factors = length, factors
+        self._length = length if factors is None else epoch_length(factors)
         self._seed = seed
         self._groups = groups
         self._group_size = group_size
         self._epoch = -1
-        self._permutation = np.empty(0, np.int64)
+        self._order = self._copies = np.empty(0, np.int64)
 
     def __getitem__(self, position: int) -> SampleKey:
         epoch, offset = divmod(position, self._length)
         if epoch != self._epoch:
             self._epoch = epoch
-            self._permutation = self._permute(np.random.default_rng([_ORDER, self._seed, epoch]))
-        return SampleKey(epoch, int(self._permutation[offset]))
+            rng = np.random.default_rng([_ORDER, self._seed, epoch])
+            if self._factors is None:
+                order, copies = rng.permutation(self._images), np.zeros(self._images, np.int64)
+            else:
+                order, copies = draw(self._factors, rng)
+            places = self._grouped(order, rng)
+            self._order, self._copies = order[places], copies[places]
+        return SampleKey(epoch, int(self._order[offset]), int(self._copies[offset]))
 
-    def _permute(self, rng: np.random.Generator) -> np.ndarray:
-        order, size = rng.permutation(self._length), self._group_size
+    def _grouped(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The places [length] of `images` [length], so arranged that groups come in blocks."""
+        order, size = np.arange(len(images)), self._group_size
         if self._groups is None or size == 1:
             return order
-        groups = self._groups[order]
+        groups = self._groups[images]
         members = [order[groups == group] for group in np.unique(groups)]
         blocks = np.concatenate([indices[: len(indices) // size * size] for indices in members]).reshape(-1, size)
         rest = np.concatenate([indices[len(indices) // size * size :] for indices in members])
@@ -128,7 +146,7 @@ def training_loader(
     `next` raises UserError if a file is unusable or a worker dies.
     """
     read = _TrainingReader(dataset, tuple(transforms), seed, size_divisor)
-    order = TrainingOrder(len(dataset), seed, dataset.groups, dataset.group_size)
+    order = TrainingOrder(len(dataset), seed, dataset.groups, dataset.group_size, dataset.repeat_factors())
     keys = micro_batch_keys(order, layout, first_step)
     return iter(BatchLoader(read, keys, workers, pin_memory))
 
@@ -198,7 +216,8 @@ class _TrainingReader:
         return [_collate(samples, padded, [sample.target() for sample in padded])]
 
     def _sample(self, key: SampleKey) -> Sample:
-        rng = np.random.default_rng([_SAMPLE, self.seed, key.epoch, key.index])
+        own = key.index + key.copy * len(self.dataset)
+        rng = np.random.default_rng([_SAMPLE, self.seed, key.epoch, own])
         sample = apply_all(self.transforms, self.dataset.load(key.index), rng)
         return replace(sample, seed=int(rng.integers(2**63)))
 

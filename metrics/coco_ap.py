@@ -2,6 +2,9 @@
 
 COCOeval keeps a whole data set in memory. Here it matches one image at a time, and only what its accumulation needs is
 kept, 22 bytes per detection. The values equal COCOeval's to the last digit, for any order of the images.
+
+Boundary AP (Cheng et al., CVPR 2021) is that of masks, with the smaller of the IoUs of two masks and of their
+boundaries. With crowds only the masks are compared.
 """
 
 from collections import defaultdict
@@ -20,10 +23,12 @@ from pydantic import Field
 from config import Schema
 from errors import UserError
 from metrics.base import Metric
+from metrics.boundary import BoundaryRatio, boundary_rles
 from metrics.distributed import gather_objects, sum_over_processes
 from structures import DatasetInfo, Instances, Prediction, Size, Target, image_sort_key
 
 Kind = Literal["bbox", "segm"]
+ScoredKind = Literal["bbox", "segm", "boundary"]
 KINDS: dict[str, tuple[Kind, ...]] = {"detection": ("bbox",), "instance": ("bbox", "segm")}  # by task
 STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")  # in COCOeval's order
 
@@ -31,10 +36,16 @@ Annotations = defaultdict[tuple[int, int], list[dict[str, Any]]]  # by (image, c
 
 
 class CocoAPConfig(Schema):
-    """kinds: what to score, boxes (bbox) or masks (segm) or both; None: all that the data have."""
+    """kinds: what to score, boxes (bbox) or masks (segm) or both; None: all that the data have.
+
+    boundary: also score masks by their boundaries. boundary_ratio: the width of boundaries as a fraction of the image
+    diagonal.
+    """
 
     name: Literal["coco_ap"] = "coco_ap"
     kinds: Annotated[tuple[Kind, ...], Field(min_length=1)] | None = None
+    boundary: bool = False
+    boundary_ratio: BoundaryRatio = 0.02
 
     def build(self, info: DatasetInfo) -> "CocoAP":
         """The metric for the classes of `info`. Raises UserError if the task does not have objects of these kinds."""
@@ -46,7 +57,11 @@ class CocoAPConfig(Schema):
             if kind not in possible:
                 what = f"{kind} is not possible, since {info.name} is {info.task} data"
                 raise UserError("metrics.coco_ap.kinds", what, f"use {', '.join(possible)}")
-        return CocoAP(info.classes, tuple(kind for kind in possible if kind in (self.kinds or possible)))
+        if self.boundary and "segm" not in possible:
+            what = f"boundaries are those of masks, and {info.name} is {info.task} data"
+            raise UserError("metrics.coco_ap.boundary", what, "set data.masks=true, or metrics.coco_ap.boundary=false")
+        kinds: list[ScoredKind] = [kind for kind in possible if kind in (self.kinds or possible)]
+        return CocoAP(info.classes, (*kinds, *(("boundary",) if self.boundary else ())), self.boundary_ratio)
 
 
 class Matches(NamedTuple):
@@ -63,17 +78,18 @@ class Matches(NamedTuple):
 class CocoAP(Metric):
     """AP and AR in percent, named KIND/STAT, such as "bbox/AP50"; NaN where the data set has nothing to score."""
 
-    def __init__(self, classes: tuple[str, ...], kinds: tuple[Kind, ...]) -> None:
+    def __init__(self, classes: tuple[str, ...], kinds: tuple[ScoredKind, ...], boundary_ratio: float = 0.02) -> None:
         self._classes = classes
         self._kinds = kinds
+        self._boundary_ratio = boundary_ratio
         self.names = tuple(f"{kind}/{stat}" for kind in kinds for stat in STATS)
         self.primary = f"{kinds[0]}/AP"
         # kind -> image id -> matches
-        self._matches: dict[Kind, dict[str, Matches]] = {kind: {} for kind in kinds}
+        self._matches: dict[ScoredKind, dict[str, Matches]] = {kind: {} for kind in kinds}
         # Positives: objects to detect, by kind, class and area range. Objects: all except crowds, by class.
         self._positives = np.zeros((len(kinds), len(classes), len(_evaluator("bbox").params.areaRng)), np.int64)
         self._objects = np.zeros(len(classes), np.int64)
-        self._accumulated: dict[Kind, COCOeval] = {}
+        self._accumulated: dict[ScoredKind, COCOeval] = {}
         self.protocol: dict[str, Any] = {
             "AP": (
                 f"COCOeval of pycocotools {version('pycocotools')}: mean over classes with objects, IoU 0.50:0.05:0.95 "
@@ -91,6 +107,13 @@ class CocoAP(Metric):
                 "of the mask, which changes the numbers by size"
             )
 
+        if "boundary" in kinds:
+            self.protocol["boundary"] = (
+                "as segm, with the smaller of mask IoU and boundary IoU, and mask IoU alone with crowds; as "
+                "boundary-iou-api"
+            )
+            self.protocol["boundary_ratio"] = boundary_ratio
+
     def update(self, predictions: list[Prediction], targets: list[Target]) -> None:
         """Add detected and true `instances`: boxes and, for segm, rles. ValueError if an image was added before."""
         self._accumulated = {}
@@ -100,9 +123,11 @@ class CocoAP(Metric):
             for kind, matches, positives in zip(self._kinds, self._matches.values(), self._positives, strict=True):
                 if target.image_id in matches:
                     raise ValueError(f"image {target.image_id} was scored before")
-                objects = _annotations(target.instances, kind, target.size)
-                detections = _annotations(prediction.instances, kind, target.size)
-                matches[target.image_id] = _match(kind, objects, detections, positives)
+                pair = [
+                    _annotations(instances, kind, target.size, self._boundary_ratio)
+                    for instances in (target.instances, prediction.instances)
+                ]
+                matches[target.image_id] = _match(kind, *pair, positives)
             labels = [label for label, crowd in _labels_and_crowd(target.instances) if not crowd]
             self._objects += np.bincount(labels, minlength=len(self._classes))
 
@@ -136,7 +161,7 @@ class CocoAP(Metric):
                     record[f"{kind}/{stat}"] = None if np.isnan(value) else value
         return [{**record, "objects": int(count)} for record, count in zip(records, self._objects, strict=True)]
 
-    def _evaluate(self, kind: Kind) -> COCOeval:
+    def _evaluate(self, kind: ScoredKind) -> COCOeval:
         """An evaluator that has accumulated and summarised all matches.
 
         Classes are independent, so they are accumulated one at a time, each with only the images that have detections
@@ -165,14 +190,14 @@ class CocoAP(Metric):
         return evaluator
 
 
-def _evaluator(kind: Kind) -> COCOeval:
+def _evaluator(kind: ScoredKind) -> COCOeval:
     """COCOeval with the standard parameters, for a data set with one image, 0, and one class, 0."""
-    evaluator = COCOeval(iouType=kind)
+    evaluator = COCOeval(iouType="segm" if kind == "boundary" else kind)
     evaluator.params.imgIds = evaluator.params.catIds = [0]
     return evaluator
 
 
-def _match(kind: Kind, objects: Annotations, detections: Annotations, positives: np.ndarray) -> Matches:
+def _match(kind: ScoredKind, objects: Annotations, detections: Annotations, positives: np.ndarray) -> Matches:
     """Match the detections of one image, and add its objects to `positives` [class, area range] in place.
 
     Classes with neither objects nor detections are left out; COCOeval has no result for them either.
@@ -183,6 +208,8 @@ def _match(kind: Kind, objects: Annotations, detections: Annotations, positives:
     parts = [_no_matches()]
     for image, label in sorted(objects.keys() | detections.keys()):
         evaluator.ious[image, label] = evaluator.computeIoU(image, label)
+        if kind == "boundary" and objects[image, label] and detections[image, label]:
+            evaluator.ious[image, label] = _with_boundaries(evaluator, image, label)
         results = [evaluator.evaluateImg(image, label, area, max_detections) for area in evaluator.params.areaRng]
         positives[label] += [np.count_nonzero(result["gtIgnore"] == 0) for result in results]
         scores = np.array(results[0]["dtScores"], np.float64)
@@ -192,8 +219,17 @@ def _match(kind: Kind, objects: Annotations, detections: Annotations, positives:
     return Matches(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
+def _with_boundaries(evaluator: COCOeval, image: int, label: int) -> np.ndarray:
+    """The smaller of the IoUs of masks and of boundaries, [D, G], for one class; with crowds those of masks."""
+    bands = _evaluator("boundary")
+    for ours, theirs in ((bands._gts, evaluator._gts), (bands._dts, evaluator._dts)):
+        ours[image, label] = [{**record, "segmentation": record["boundary"]} for record in theirs[image, label]]
+    masks, crowd = evaluator.ious[image, label], [record["iscrowd"] for record in evaluator._gts[image, label]]
+    return np.where(crowd, masks, np.minimum(masks, bands.computeIoU(image, label)))
+
+
 def _accumulate(
-    kind: Kind, positives: np.ndarray, scores: np.ndarray, flags: np.ndarray, ends: np.ndarray
+    kind: ScoredKind, positives: np.ndarray, scores: np.ndarray, flags: np.ndarray, ends: np.ndarray
 ) -> dict[str, np.ndarray]:
     """COCOeval's precision and recall of one class, from the concatenated matches of its images.
 
@@ -221,7 +257,7 @@ def _accumulate(
     return evaluator.eval
 
 
-def _annotations(instances: Instances, kind: Kind, size: Size) -> Annotations:
+def _annotations(instances: Instances, kind: ScoredKind, size: Size, boundary_ratio: float) -> Annotations:
     """The objects or detections of one image, as COCOeval gets them from annotation files and from `loadRes`.
 
     Areas are the given ones, or else w * h of the boxes for bbox and the pixels of the masks for segm. Ids start from
@@ -240,7 +276,12 @@ def _annotations(instances: Instances, kind: Kind, size: Size) -> Annotations:
     else:
         areas = [int(coco_mask.area(shape)) for shape in shapes]  # pycocotools 2.0.11 fails on lists of more than 255
     scores = [0.0] * len(shapes) if instances.scores is None else instances.scores.tolist()
-    key = {"bbox": "bbox", "segm": "segmentation"}[kind]
+    key = "bbox" if kind == "bbox" else "segmentation"
+    bands: list[dict[str, Any]] = [{} for _ in shapes]
+    if kind == "boundary":
+        assert instances.rles is not None
+        found = boundary_rles(instances.rles, size, boundary_ratio)
+        bands = [{"boundary": {"size": list(size), "counts": counts}} for counts in found]
     annotations: Annotations = defaultdict(list)
     for index, (label, crowd) in enumerate(_labels_and_crowd(instances)):
         annotations[0, label].append(
@@ -251,6 +292,7 @@ def _annotations(instances: Instances, kind: Kind, size: Size) -> Annotations:
                 "iscrowd": crowd,
                 "ignore": crowd,
                 "score": scores[index],
+                **bands[index],
             }
         )
     return annotations

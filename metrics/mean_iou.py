@@ -6,21 +6,17 @@ that, pixels without label are removed from the prediction too, so that both mas
 is as for mIoU.
 """
 
-from math import hypot
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import cv2
 import numpy as np
-from pydantic import Field
 from torch import Tensor
 
 from config import Schema
 from errors import UserError
 from metrics.base import Metric
+from metrics.boundary import BoundaryRatio, boundary_band, boundary_width
 from metrics.distributed import sum_over_processes
-from structures import IGNORE, DatasetInfo, Prediction, Size, Target
-
-OUTSIDE = IGNORE - 1  # label of the area outside the image, different from every label inside
+from structures import IGNORE, DatasetInfo, Prediction, Target
 
 
 class MeanIoUConfig(Schema):
@@ -28,7 +24,7 @@ class MeanIoUConfig(Schema):
 
     name: Literal["mean_iou"] = "mean_iou"
     boundary: bool = True
-    boundary_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    boundary_ratio: BoundaryRatio = 0.02
 
     def build(self, info: DatasetInfo) -> "MeanIoU":
         """The metric for the classes of `info`. Raises UserError if the task is not semantic."""
@@ -115,24 +111,6 @@ class MeanIoU(Metric):
         num_classes = len(self._classes)
         counts = [np.bincount(values[values != IGNORE], minlength=num_classes) for values in (labels, predicted, both)]
         return np.stack(counts, axis=1)
-
-
-def boundary_width(size: Size, ratio: float) -> int:
-    """The width of the band in pixels: `ratio` times the diagonal, rounded, at least 1."""
-    return max(round(ratio * hypot(*size)), 1)
-
-
-def boundary_band(labels: np.ndarray, width: int) -> np.ndarray:
-    """The int16 label map [H, W], with IGNORE at pixels farther than `width` from any other label and from the border.
-
-    Boundary IoU erodes the mask of each class `width` times by a 3 x 3 square. This keeps the pixels whose square of
-    side 2 * width + 1 has one label only, that is, whose minimum and maximum over that square are equal. Minimum and
-    maximum need to be computed only once for all classes.
-    """
-    square = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
-    smallest = cv2.erode(labels, square, borderType=cv2.BORDER_CONSTANT, borderValue=OUTSIDE)
-    largest = cv2.dilate(labels, square, borderType=cv2.BORDER_CONSTANT, borderValue=OUTSIDE)
-    return np.where(smallest == largest, np.int16(IGNORE), labels)
 
 
 def _array(labels: Tensor | None) -> np.ndarray:

@@ -1,10 +1,12 @@
 """Base classes of all models and backbones: the interfaces that the training and evaluation loops rely on."""
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
 
 from torch import Tensor, nn
 
+from errors import UserError, suggest
 from structures import Batch, Prediction
 
 
@@ -16,10 +18,15 @@ class FeatureInfo(NamedTuple):
 
 
 class Backbone(nn.Module, ABC):
-    """An image encoder. `feature_info` lists its levels from fine to coarse. in_channels: of the images, C."""
+    """An image encoder. `feature_info` lists its levels from fine to coarse. in_channels: of the images, C.
+
+    parts: for layer-wise learning rates, in the order of use: the stem, then each stage or, of a plain transformer,
+    each block. A part is a list of beginnings of the names of its parameters.
+    """
 
     feature_info: tuple[FeatureInfo, ...]
     in_channels: int = 3
+    parts: Sequence[Sequence[str]]
 
     @abstractmethod
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -31,6 +38,30 @@ class DenseModel(nn.Module, ABC):
 
     size_divisor: int = 32
     backbone: Backbone
+    _frozen: Sequence[nn.Module] = ()
+
+    @property
+    def parts(self) -> list[list[str]]:
+        """The parts of the backbone (see there), by the names of the parameters in this model."""
+        return [[f"backbone.{name}" for name in part] for part in self.backbone.parts]
+
+    def freeze(self, names: Sequence[str]) -> None:
+        """Stop training the parts or weights of these dotted names, for good. UserError if the model has no such."""
+        modules, weights = dict(self.named_modules()), dict(self.named_parameters())
+        for name in names:
+            if not name or (name not in modules and name not in weights):
+                what = f"the model has no {name or 'part without a name'}"
+                raise UserError("frozen", what, suggest(name, [known for known in modules if known]))
+            (modules[name] if name in modules else weights[name]).requires_grad_(False)
+        self._frozen = [modules[name] for name in names if name in modules]
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """See nn.Module. Frozen parts stay in evaluation mode."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
 
     @abstractmethod
     def outputs(self, images: Tensor) -> dict[str, Any]:

@@ -42,6 +42,8 @@ class Change:
         """What the change does, if the run may go on with it; None if it may not."""
         if self.key == "steps":
             return "from here on the learning rate follows the schedule of that many steps"
+        if self.key == "evaluation.patience":
+            return "from here on the run ends after that many evaluations without a new best number"
         if self.key == "system.max_per_process":
             return "there must be as many accumulation rounds as before"
         if self.key in PLACES:

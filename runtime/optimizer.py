@@ -1,5 +1,6 @@
 """Optimisers with per-parameter rules."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -11,6 +12,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from config import Rate, Schema
 from errors import UserError
 
+Parts = Sequence[Sequence[str]]
+
 
 class ParameterRule(Schema):
     """Settings of all parameters whose dotted name contains `match`. The first rule that matches is used."""
@@ -21,36 +24,60 @@ class ParameterRule(Schema):
 
 
 class _OptimizerConfig(Schema):
+    """Settings of every optimiser.
+
+    lr_batch_size: scale `lr` by batch_size / lr_batch_size (linear scaling). None: use `lr` for any batch size.
+    layer_decay: layer-wise learning-rate decay, as in BEiT (Bao et al., ICLR 2022). The backbone consists of its stem
+    and its stages or, if it is a plain transformer, blocks. Each learns with this factor of the next one's rate, and
+    the last with this factor of the rate of all else. Rules apply, too. None: 1.
+    """
+
     lr: PositiveFloat
     weight_decay: NonNegativeFloat = 0.0
     rules: tuple[ParameterRule, ...] = ()
-    # Scale `lr` by batch_size / lr_batch_size (linear scaling). None: use `lr` for any batch size.
     lr_batch_size: PositiveInt | None = None
+    layer_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
 
     def learning_rate(self, batch_size: int) -> float:
         """The base learning rate for a total batch of `batch_size` images."""
         return self.lr * batch_size / self.lr_batch_size if self.lr_batch_size else self.lr
 
-    def groups(self, model: nn.Module, batch_size: int) -> list[dict[str, Any]]:
-        """One parameter group for each rule, the last for all other parameters. Raises UserError for an unused rule."""
+    def groups(self, model: nn.Module, batch_size: int, parts: Parts = ()) -> list[dict[str, Any]]:
+        """One parameter group for each rule, the last for all other parameters; of each, one for each layer.
+
+        parts: of the backbone, as the beginnings of the names of their parameters (see `models.base.Backbone`).
+        Raises UserError for an unused rule, or if layer_decay concerns no parameter.
+        """
         rules = (*self.rules, ParameterRule(match="the rest"))
-        members: list[list[nn.Parameter]] = [[] for _ in rules]
+        members: dict[tuple[int, int], list[nn.Parameter]] = {}  # by rule and layer; the last layer is the rest
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 matches = [index for index, rule in enumerate(self.rules) if rule.match in name]
-                members[matches[0] if matches else -1].append(parameter)
-        for rule, parameters in zip(self.rules, members, strict=False):
-            if not parameters:
+                key = matches[0] if matches else len(self.rules), self._layer(name, parts)
+                members.setdefault(key, []).append(parameter)
+        used = {rule for rule, _ in members}
+        for index, rule in enumerate(self.rules):
+            if index not in used:
                 raise UserError("optimizer.rules", f"no parameter is left for match: {rule.match}", "correct the match")
+        if self.layer_decay is not None and all(layer == len(parts) for _, layer in members):
+            what = "no part of the backbone is trained, or its parts cannot be told apart"
+            raise UserError("optimizer.layer_decay", what, "set optimizer.layer_decay=null")
         return [
             {
-                "params": parameters,
-                "lr": self.learning_rate(batch_size) * rule.lr_scale,
-                "weight_decay": self.weight_decay if rule.weight_decay is None else rule.weight_decay,
+                "params": members[index, layer],
+                "lr": self._rate(batch_size, rules[index], len(parts) - layer),
+                "weight_decay": self.weight_decay if rules[index].weight_decay is None else rules[index].weight_decay,
             }
-            for rule, parameters in zip(rules, members, strict=True)
-            if parameters
+            for index, layer in sorted(members)
         ]
+
+    def _layer(self, name: str, parts: Parts) -> int:
+        """The part that a parameter belongs to; all are in the rest if no rates decay."""
+        inside = (index for index, part in enumerate(parts) if any(name.startswith(start) for start in part))
+        return len(parts) if self.layer_decay is None else next(inside, len(parts))
+
+    def _rate(self, batch_size: int, rule: ParameterRule, layers_above: int) -> float:
+        return self.learning_rate(batch_size) * rule.lr_scale * (self.layer_decay or 1.0) ** layers_above
 
 
 class AdamWConfig(_OptimizerConfig):
@@ -59,9 +86,9 @@ class AdamWConfig(_OptimizerConfig):
     name: Literal["adamw"] = "adamw"
     betas: tuple[Rate, Rate] = (0.9, 0.999)
 
-    def build(self, model: nn.Module, batch_size: int) -> Optimizer:
-        """The optimiser of all trainable parameters of `model`."""
-        return torch.optim.AdamW(self.groups(model, batch_size), betas=self.betas, fused=True)
+    def build(self, model: nn.Module, batch_size: int, parts: Parts = ()) -> Optimizer:
+        """The optimiser of all trainable parameters of `model`. parts: see `groups`."""
+        return torch.optim.AdamW(self.groups(model, batch_size, parts), betas=self.betas, fused=True)
 
 
 class SGDConfig(_OptimizerConfig):
@@ -70,9 +97,9 @@ class SGDConfig(_OptimizerConfig):
     name: Literal["sgd"] = "sgd"
     momentum: NonNegativeFloat = 0.9
 
-    def build(self, model: nn.Module, batch_size: int) -> Optimizer:
-        """The optimiser of all trainable parameters of `model`."""
-        optimizer = torch.optim.SGD(self.groups(model, batch_size), momentum=self.momentum, fused=True)
+    def build(self, model: nn.Module, batch_size: int, parts: Parts = ()) -> Optimizer:
+        """The optimiser of all trainable parameters of `model`. parts: see `groups`."""
+        optimizer = torch.optim.SGD(self.groups(model, batch_size, parts), momentum=self.momentum, fused=True)
         if self.momentum:
             # The optimiser itself would leave the momentum uninitialised if its first step is skipped (PyTorch 2.14).
             for group in optimizer.param_groups:

@@ -26,6 +26,7 @@ DIVERGED = "start another run_name with a lower optimizer.lr, a gradient_clip, o
 
 class TrainingState:
     """What changes during a run. step: number of optimiser steps done. evaluated: the last step evaluated.
+    out_of_patience: whether the run ends early, since `evaluation.patience` evaluations brought no new best score.
 
     There is no random state: every step has its own seed (`Processes.seed_step`), and so has every sample.
     ema: the moving average of the model, or None. fixed: facts beside the settings that must be the same when the run
@@ -46,6 +47,8 @@ class TrainingState:
         self.step = 0
         self.evaluated = 0
         self.best: dict[str, Any] = {}  # {"metric", "value", "step"}
+        self.out_of_patience = False
+        self._since_best = 0  # evaluations
 
     def resume(self, checkpoints: Checkpoints) -> bool:
         """Load the newest checkpoint. Return whether there is one. Raises UserError if it does not fit this run."""
@@ -88,8 +91,9 @@ class TrainingState:
             self.ema.module.load_state_dict(saved["ema"])
             self.ema.n_averaged.fill_(saved["ema_updates"])
         self.step, self.evaluated, self.best = saved["step"], saved["evaluated"], saved["best"]
+        self._count_since_best(saved.get("evaluations_since_best", 0))  # older versions have none
         last = max(saved["config"]["steps"], self.config["steps"])  # it may have been asked to do more than it is now
-        if not 0 <= self.evaluated <= self.step <= last or (
+        if not 0 <= self._since_best <= self.evaluated <= self.step <= last or (
             self.best and self.best.keys() != {"metric", "value", "step"}
         ):
             raise ValueError("its step or its best score is impossible")
@@ -106,6 +110,7 @@ class TrainingState:
             "step": self.step,
             "evaluated": self.evaluated,
             "best": self.best,
+            "evaluations_since_best": self._since_best,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -123,7 +128,12 @@ class TrainingState:
         )
         if better:
             self.best = {"metric": metric, "value": value, "step": self.step}
+        self._count_since_best(0 if better else self._since_best + 1)
         return better
+
+    def _count_since_best(self, evaluations: int) -> None:
+        patience = self.config["evaluation"]["patience"]
+        self._since_best, self.out_of_patience = evaluations, patience is not None and evaluations >= patience
 
     def _refuse_non_finite(self) -> None:
         weights: dict[str, Tensor] = dict(self.model.named_parameters())

@@ -10,6 +10,7 @@ from errors import UserError
 from experiment import Experiment
 from metrics.base import Metric
 from runtime.distributed import Processes
+from runtime.state import TrainingState
 from storage import write_text
 from workflow.environment import environment
 
@@ -61,12 +62,14 @@ def write_run_results(folder: Path, result: dict[str, Any], step: int, is_best: 
         write_result(folder / name, result | {"checkpoint": str(path), "step": step, "selected": selected})
 
 
-def describe_run(folder: Path, best: dict[str, Any], step: int) -> str:
-    """Where the results of a finished run are. best: of its TrainingState. step: the last one."""
+def describe_run(folder: Path, state: TrainingState) -> str:
+    """Where the results of a finished run are, and whether it ended early."""
+    best = state.best
     return (
         f"done: {folder}\n"
         f"  best evaluation: {best['metric']} {best['value']:.4g} at step {best['step']}, results.json and best.pt\n"
-        f"  last evaluation: at step {step}, results_last.json and last.pt"
+        f"  last evaluation: at step {state.step}, results_last.json and last.pt"
+        + ("\n  stopped early: evaluation.patience is used up" if state.out_of_patience else "")
     )
 
 

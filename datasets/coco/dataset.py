@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from config import Schema
-from datasets.base import DenseDataset, Doubt, ImageRange, Objects, Sample, Survey
+from datasets.base import DenseDataset, Doubt, ImageRange, Objects, RepeatThreshold, Sample, Survey
 from datasets.coco.annotations import Crowds, read_annotations, read_classes
 from datasets.coco.categories import advice_on_classes, file_with_classes
 from datasets.coco.doubts import image_doubts, object_doubts
@@ -25,6 +25,7 @@ from datasets.coco.survey import (
     left_out_objects,
     no_image,
     nothing_left,
+    occurrences,
     odd_boxes,
     protocol,
     rows_of,
@@ -35,6 +36,7 @@ from datasets.files.folders import evenly_spread, other_files
 from datasets.files.images import IMAGE_SUFFIXES, check_image_range, read_image
 from datasets.files.paths import check_path, check_root, resolve_path
 from datasets.files.unusable import OnError
+from datasets.frequency import Occurrences
 from datasets.transforms import TestTransforms, TrainTransforms
 from errors import UserError
 from structures import DatasetInfo, Target
@@ -89,7 +91,7 @@ class COCOConfig(Schema):
     min_side: do not train on images with a shorter side.
     aspect_grouping: this many consecutive training images are all wider than tall, or all not, which saves padding.
     on_error: what to do with an unusable image or annotation: "stop" with an error, or "skip" and list it (see `COCO`).
-    image_range: see `ImageRange`.
+    image_range: see `ImageRange`. repeat_threshold: see `RepeatThreshold`.
     """
 
     name: Literal["coco"] = "coco"
@@ -106,6 +108,7 @@ class COCOConfig(Schema):
     aspect_grouping: PositiveInt | None = 2
     on_error: OnError = "stop"
     image_range: ImageRange = None
+    repeat_threshold: RepeatThreshold = None
     train_transforms: TrainTransforms
     test_transforms: TestTransforms
 
@@ -197,6 +200,7 @@ class COCO(DenseDataset):
             self._images = np.flatnonzero(self._wanted & large_images(self._annotations, config.min_side))
             if not len(self._images):
                 raise no_image(self._file, self._annotations, self._wanted, NEEDED, config.min_side, self.skipped)
+            self.repeat_threshold = config.repeat_threshold
             if config.aspect_grouping:
                 self.groups = aspect_groups(self._annotations.sizes[self._images])
                 self.group_size = config.aspect_grouping
@@ -226,6 +230,10 @@ class COCO(DenseDataset):
     def unnamed_files(self) -> dict[Path, list[Path]]:
         """Images that the annotation file does not name."""
         return {self._folder: other_files(self._folder, IMAGE_SUFFIXES, self._annotations.names)}
+
+    def occurrences(self) -> Occurrences:
+        """The objects of each class that are learnt from."""
+        return occurrences(self._annotations, self._images)
 
     def survey(self, images: Sequence[int] | None = None) -> Survey:
         """Count the objects of each class that are learnt from or scored, and those that are left out by reason."""

@@ -12,6 +12,7 @@ from datasets.coco.annotations import Annotations, Crowds
 from datasets.coco.categories import some_names
 from datasets.coco.json_file import ImageIndex, OtherCategory
 from datasets.coco.objects import corners, training_boxes
+from datasets.frequency import Occurrences
 from errors import UserError
 
 SAMPLE = 1000  # masks that boxes are compared with
@@ -109,6 +110,14 @@ def shapes_of(annotations: Annotations, images: np.ndarray) -> Shapes:
         sample=sample,
         extents=mask_utils.toBbox(masks) if masks else np.zeros((0, 4)),
     )
+
+
+def occurrences(annotations: Annotations, images: np.ndarray) -> Occurrences:
+    """The objects that training learns from, by the place of their image in `images`, ascending rows."""
+    shapes, (_, image_rows) = shapes_of(annotations, images), rows_of(annotations, images)
+    used = ~np.any([*shapes.unused(training=True).values()], axis=0)
+    labels = shapes.labels[used].astype(np.int64)
+    return Occurrences(np.searchsorted(images, image_rows[used]), labels, np.ones_like(labels))
 
 
 def left_out_images(index: ImageIndex, wanted: np.ndarray, needed: str, min_side: int) -> dict[str, int]:

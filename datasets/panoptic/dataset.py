@@ -13,7 +13,7 @@ import torch
 from pydantic import PositiveInt, model_validator
 
 from config import Schema
-from datasets.base import DenseDataset, Doubt, ImageRange, Objects, Sample, Survey
+from datasets.base import DenseDataset, Doubt, ImageRange, Objects, RepeatThreshold, Sample, Survey
 from datasets.coco.annotations import Annotations, Crowds, read_annotations
 from datasets.coco.categories import advice_on_classes, file_with_classes
 from datasets.coco.dataset import TRAIN_ANNOTATIONS as TRAIN_INSTANCES
@@ -26,11 +26,12 @@ from datasets.files.folders import other_files
 from datasets.files.images import IMAGE_SUFFIXES
 from datasets.files.paths import check_path, check_root, resolve_path
 from datasets.files.unusable import OnError
+from datasets.frequency import Occurrences
 from datasets.panoptic.annotations import read_categories, read_segments
 from datasets.panoptic.categories import CATEGORIES, Category, Classes
 from datasets.panoptic.ids import boxes_of, read_segment_ids
 from datasets.panoptic.predictions import PanopticFiles
-from datasets.panoptic.survey import Split, segment_doubts, survey
+from datasets.panoptic.survey import Split, segment_doubts, segment_occurrences, survey
 from datasets.transforms import TestTransforms, TrainTransforms
 from errors import UserError
 from structures import IGNORE, DatasetInfo, Panoptic, Target
@@ -76,6 +77,7 @@ class COCOPanopticConfig(Schema):
     aspect_grouping: PositiveInt | None = 2
     on_error: OnError = "stop"
     image_range: ImageRange = None
+    repeat_threshold: RepeatThreshold = None
     train_transforms: TrainTransforms
     test_transforms: TestTransforms
 
@@ -179,6 +181,7 @@ class COCOPanoptic(DenseDataset):
             if not len(self._images):
                 do = "set data.train_empty_images=true, or name other annotations"
                 raise no_image(self._file, self._segments, self._wanted, "a thing", config.min_side, self.skipped, do)
+            self.repeat_threshold = config.repeat_threshold
             if config.aspect_grouping:
                 self.groups = aspect_groups(self._segments.sizes[self._images])
                 self.group_size = config.aspect_grouping
@@ -207,6 +210,10 @@ class COCOPanoptic(DenseDataset):
             self._folder: other_files(self._folder, IMAGE_SUFFIXES, self._segments.names),
             self._pngs: other_files(self._pngs, frozenset({".png"}), self._segments.files),
         }
+
+    def occurrences(self) -> Occurrences:
+        """The segments of each class that are learnt from."""
+        return segment_occurrences(self._split())
 
     def survey(self, images: Sequence[int] | None = None) -> Survey:
         """Count the segments of each class that are learnt from or scored, and those that are left out by reason."""

@@ -15,11 +15,13 @@ from datasets.coco.survey import (
     left_out_objects,
     no_image,
     nothing_left,
+    occurrences,
     odd_boxes,
     rows_of,
     shapes_of,
     warnings,
 )
+from datasets.frequency import Occurrences
 from datasets.panoptic.annotations import Segments
 from structures import IGNORE, DatasetInfo
 
@@ -70,6 +72,21 @@ def survey(split: Split, skipped: Sequence[str]) -> Survey:
     images = left_out_images(segments, split.wanted, "a thing", split.min_side) if training else {}
     left_out = images | left_out_objects(unused, others)
     return Survey("segments", counts, left_out, warnings(counts, others, oddity, "segment"))
+
+
+def segment_occurrences(split: Split) -> Occurrences:
+    """The segments of each class that training learns from, crowds left out; things of `instances` if there are any."""
+    segments, images = split.segments, split.images
+    rows, image_rows = rows_of(segments, images)
+    labels = segments.labels[rows]
+    is_thing = np.append(split.info.things, False)[labels]  # the last is for IGNORE, -1
+    kept = (labels != IGNORE) & ~segments.crowd[rows] & (~is_thing | (split.instances is None))
+    labels = labels[kept].astype(np.int64)
+    own = Occurrences(np.searchsorted(images, image_rows[kept]), labels, np.ones_like(labels))
+    if split.instances is None:
+        return own
+    things = occurrences(*split.instances)
+    return Occurrences(*(np.concatenate(pair) for pair in zip(own, things, strict=True)))
 
 
 def segment_doubts(split: Split) -> Iterator[Doubt]:

@@ -33,6 +33,7 @@ label values are set in the YAML. Cityscapes and Pascal VOC need these settings,
 import os
 import shlex
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -41,11 +42,12 @@ import torch
 from pydantic import Field, NonNegativeInt, model_validator
 
 from config import Schema
-from datasets.base import DenseDataset, ImageRange, Sample, Survey
+from datasets.base import DenseDataset, ImageRange, RepeatThreshold, Sample, Survey
 from datasets.files.folders import evenly_spread, other_files, split_end
 from datasets.files.images import IMAGE_SUFFIXES, check_image_range, read_image
 from datasets.files.paths import problem_with, resolve_path
 from datasets.files.unusable import OnError, Unusable
+from datasets.frequency import Occurrences
 from datasets.semantic.labels import LabelTable, single_class_advice
 from datasets.semantic.pairing import (
     LABEL_SUFFIXES,
@@ -90,7 +92,8 @@ class ADE20KConfig(Schema):
     first_label: the value of class 0 in the PNGs; the other classes follow. label_values: instead, the class of each
     value; several values may be one class. ignore_labels: values of pixels to ignore. All other values are errors.
     ADE20K: first_label 1, ignore_labels [0]. on_error: what to do with an image or a label map without counterpart:
-    "stop" with an error, or "skip" and list it. image_range: see `ImageRange`.
+    "stop" with an error, or "skip" and list it. image_range: see `ImageRange`. repeat_threshold: see `RepeatThreshold`;
+    with it all label maps are read at the start.
     """
 
     name: Literal["ade20k"] = "ade20k"
@@ -109,6 +112,7 @@ class ADE20KConfig(Schema):
     ignore_labels: tuple[NonNegativeInt, ...] = (0,)
     on_error: OnError = "stop"
     image_range: ImageRange = None
+    repeat_threshold: RepeatThreshold = None
     train_transforms: TrainTransforms
     test_transforms: TestTransforms
 
@@ -179,6 +183,9 @@ class ADE20K(DenseDataset):
 
     def __init__(self, config: ADE20KConfig, split: Literal["train", "val"], annotations_only: bool = False) -> None:
         self.info = config.info
+        if split == "train":
+            self.info = replace(config.info, frequencies=self.frequencies)
+            self.repeat_threshold = config.repeat_threshold
         root = _existing_root(resolve_path(config.root, ""))
         if split == "train":
             images, annotations, listed = config.train_images, config.train_annotations, config.train_list
@@ -229,6 +236,12 @@ class ADE20K(DenseDataset):
             folder: other_files(folder, suffixes, known, end)
             for folder, known, (end, suffixes) in zip(folders, names, self._ends, strict=True)
         }
+
+    def occurrences(self) -> Occurrences:
+        """The pixels of each class in each label map; reads all."""
+        counts = [self._table.by_class(self._table.count(self._annotation(index))) for index in range(len(self))]
+        images, labels = np.nonzero(np.stack(counts))
+        return Occurrences(images, labels, np.stack(counts)[images, labels])
 
     def survey(self, images: Sequence[int] | None = None) -> Survey:
         """Count the pixels of each class, in a sample of large sets; also look at the values of a few images.

@@ -96,6 +96,11 @@ class MiT(Backbone):
     def __init__(self, channels: PerStage, depths: PerStage, drop_path: float = 0.1) -> None:
         super().__init__()
         self.feature_info = tuple(map(FeatureInfo, channels, STRIDES))
+        self.parts = [
+            ["stages.0.patch"],
+            ["stages.0.blocks.", "stages.0.norm."],
+            *([f"stages.{n}."] for n in (1, 2, 3)),
+        ]
         blocks = sum(depths)
         rates = [drop_path * index / (blocks - 1) for index in range(blocks)]
         starts = [sum(depths[:index]) for index in range(4)]

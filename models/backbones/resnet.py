@@ -81,6 +81,7 @@ class ResNet(Backbone):
         self.conv1, self.bn1 = net.conv1, net.bn1
         self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
         self.feature_info = tuple(map(FeatureInfo, CHANNELS, STRIDES))
+        self.parts = [["conv1.", "bn1."], *([f"{part}."] for part in PARTS[1:])]
         parts = [nn.ModuleList([self.conv1, self.bn1]), self.layer1, self.layer2, self.layer3, self.layer4]
         for part in parts[:frozen]:
             part.requires_grad_(False)

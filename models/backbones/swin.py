@@ -104,6 +104,9 @@ class Swin(Backbone):
         )
         self.merges = nn.ModuleList(PatchMerging(width) for width in widths[:-1])
         self.norms = nn.ModuleList(nn.LayerNorm(width, eps=EPS) for width in widths)
+        merges = [[], *([f"merges.{index}."] for index in range(len(widths) - 1))]
+        stages = [[*merge, f"stages.{index}.", f"norms.{index}."] for index, merge in enumerate(merges)]
+        self.parts = [["patch.", "patch_norm."], *stages]
         self.apply(_initialise)
 
     def forward(self, images: Tensor) -> list[Tensor]:

@@ -8,6 +8,7 @@ again; images normalised with ImageNet's statistics, as ours are, are converted 
 image is resized to 14/16 of its size, so that the map has stride 16.
 """
 
+from bisect import bisect_left
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -164,6 +165,7 @@ class TimmBackbone(Backbone):
         self.register_buffer("factor", factor, persistent=False)
         self.register_buffer("shift", shift, persistent=False)
         self.fixed_statistics = config.fixed_statistics
+        self.parts = self._find_parts()
         self.frozen = self._find_frozen(config.frozen)
         for module in self.frozen:
             for parameter in module.parameters(recurse=False):
@@ -218,6 +220,24 @@ class TimmBackbone(Backbone):
         size = scaled((images.shape[-2], images.shape[-1]), patch, stride)
         return F.interpolate(images, size, mode="bilinear", antialias=patch < stride)
 
+    def _stages(self) -> list[str]:
+        """The names of the modules of stages or, of a plain transformer, blocks; [] if they cannot be told apart."""
+        modules = dict(self.body.named_modules())
+        found = []
+        for part in self.anatomy.parts:
+            found += [name for name in (part, part.replace(".", "_"), f"model.{part}") if name in modules][:1]
+        return found if len(found) == len(self.anatomy.parts) else []
+
+    def _find_parts(self) -> list[list[str]]:
+        """See Backbone. Parameters are in the order of use: the stem, and then each stage with what leads to it."""
+        names, stages = [name for name, _ in self.body.named_parameters()], self._stages()
+        parts: list[list[str]] = [[] for _ in range(len(stages) + 1)]
+        inside = [[row for row, name in enumerate(names) if name.startswith(f"{stage}.")] for stage in stages]
+        first, ends = min(inside[0]) if stages else len(names), [max(rows, default=0) for rows in inside]
+        for row, name in enumerate(names):
+            parts[0 if row < first else min(bisect_left(ends, row) + 1, len(stages))].append(f"body.{name}")
+        return parts
+
     def _find_frozen(self, frozen: Literal["all"] | int) -> list[nn.Module]:
         """The modules of the first stages, in the order in which timm uses and registers them."""
         if frozen == 0:
@@ -225,13 +245,12 @@ class TimmBackbone(Backbone):
         modules = dict(self.body.named_modules())
         if frozen == "all":
             return list(modules.values())
-        parts = self.anatomy.parts
-        if frozen > len(parts):
-            raise UserError("model.backbone.frozen", f"{self.name} has {len(parts)} stages", "use fewer, or all")
-        part = parts[frozen - 1]
-        last = next((name for name in (part, part.replace(".", "_"), f"model.{part}") if name in modules), None)
-        if last is None:
+        stages = self._stages()
+        if not stages:
             raise UserError("model.backbone.frozen", f"stages of {self.name} cannot be told apart", "use 0 or all")
+        if frozen > len(stages):
+            raise UserError("model.backbone.frozen", f"{self.name} has {len(stages)} stages", "use fewer, or all")
+        last = stages[frozen - 1]
         names = list(modules)
         end = max(index for index, name in enumerate(names) if name == last or name.startswith(f"{last}."))
         later = names[end + 1 :]

@@ -1,93 +1,18 @@
-"""Resize network outputs to the size of images or labels and compute losses or classes there, in bounded memory.
+"""Resize network outputs to the size of images or labels and find the classes there, in bounded memory.
 
-Logits at full size would be by far the largest tensors of a segmentation network. So the loss, the best class of each
-pixel and the class scores from masks are computed in chunks: a few rows or a few classes at a time.
+Logits at full size would be by far the largest tensors of a segmentation network. So the best class of each pixel and
+the class scores from masks are computed in chunks: a few rows or a few classes at a time.
 """
 
 import functools
-from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from runtime.distributed import mean_count
-from structures import IGNORE, Size
+from structures import Size
 
 _CHUNK_ELEMENTS = 1 << 22  # elements at full resolution that are held at a time
-# The same for the loss. On a CPU a chunk should fit into the cache; an accelerator needs large kernels.
-_LOSS_CHUNK_ELEMENTS_ON_CPU, _LOSS_CHUNK_ELEMENTS_ON_ACCELERATOR = 1 << 20, 1 << 26
-
-
-def pixel_cross_entropy(logits: Tensor, labels: Tensor, sizes: Sequence[Size]) -> Tensor:
-    """Cross-entropy of logits [B, K, h, w], resized bilinearly to the size of labels [B, H, W] -> scalar.
-
-    labels: class or IGNORE. sizes: (height, width) of each image; what lies beyond is padding of the batch, all IGNORE.
-    The mean is over all pixels of the images of all processes, ignored ones included, as in
-    the original SegFormer: their sum, divided by the mean number of pixels per process. It is computed in float32 even
-    under autocast, and in chunks of rows: neither the resized logits nor their gradient ever exist as a whole.
-    """
-    pixels = sum(height * width for height, width in sizes)
-    if torch.compiler.is_compiling():  # the compiler would only unroll the loop over chunks
-        loss: Tensor = torch.compiler.disable(_pixel_cross_entropy)(logits, labels, pixels)
-        return loss
-    return _pixel_cross_entropy(logits, labels, pixels)
-
-
-def _pixel_cross_entropy(logits: Tensor, labels: Tensor, pixels: int) -> Tensor:
-    with torch.autocast(logits.device.type, enabled=False):
-        loss: Tensor = _PixelCrossEntropy.apply(logits.float(), labels, mean_count(pixels, logits))
-    return loss
-
-
-class _PixelCrossEntropy(torch.autograd.Function):
-    """Computes the gradient in the forward pass, while each chunk of resized logits is in memory."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, divisor: Tensor) -> Tensor:
-        logits = logits.contiguous(memory_format=torch.channels_last)
-        gradient = torch.empty_like(logits)
-        images = zip(logits.split(1), labels, gradient.split(1), strict=True)
-        total = torch.stack([_image_loss(*image) for image in images]).sum()
-        ctx.save_for_backward(gradient.div_(divisor))
-        return total / divisor
-
-    @staticmethod
-    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * factor, None, None
-
-
-def _image_loss(logits: Tensor, labels: Tensor, gradient: Tensor) -> Tensor:
-    """Sum the loss over labels [H, W] of one image with logits [1, K, h, w]; write its gradient into `gradient`."""
-    (_, K, h, w), (H, W) = logits.shape, labels.shape
-    # PyTorch resizes the columns first. Then the rows are resized chunk by chunk, as a matrix product with the rows of
-    # interpolation weights of the chunk. Classes are the last axis, so that softmax and products use contiguous memory.
-    wide = F.interpolate(logits, size=(h, W), mode="bilinear").permute(0, 2, 3, 1).reshape(h, W * K)
-    wide_gradient = torch.zeros_like(wide)
-    weights, first, last = _kept_row_weights(H, h, logits.device)
-    total = logits.new_zeros(())
-    elements = _LOSS_CHUNK_ELEMENTS_ON_CPU if logits.device.type == "cpu" else _LOSS_CHUNK_ELEMENTS_ON_ACCELERATOR
-    chunk_rows = max(1, elements // (W * K))
-    for top in range(0, H, chunk_rows):
-        bottom = min(top + chunk_rows, H)
-        rows = slice(first[top], last[bottom - 1] + 1)
-        matrix = weights[top:bottom, rows]
-        scores = (matrix @ wide[rows]).view(-1, K).log_softmax(dim=1)
-        label = labels[top:bottom].reshape(-1, 1).long()
-        counts = (label != IGNORE).float()
-        label = label.clamp_(min=0)
-        total -= (scores.gather(1, label) * counts).sum()
-        scores.exp_().scatter_add_(1, label, scores.new_full((1, 1), -1.0).expand_as(label)).mul_(counts)
-        wide_gradient[rows] += matrix.T @ scores.view(bottom - top, W * K)
-    if torch.are_deterministic_algorithms_enabled():  # on CUDA the operator below is not deterministic
-        columns, _, _ = _kept_row_weights(W, w, logits.device)
-        gradient.copy_((columns.T @ wide_gradient.view(h, W, K)).permute(2, 0, 1))
-        return total
-    wide_gradient = wide_gradient.view(1, h, W, K).permute(0, 3, 1, 2)
-    gradient.copy_(torch.ops.aten.upsample_bilinear2d_backward(wide_gradient, [h, W], [1, K, h, w], False))
-    return total
 
 
 def resized_argmax(logits: Tensor, padded: Size, unpadded: Size, size: Size) -> Tensor:
@@ -156,5 +81,5 @@ def row_weights(out: int, rows: int, device: torch.device) -> tuple[Tensor, list
     return weights, first.tolist(), last.tolist()
 
 
-# For the loss, which needs the same ones at every step: making them takes time, and copying them waits for the device.
-_kept_row_weights = functools.lru_cache(maxsize=8)(row_weights)
+# For losses, which needs the same ones at every step: making them takes time, and copying them waits for the device.
+kept_row_weights = functools.lru_cache(maxsize=8)(row_weights)

@@ -16,14 +16,16 @@ from torch import Tensor, nn
 from config import Schema
 from models.backbones.timm import TimmBackbone
 from models.base import Backbone, DenseModel
-from models.components import BackboneConfig, UpsamplerConfig
+from models.components import BackboneConfig, LossConfigs, UpsamplerConfig
 from models.depthformer.loss import scale_invariant_log_loss
-from models.layers.resize import pixel_cross_entropy, resized_argmax
+from models.layers.pixel_losses import CrossEntropyConfig, PixelLoss, pixel_losses
+from models.layers.resize import resized_argmax
 from models.layers.simple_pyramid import shrink
 from models.weights import Source, load_weights, replaces_backbone
 from structures import Batch, DatasetInfo, Prediction
 
 STRIDES = {"quarter": 4, "full": 1}  # of the result, by `size`
+LOSSES = (CrossEntropyConfig(),)
 INITIAL_SHARE = 0.25  # of max_depth: the depth that an untrained probe predicts, as an untrained DepthFormer does
 
 
@@ -32,7 +34,7 @@ class ProbeConfig(Schema):
 
     backbone: stays as it is, whatever it says of frozen parts; a plain vision transformer of timm has no feature
     pyramid here. upsampler: of each x2 step from the coarsest level up to `size`. size: quarter or full size of the
-    image. min_depth: smallest predicted depth, in metres.
+    image. losses: for classes; see LossConfig in models/components.py. min_depth: smallest predicted depth, in metres.
     weights: a checkpoint of this repository. weights_exclude: names of tensors or submodules that keep their initial
     values, for example classifier for another class list.
     """
@@ -41,6 +43,7 @@ class ProbeConfig(Schema):
     backbone: BackboneConfig
     upsampler: UpsamplerConfig
     size: Literal["quarter", "full"] = "quarter"
+    losses: LossConfigs = LOSSES
     min_depth: PositiveFloat = 0.001
     weights: Source | None = None
     weights_exclude: tuple[str, ...] = ()
@@ -50,6 +53,8 @@ class ProbeConfig(Schema):
         if info.task not in ("semantic", "depth"):
             what = f"{info.name} is data for the task {info.task}"
             raise ValueError(f"probe needs a class or a depth for every pixel, but {what}; use ade20k or nyu")
+        if info.task == "depth" and self.losses != LOSSES:
+            raise ValueError("losses compare classes, and the data have depths; remove model.losses")
         backbone = self.backbone.build(pretrained and not replaces_backbone(self.weights, self.weights_exclude))
         if isinstance(backbone, TimmBackbone):
             backbone.remove_pyramid()
@@ -61,7 +66,8 @@ class ProbeConfig(Schema):
             upsamplers.append(self.upsampler.build(channels, widths.get(stride, backbone.in_channels)))
         model: Probe
         if info.task == "semantic":
-            model = SemanticProbe(backbone, upsamplers, nn.Conv2d(channels, info.num_classes, 1))
+            losses = [loss.build(info) for loss in self.losses]
+            model = SemanticProbe(backbone, upsamplers, nn.Conv2d(channels, info.num_classes, 1), losses)
         else:
             assert info.max_depth is not None
             model = DepthProbe(backbone, upsamplers, nn.Conv2d(channels, 1, 1), self.min_depth, info.max_depth)
@@ -105,14 +111,24 @@ class Probe(DenseModel):
 class SemanticProbe(Probe):
     """Semantic segmentation. Raw output: logits [B, K, h, w] at quarter or full size."""
 
+    def __init__(
+        self,
+        backbone: Backbone,
+        upsamplers: Sequence[nn.Module],
+        classifier: nn.Conv2d,
+        losses: Sequence[PixelLoss],
+    ) -> None:
+        super().__init__(backbone, upsamplers, classifier)
+        self.losses = nn.ModuleList(losses)
+
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
         """Images [B, C, H, W] -> {"logits": [B, K, h, w]}."""
         return {"logits": self.classifier(self.upsampled_features(images))}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """{"loss_ce"}: cross-entropy at the size of the labels, the `semantic` field of the targets."""
+        """{"loss_ce"} or other losses by name, at the size of the labels, the `semantic` field of the targets."""
         labels = torch.stack([target.semantic for target in batch.targets])  # type: ignore[misc]
-        return {"loss_ce": pixel_cross_entropy(self.outputs(batch.images)["logits"], labels, batch.sizes)}
+        return pixel_losses(self.losses, self.outputs(batch.images)["logits"], labels, batch.sizes)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Prediction]:

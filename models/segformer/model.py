@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from config import Rate, Schema
 from models.base import Backbone, DenseModel
-from models.components import BackboneConfig, UpsamplerConfig
-from models.layers.resize import pixel_cross_entropy, resized_argmax
+from models.components import BackboneConfig, LossConfigs, UpsamplerConfig
+from models.layers.pixel_losses import CrossEntropyConfig, PixelLoss, pixel_losses
+from models.layers.resize import resized_argmax
 from models.layers.tiling import apply_by_rows
 from models.weights import Source, load_weights, replaces_backbone
 from structures import Batch, DatasetInfo, Prediction
@@ -31,6 +32,7 @@ class SegFormerConfig(Schema):
 
     channels: channels of the head; by default 256 with B0 and B1, else 768. dropout: rate at which whole channels are
     dropped.
+    losses: added up; see LossConfig in models/components.py.
     weights: a converted SegFormer or a checkpoint of this repository. weights_exclude: names of tensors or submodules
     that keep their initial values, for example head.classifier for another class list.
     one_step: resize every level to 1/4 at once, without upsamplers, as the original does. Possible only with plain
@@ -43,6 +45,7 @@ class SegFormerConfig(Schema):
     channels: PositiveInt | None = None
     dropout: Rate = 0.1
     one_step: bool | None = None
+    losses: LossConfigs = (CrossEntropyConfig(),)
     weights: Source | None = None
     weights_exclude: tuple[str, ...] = ()
 
@@ -66,7 +69,7 @@ class SegFormerConfig(Schema):
         if one_step:
             stages = []
         head = SegFormerHead(widths, channels, info.num_classes, stages, self.upsampler.name, self.dropout)
-        model = SegFormer(backbone, head)
+        model = SegFormer(backbone, head, [loss.build(info) for loss in self.losses])
         if self.weights and pretrained:
             load_weights(model, self.weights, "model.weights", self.weights_exclude)
         return model
@@ -75,19 +78,20 @@ class SegFormerConfig(Schema):
 class SegFormer(DenseModel):
     """Semantic segmentation. Raw output: logits [B, K, H/4, W/4]."""
 
-    def __init__(self, backbone: Backbone, head: "SegFormerHead") -> None:
+    def __init__(self, backbone: Backbone, head: "SegFormerHead", losses: Sequence[PixelLoss]) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.losses = nn.ModuleList(losses)
 
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
         """Images [B, 3, H, W] -> {"logits": [B, K, H/4, W/4]}."""
         return {"logits": self.head(self.backbone(images))}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """{"loss_ce"}: cross-entropy at the size of the labels, the `semantic` field of the targets."""
+        """{"loss_ce"} or other losses by name, at the size of the labels, the `semantic` field of the targets."""
         labels = torch.stack([target.semantic for target in batch.targets])  # type: ignore[misc]
-        return {"loss_ce": pixel_cross_entropy(self.outputs(batch.images)["logits"], labels, batch.sizes)}
+        return pixel_losses(self.losses, self.outputs(batch.images)["logits"], labels, batch.sizes)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Prediction]:

@@ -284,7 +284,7 @@ def spoil_loss(number: int, rank: int | None = None) -> None:
 
         return loss
 
-    replace("models.segformer.model:pixel_cross_entropy", make)
+    replace("models.layers.pixel_losses:pixel_cross_entropy", make)
 
 
 def spoil_weights(number: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from errors import UserError
-from models.layers.resize import pixel_cross_entropy
+from models.layers.pixel_losses import pixel_cross_entropy
 from runtime.arithmetic import deterministic_algorithms
 from tests.conftest import ROOT, command
 from tests.faults.tasks import (

@@ -10,8 +10,9 @@ from pydantic import TypeAdapter
 
 from errors import UserError
 from metrics import MetricConfig
+from metrics.boundary import boundary_band, boundary_width
 from metrics.distributed import sum_over_processes
-from metrics.mean_iou import MeanIoU, MeanIoUConfig, boundary_band, boundary_width
+from metrics.mean_iou import MeanIoU, MeanIoUConfig
 from structures import IGNORE, DatasetInfo, Prediction, Target
 
 X = IGNORE

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from models import ModelConfig
 from models.base import DenseModel
-from models.layers.resize import pixel_cross_entropy
+from models.components import LossConfigs
+from models.layers.pixel_losses import pixel_cross_entropy
+from models.layers.pixel_losses import pixel_losses as all_pixel_losses
 from models.maskformer.losses import QueryLogits, Segments
 from models.maskformer.losses import losses as mask_losses
 from models.panoptic_fpn.semantic_head import SemanticHead
@@ -53,6 +55,13 @@ def pixel_losses(images: list[int], leaves: list[Tensor]) -> dict[str, Tensor]:
     return {"loss_ce": pixel_cross_entropy(logits_of(images, leaves), labels, [SIZES[image] for image in images])}
 
 
+def rare_losses(images: list[int], leaves: list[Tensor]) -> dict[str, Tensor]:
+    labels = torch.stack([labels_of(image, padded_size(images)) for image in images])
+    settings = ["focal", {"name": "ohem", "threshold": 0.1, "min_kept": 500}, "dice"]
+    losses = [loss.build(DatasetInfo("semantic", "any")) for loss in TypeAdapter(LossConfigs).validate_python(settings)]
+    return all_pixel_losses(losses, logits_of(images, leaves), labels, [SIZES[image] for image in images])
+
+
 def panoptic_losses(images: list[int], leaves: list[Tensor]) -> dict[str, Tensor]:
     head, size = SemanticHead(8, 32, K, BilinearConfig()), padded_size(images)
     head.forward = lambda pyramid: pyramid[0]  # type: ignore[method-assign, assignment]
@@ -71,7 +80,7 @@ def maskformer_losses(images: list[int], leaves: list[Tensor]) -> dict[str, Tens
     return mask_losses([QueryLogits(classes, masks), QueryLogits(classes.sin(), masks.sin())], truth)
 
 
-@pytest.mark.parametrize("losses_of", [pixel_losses, panoptic_losses, maskformer_losses])
+@pytest.mark.parametrize("losses_of", [pixel_losses, rare_losses, panoptic_losses, maskformer_losses])
 def test_a_loss_leaves_out_the_padding_and_counts_over_all_processes(
     losses_of: Callable[[list[int], list[Tensor]], dict[str, Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ import train
 from datasets.loading import next_batches
 from errors import UserError
 from experiment import load_experiment
-from models.segformer import model as segformer
+from models.layers import pixel_losses
 from runtime.distributed import Processes, start_processes
 from runtime.log import RunLog
 from runtime.optimizer import SGDConfig
@@ -40,10 +40,8 @@ def learnt(run: train.Run) -> list[Tensor]:
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, how: Callable[[Tensor, Tensor], Tensor]) -> None:
-    original = segformer.pixel_cross_entropy
-    monkeypatch.setattr(
-        segformer, "pixel_cross_entropy", lambda logits, *rest: how(original(logits, *rest), logits.float())
-    )
+    original = pixel_losses.pixel_cross_entropy
+    monkeypatch.setattr(pixel_losses, "pixel_cross_entropy", lambda logits, *rest: how(original(logits, *rest), logits))
 
 
 @pytest.mark.parametrize("options", [["gradient_clip=1"], [SGD]])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from experiment import load_experiment
-from models.layers.resize import pixel_cross_entropy
+from models.layers.pixel_losses import pixel_cross_entropy
 from structures import IGNORE, Batch, Target
 from tests.conftest import ROOT, assert_same, run, train, weights
 

@@ -73,10 +73,14 @@ def _load(arguments: Namespace, name: str, overrides: list[str]) -> Experiment:
         if (key := item.partition("=")[0]) in OWN_KEYS:
             raise UserError(f"{key} in {item}", "is set for every run by this command", "use --seeds and --out")
     try:
-        return load_experiment(arguments.cfg, [*arguments.overrides, *overrides]).in_steps()
+        experiment = load_experiment(arguments.cfg, [*arguments.overrides, *overrides]).in_steps()
     except UserError as error:
         where, what, do = error.args
         raise UserError(f"variant {name}: {where}", what, do) from None
+    if experiment.evaluation.patience is not None:
+        what = "lets runs end at steps of their own, and then their last scores do not compare"
+        raise UserError(f"variant {name}: evaluation.patience", what, "add evaluation.patience=null")
+    return experiment
 
 
 def _lower_is_better(experiment: Experiment, metric: str, where: str) -> bool:

@@ -3,9 +3,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.layers import resize
-from models.layers.resize import pixel_cross_entropy
-from structures import IGNORE
+from models.layers import pixel_losses as module
+from models.layers.pixel_losses import CrossEntropyConfig, pixel_cross_entropy, pixel_losses
+from structures import IGNORE, DatasetInfo
 
 
 def plain(logits: Tensor, labels: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ def example(h: int, w: int, H: int, W: int) -> tuple[Tensor, Tensor]:
 def test_loss_and_gradient_equal_the_plain_formula(
     sizes: tuple[int, int, int, int], chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resize, "_LOSS_CHUNK_ELEMENTS_ON_CPU", chunk)
+    monkeypatch.setattr(module, "_CHUNK_ELEMENTS_ON_CPU", chunk)
     logits, labels = example(*sizes)
     expected = plain(logits, labels)
     (gradient,) = torch.autograd.grad(expected, logits)
@@ -52,7 +52,8 @@ def test_the_loss_is_computed_in_float32_under_autocast() -> None:
     logits, labels = example(8, 8, 32, 32)
     logits = logits.detach().bfloat16().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        loss = pixel_cross_entropy(logits, labels, [tuple(each.shape) for each in labels])
+        cross_entropy = CrossEntropyConfig().build(DatasetInfo("semantic", "any"))
+        loss = pixel_losses([cross_entropy], logits, labels, [tuple(each.shape) for each in labels])["loss_ce"]
     torch.testing.assert_close(loss, plain(logits.float(), labels))
     loss.backward()
     assert logits.grad.dtype == torch.bfloat16
