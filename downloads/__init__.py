@@ -27,8 +27,8 @@ PAUSE_SECONDS = 1.0
 class RemoteFile:
     """A published file. path: where it is stored. size: in bytes, if it is known.
 
-    digest: "sha256:" or "md5:", and the first hexadecimal digits, as many as the publisher gives. again: the command
-    that goes on, for error messages.
+    digest: "sha256:" or "md5:", and the first hexadecimal digits, as many as the publisher gives. For error messages,
+    again: the command that goes on; known: how the digest is known.
     """
 
     url: str
@@ -36,6 +36,7 @@ class RemoteFile:
     digest: str = ""
     size: int | None = None
     again: str = "the same command"
+    known: str = "is published"
 
     @property
     def by_hand(self) -> str:
@@ -80,7 +81,7 @@ def _problem_with(file: RemoteFile, path: Path) -> str | None:
     if found.startswith(expected) and file.size in (None, size):
         return None
     if not found.startswith(expected):
-        return f"has {algorithm} {found[:16]}.. where {expected[:16]}.. is published"
+        return f"has {algorithm} {found[:16]}.. where {expected[:16]}.. {file.known}"
     return f"has {size} bytes where {file.size} are published"
 
 

@@ -27,7 +27,9 @@ CLASSES = 5
 INFO = DatasetInfo("semantic", "any", tuple(map(str, range(CLASSES))))
 ROUNDING = 1e-12  # of the largest logit, in double precision
 FLOAT_POSITIONS = 1e-7  # the same for MaskFormer, whose position embeddings we compute in single precision
-RELEASED_EPS = 1e-6  # of the norms in blocks and of stages, in the SegFormer release, for which the weights were trained
+RELEASED_EPS = (
+    1e-6  # of the norms in blocks and of stages, in the SegFormer release, for which the weights were trained
+)
 
 
 @pytest.fixture
@@ -100,7 +102,9 @@ def test_a_segformer(
         logits = model.outputs(images)["logits"]
         assert_same(f"{kind}, eps of the library", logits, reference.double()(images).logits, 1e-5)
         for name, module in reference.named_modules():
-            if isinstance(module, nn.LayerNorm) and not name.endswith(("embeddings.layer_norm", "reduction.layer_norm")):
+            if isinstance(module, nn.LayerNorm) and not name.endswith(
+                ("embeddings.layer_norm", "reduction.layer_norm")
+            ):
                 module.eps = RELEASED_EPS
         assert_same(f"{kind}, eps of the release", logits, reference(images).logits, ROUNDING)
 
