@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -23,6 +24,8 @@ from published.index import Entry, entries, find
 from storage import replace_atomically
 
 IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[^.]+$")  # torch.hub's rule: the first digits of the SHA-256
+
+MORE_SPACE = "move the cache by DENSEUP_CACHE"
 
 
 def cache_folder() -> Path:
@@ -58,7 +61,8 @@ def obtain(weights: str, again: str = "the same command") -> Path:
         return path
     if is_url(weights):
         digits = IN_NAME.search(PurePosixPath(weights.partition("?")[0]).name)
-        return fetch(RemoteFile(weights, path, f"sha256:{digits[1]}" if digits else "", again=again))
+        digest = f"sha256:{digits[1]}" if digits else ""
+        return fetch(RemoteFile(weights, path, digest, again=again, more_space=MORE_SPACE))
     entry = find(weights)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +70,7 @@ def obtain(weights: str, again: str = "the same command") -> Path:
             if not path.exists():
                 _fetch_and_convert(entry, path, again)
     except OSError as error:
-        advice = "free space, or move the cache by DENSEUP_CACHE"
+        advice = f"free space or {MORE_SPACE}, and run {again} again"
         raise UserError(error.filename or path, f"cannot be written ({error.strerror})", advice) from None
     return path
 
@@ -136,6 +140,7 @@ def _fetch_and_convert(entry: Entry, path: Path, again: str) -> None:
     }
     with replace_atomically(path.with_suffix(".json")) as part:
         part.write_text(json.dumps(record, indent=2) + "\n")
+    shutil.copymode(path.with_suffix(".json"), path)  # safetensors lets nobody else read it, who may share the cache
     original.unlink()
 
 
@@ -143,7 +148,7 @@ def _remote_file(entry: Entry, original: Path, again: str) -> RemoteFile:
     """The published file, with the digest that it must have: the index's, that of the file that came here before, or,
     of a file of the hub, that which the hub states.
     """
-    file = RemoteFile(entry.address or "", original, entry.digest or "", entry.size, again)
+    file = RemoteFile(entry.address or "", original, entry.digest or "", entry.size, again, more_space=MORE_SPACE)
     if _is_whole(entry.digest):
         return file
     with suppress(OSError, ValueError, KeyError):  # it has not been here before

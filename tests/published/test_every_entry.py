@@ -14,6 +14,7 @@ from published.cache import check, stored
 from published.index import Entry, entries
 from tests.conftest import ROOT
 from tests.loopback import serve
+from tests.published.converters.reference_mmdet import DYSAMPLE_PLUS_EARLY, detector, upsamplers
 from tests.published.layouts import published_file, published_state
 from workflow.trained import load_trained
 
@@ -73,3 +74,18 @@ def test_random_weights_go_all_the_way_into_the_model(
     used = {key: value for key, value in state.items() if not re.search(UNUSED, key)}
     arrived = {key: value for key, value in found.items() if not re.search("|".join(added), key)}
     assert total(arrived) == pytest.approx(total(used), rel=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("levels", [3, 4])
+def test_a_detector_is_built_as_its_tensors_say(levels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which pyramid and which DySample+ the authors' detectors have is not known before they come."""
+    entry = entries()["faster_rcnn_r50_dysample_plus"]
+    monkeypatch.setenv("DENSEUP_CACHE", str(tmp_path))
+    shapes = {key: shape for key, shape in DYSAMPLE_PLUS_EARLY.items() if levels == 3 or key != "scope__bias"}
+    state = detector(p6=levels == 4) | upsamplers(levels, "neck.upsample_modules.", **shapes)
+    with serve({f"/{entry.file}": published_file(entry, state)}) as server:
+        monkeypatch.setenv("DENSEUP_MIRROR", server.url)
+        experiment, model, _ = load_trained(Path(entry.name), None, [])
+    assert experiment.model.neck == ("fpn" if levels == 3 else "fpn_p6")
+    assert ("neck.upsamplers.0.scope.bias" in model.state_dict()) == (levels == 3)
