@@ -27,8 +27,8 @@ PAUSE_SECONDS = 1.0
 class RemoteFile:
     """A published file. path: where it is stored. size: in bytes, if it is known.
 
-    digest: "sha256:" or "md5:", and the first hexadecimal digits, as many as the publisher gives. again: the command
-    that goes on, for error messages.
+    digest: "sha256:" or "md5:", and the first hexadecimal digits, as many as the publisher gives. For error messages,
+    again: the command that goes on; known: how the digest is known; more_space: what helps if the disk is full.
     """
 
     url: str
@@ -36,6 +36,8 @@ class RemoteFile:
     digest: str = ""
     size: int | None = None
     again: str = "the same command"
+    known: str = "is published"
+    more_space: str = "choose another folder"
 
     @property
     def by_hand(self) -> str:
@@ -57,9 +59,8 @@ def fetch(file: RemoteFile) -> Path:
             else:
                 _download(file)
     except OSError as error:
-        raise UserError(
-            file.path, f"cannot be written ({error.strerror})", "free space or choose another folder"
-        ) from None
+        what = f"cannot be written ({error.strerror}), from {file.url}"
+        raise UserError(file.path, what, f"free space or {file.more_space}, and run {file.again} again") from None
     return file.path
 
 
@@ -80,7 +81,7 @@ def _problem_with(file: RemoteFile, path: Path) -> str | None:
     if found.startswith(expected) and file.size in (None, size):
         return None
     if not found.startswith(expected):
-        return f"has {algorithm} {found[:16]}.. where {expected[:16]}.. is published"
+        return f"has {algorithm} {found[:16]}.. where {expected[:16]}.. {file.known}"
     return f"has {size} bytes where {file.size} are published"
 
 
@@ -180,4 +181,4 @@ def _check_space(file: RemoteFile, part: Path, needed: int | None) -> None:
     free = shutil.disk_usage(part.parent).free
     if needed is not None and needed > free:
         what = f"needs {needed / 1e9:.2f} GB more, and {part.parent} has {free / 1e9:.2f} GB free"
-        raise UserError(file.url, what, "free space or choose another folder")
+        raise UserError(file.url, what, f"free space or {file.more_space}, and run {file.again} again")

@@ -4,9 +4,14 @@ import hashlib
 import json
 import os
 import re
+import shutil
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -19,6 +24,8 @@ from published.index import Entry, entries, find
 from storage import replace_atomically
 
 IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[^.]+$")  # torch.hub's rule: the first digits of the SHA-256
+
+MORE_SPACE = "move the cache by DENSEUP_CACHE"
 
 
 def cache_folder() -> Path:
@@ -54,7 +61,8 @@ def obtain(weights: str, again: str = "the same command") -> Path:
         return path
     if is_url(weights):
         digits = IN_NAME.search(PurePosixPath(weights.partition("?")[0]).name)
-        return fetch(RemoteFile(weights, path, f"sha256:{digits[1]}" if digits else "", again=again))
+        digest = f"sha256:{digits[1]}" if digits else ""
+        return fetch(RemoteFile(weights, path, digest, again=again, more_space=MORE_SPACE))
     entry = find(weights)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,19 +70,45 @@ def obtain(weights: str, again: str = "the same command") -> Path:
             if not path.exists():
                 _fetch_and_convert(entry, path, again)
     except OSError as error:
-        advice = "free space, or move the cache by DENSEUP_CACHE"
+        advice = f"free space or {MORE_SPACE}, and run {again} again"
         raise UserError(error.filename or path, f"cannot be written ({error.strerror})", advice) from None
     return path
 
 
+def options(name: str) -> dict[str, Any]:
+    """The settings of `model` that follow from the tensors of a name in the cache, as its converter reads them."""
+    with safe_open(stored(name), framework="pt") as file:
+        found: dict[str, Any] = json.loads(file.metadata()[FORMAT]).get("model", {})
+    return found
+
+
 def check(weights: str) -> str | None:
-    """What is wrong with the converted file of a name, which must be in the cache; None if nothing."""
-    path = stored(weights)
-    record = json.loads(path.with_suffix(".json").read_text())
-    found = digest_of(path)
-    return (
-        None if found == record["sha256"] else f"has SHA-256 {found[:16]}.. where {record['sha256'][:16]}.. was written"
-    )
+    """What is wrong with the converted file of a name, which must be in the cache; None if nothing.
+
+    Raises OSError, ValueError or KeyError if the record beside it is missing or damaged.
+    """
+    path, record = stored(weights), _record(weights)
+    if (found := digest_of(path)) != record["sha256"]:
+        return f"has SHA-256 {found[:16]}.. where {record['sha256'][:16]}.. was written"
+    algorithm, _, published = (find(weights).digest or "").partition(":")
+    original = record["original_sha256"]
+    if algorithm == "sha256" and not original.startswith(published):
+        return f"was made of a file with SHA-256 {original[:16]}.. where {published[:16]}.. is published"
+    return None
+
+
+def trusted_since(name: str) -> str | None:
+    """When the file of a name first came into the cache, if nothing but that tells whether it is the right one."""
+    return None if _is_whole(find(name).digest) else str(_record(name)["date"])
+
+
+def _record(name: str) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(stored(name).with_suffix(".json").read_text())
+    return record
+
+
+def _is_whole(digest: str | None) -> bool:
+    return digest is not None and len(digest) == len("sha256:") + 64
 
 
 def _fetch_and_convert(entry: Entry, path: Path, again: str) -> None:
@@ -84,14 +118,13 @@ def _fetch_and_convert(entry: Entry, path: Path, again: str) -> None:
         raise UserError(
             f"weights {entry.name}", what, f"fetch it by hand, store it as {original}, and run {again} again"
         )
-    source = RemoteFile(entry.address or "", original, _digest(entry, original), entry.size, again)
-    fetch(source)
+    fetch(_remote_file(entry, original, again))
     print(f"{entry.name}: by {entry.publisher}. Licence: {entry.licence}", flush=True)
     state, taken = read_published(original)
-    kind, model, _ = convert(entry.converter, state, original)
+    converted = convert(entry.converter, state, original)
     # A tensor of its own for each name, and nothing but its data.
-    tensors: dict[str, Tensor] = {name: value.detach().clone().contiguous() for name, value in model.items()}
-    facts = {"kind": kind, "source": entry.converter, "name": entry.name}
+    tensors: dict[str, Tensor] = {name: value.detach().clone().contiguous() for name, value in converted.model.items()}
+    facts = {"kind": converted.kind, "source": entry.converter, "name": entry.name, "model": converted.options}
     with replace_atomically(path) as part:
         save_file(tensors, part, metadata={FORMAT: json.dumps(facts)})  # one entry: several have no fixed order
     record = {
@@ -102,21 +135,36 @@ def _fetch_and_convert(entry: Entry, path: Path, again: str) -> None:
         "url": entry.address,
         "original_sha256": digest_of(original),
         "taken": taken,
+        "remark": converted.remark,
         "date": datetime.now(UTC).date().isoformat(),
     }
     with replace_atomically(path.with_suffix(".json")) as part:
         part.write_text(json.dumps(record, indent=2) + "\n")
+    shutil.copymode(path.with_suffix(".json"), path)  # safetensors lets nobody else read it, who may share the cache
     original.unlink()
 
 
-def _digest(entry: Entry, original: Path) -> str:
-    """The digest of a published file; of a file of the hub without one in the index, that which the hub states."""
-    if entry.digest or entry.hub is None or os.environ.get("DENSEUP_MIRROR") or original.exists():
-        return entry.digest or ""
+def _remote_file(entry: Entry, original: Path, again: str) -> RemoteFile:
+    """The published file, with the digest that it must have: the index's, that of the file that came here before, or,
+    of a file of the hub, that which the hub states.
+    """
+    file = RemoteFile(entry.address or "", original, entry.digest or "", entry.size, again, more_space=MORE_SPACE)
+    if _is_whole(entry.digest):
+        return file
+    with suppress(OSError, ValueError, KeyError):  # it has not been here before
+        earlier, record = _record(entry.name), stored(entry.name).with_suffix(".json")
+        known = f"came on {earlier['date']} (if the publisher has replaced the file, remove {record})"
+        return replace(file, digest=f"sha256:{earlier['original_sha256']}", known=known)
+    if entry.digest is None and entry.hub and not os.environ.get("DENSEUP_MIRROR") and not original.exists():
+        return replace(file, digest=_digest_of_hub(entry.address or ""))
+    return file
+
+
+def _digest_of_hub(address: str) -> str:
     from huggingface_hub import get_hf_file_metadata
 
     try:
-        etag = get_hf_file_metadata(entry.address or "").etag or ""
+        etag = get_hf_file_metadata(address).etag or ""
     except Exception:  # offline, or not a hub: then fetching says so
         return ""
     return f"sha256:{etag}" if re.fullmatch("[0-9a-f]{64}", etag) else ""

@@ -45,6 +45,15 @@ class Server(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body[: cls.cuts.pop(0)] if cls.cuts else body)
 
+    def do_HEAD(self) -> None:
+        """Answer as the Hugging Face hub does before one of its files is fetched."""
+        content = type(self).files.get(self.path)
+        self.send_response(200 if content is not None or self.path == "/" else 404)
+        self.send_header("Content-Length", str(len(content or b"")))
+        self.send_header("ETag", type(self).tag)
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.end_headers()
+
     def log_message(self, *_: object) -> None:
         """Print nothing."""
 

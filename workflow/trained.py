@@ -1,5 +1,6 @@
 """Find and load a trained model."""
 
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -8,7 +9,7 @@ from errors import UserError
 from experiment import Experiment, load_experiment, make_experiment
 from models.base import DenseModel
 from models.weights import load_state, load_weights
-from published.cache import obtain
+from published.cache import obtain, options
 from published.index import ROOT, Entry, entries, find
 from runtime.checkpoint import is_checkpoint, load_checkpoint
 
@@ -58,7 +59,9 @@ def _load_published(entry: Entry, overrides: list[str]) -> tuple[Experiment, Den
     if entry.cfg is None:
         advice = f"name it as model.backbone.weights={entry.name} in training"
         raise UserError(entry.name, "are the weights of a backbone, which predicts nothing", advice)
-    experiment = load_experiment(ROOT / entry.cfg, [*entry.settings, *overrides])
+    file, found = obtain(entry.name), options(entry.name)
+    read = [f"model.{key}={json.dumps(found[key])}" for key in ("neck", "upsampler") if key in found]
+    experiment = load_experiment(ROOT / entry.cfg, [*entry.settings, *read, *overrides])
     model = experiment.build_model(pretrained=False)
-    load_weights(model, obtain(entry.name), entry.name)
+    load_weights(model, file, entry.name)
     return experiment, model

@@ -140,7 +140,7 @@ class TimmBackbone(Backbone):
     """Images [B, in_chans, H, W], normalised with ImageNet's statistics -> levels at strides 4, 8, 16, 32.
 
     body: timm's network, under whose name optimiser rules find its parameters (`match: backbone.body`). pyramid: of a
-    plain vision transformer. license: of the published weights, if timm names it.
+    plain vision transformer.
     Raises UserError for images that are larger than a network with a fixed size takes, or if stages cannot be frozen or
     checkpointed.
     """
@@ -152,7 +152,6 @@ class TimmBackbone(Backbone):
         super().__init__()
         self.body, self.anatomy, self.name = net, anatomy, config.model
         self.in_channels = config.in_chans
-        self.license: str | None = publication.get("license")
         self.feature_info = anatomy.levels
         self.pyramid: SimplePyramid | None = None
         if anatomy.patch:

@@ -19,6 +19,7 @@ from huggingface_hub import constants, try_to_load_from_cache
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from downloads import one_at_a_time
 from errors import UserError, suggest
 from models.backbones.timm import Anatomy, extract, scaled
 from models.base import FeatureInfo
@@ -164,7 +165,7 @@ def _no_levels(name: str, reason: str) -> UserError:
 def load_published(name: str, make: Callable[..., nn.Module]) -> nn.Module:
     """`make` the network with the weights that timm publishes for this name, from the Hugging Face hub or its cache.
 
-    Raises UserError if there are none, or if they cannot be fetched.
+    Their licence is printed when they are fetched. Raises UserError if there are none, or if they cannot be fetched.
     """
     source = publication(name)
     hub, url = source.get("hf_hub_id"), source.get("url")
@@ -173,8 +174,13 @@ def load_published(name: str, make: Callable[..., nn.Module]) -> nn.Module:
         advice = suggest(name, tags) if tags else "set model.backbone.weights=null, or choose another model"
         raise UserError(KEY, f"timm publishes no weights for {name}", advice)
     try:
-        if hub:
-            _check_reachable(hub)
+        if hub and not _is_cached(hub):
+            with one_at_a_time(_folder(hub)):
+                if not _is_cached(hub):  # no other process was first
+                    _check_reachable()
+                    net = make(pretrained=True)
+                    print(f"{name}: by timm. Licence: {source.get('license') or 'not stated'}", flush=True)
+                    return net
         return make(pretrained=True)
     except MemoryError:
         raise
@@ -189,11 +195,20 @@ def load_published(name: str, make: Callable[..., nn.Module]) -> nn.Module:
         ) from None
 
 
-def _check_reachable(hub: str) -> None:
-    """Raise URLError if a repository is neither in the cache nor to be had; the hub's own code would wait minutes."""
+def _is_cached(hub: str) -> bool:
     files = ("model.safetensors", "pytorch_model.bin")
-    is_cached = any(isinstance(try_to_load_from_cache(hub, file), str) for file in files)
-    if not is_cached and not constants.HF_HUB_OFFLINE:
+    return any(isinstance(try_to_load_from_cache(hub, file), str) for file in files)
+
+
+def _folder(hub: str) -> Path:
+    """Where the hub's code keeps a repository. The folder above it exists afterwards."""
+    Path(constants.HF_HUB_CACHE).mkdir(parents=True, exist_ok=True)
+    return Path(constants.HF_HUB_CACHE) / f"models--{hub.replace('/', '--')}"
+
+
+def _check_reachable() -> None:
+    """Raise URLError if the hub does not answer, for which its own code would wait minutes."""
+    if not constants.HF_HUB_OFFLINE:
         with suppress(HTTPError):  # an answer, whatever it is
             urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=SECONDS_TO_ANSWER).close()
 

@@ -3,6 +3,8 @@
 A converter moves tensors out of `remaining` (published names) into `converted` (our names).
 """
 
+import json
+import re
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +25,12 @@ class Converted(NamedTuple):
     kind: str
     model: State
     remark: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The settings of `model` that follow from the tensors, as far as the remark states them."""
+        found = re.search(r"model: (\{.*\});", self.remark)
+        return json.loads(found[1]) if found else {}
 
 
 def move_module(remaining: State, published: tuple[str, ...], converted: State, ours: str) -> None:

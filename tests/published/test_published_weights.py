@@ -182,6 +182,35 @@ def test_the_command_lists_fetches_and_verifies(server, monkeypatch, capsys):
         call(monkeypatch, "verify")
 
 
+def test_without_a_published_digest_the_first_file_that_came_counts(server, monkeypatch, capsys):
+    monkeypatch.setitem(entries(), ENCODER, find(ENCODER).model_copy(update={"digest": None, "size": None}))
+    obtain(ENCODER)
+    first = json.loads(stored(ENCODER).with_suffix(".json").read_text())
+    genuine = server.files[f"/{ENCODER}.bin"]
+    assert first["original_sha256"] == hashlib.sha256(genuine).hexdigest()
+    call(monkeypatch, "verify")
+    assert "sound, if the first file that came" in capsys.readouterr().out
+    stored(ENCODER).unlink()
+    server.files[f"/{ENCODER}.bin"] = genuine + b"!"
+    expected = rf"where {first['original_sha256'][:16]}\.\. came on .* remove .*{ENCODER}\.json\)"
+    with pytest.raises(UserError, match=expected):
+        obtain(ENCODER)
+    server.files[f"/{ENCODER}.bin"] = genuine
+    obtain(ENCODER)
+    assert check(ENCODER) is None
+
+
+def test_a_digest_that_becomes_known_later_is_compared_too(server, monkeypatch):
+    obtain(ENCODER)
+    monkeypatch.setitem(entries(), ENCODER, find(ENCODER).model_copy(update={"digest": "sha256:0123456789"}))
+    assert "was made of a file with SHA-256" in check(ENCODER)
+
+
+def test_others_may_read_what_is_in_the_cache(server):
+    obtain(ENCODER)
+    assert stored(ENCODER).stat().st_mode == stored(ENCODER).with_suffix(".json").stat().st_mode
+
+
 def test_processes_fetch_and_convert_once(server, capfd):
     context = multiprocessing.get_context("fork")
     processes = [context.Process(target=obtain, args=(WHOLE,)) for _ in range(3)]

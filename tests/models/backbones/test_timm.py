@@ -256,10 +256,6 @@ def test_unknown_names_get_suggestions(model: str, message: str) -> None:
         build(model)
 
 
-def test_the_licence_of_the_weights_is_known() -> None:
-    assert build("test_vit").license == "apache-2.0"
-
-
 def test_options_are_checked_with_the_configuration() -> None:
     class Holder(Schema):
         backbone: BackboneConfig

@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 from pydantic import TypeAdapter
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from errors import UserError
@@ -18,6 +18,7 @@ from models.backbones.timm import TimmBackbone, TimmConfig
 from models.cost import shapes_only
 from models.segformer.model import SegFormerConfig
 from structures import DatasetInfo
+from tests.loopback import serve
 
 NAME = "test_resnet.r160_in1k"
 State = dict[str, Tensor]
@@ -169,6 +170,22 @@ def test_imagenet_means_the_published_weights(offline: Path) -> None:
     state = published()
     save_file(state, snapshot / "model.safetensors")
     assert_starts_from(build("imagenet"), state)
+
+
+def test_weights_are_fetched_once_and_their_licence_is_printed(
+    offline: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    state, constants = published(), huggingface_hub.constants
+    with serve({f"/timm/{NAME}/resolve/main/model.safetensors": save(state)}) as server:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        assert_starts_from(build("imagenet"), state)
+        assert f"{NAME}: by timm. Licence: apache-2.0\n" in capsys.readouterr().out
+        assert_starts_from(build("imagenet"), state)
+    assert len(server.requests) == 1
+    assert "Licence" not in capsys.readouterr().out
 
 
 def test_imagenet_is_the_default_and_is_not_fetched_where_pretrained_is_false_or_tensors_have_no_data(

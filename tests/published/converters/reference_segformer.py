@@ -11,8 +11,19 @@ State = dict[str, Tensor]
 CHANNELS, HEADS, REDUCTIONS, DEPTH, EMBEDDING = (32, 64, 160, 256), (1, 2, 5, 8), (8, 4, 2, 1), 2, 256  # B0
 
 
-def hub_state(num_classes: int) -> State:
-    """Random weights of SegFormer-B0 as on the hub."""
+# Channels and blocks of the stages, channels of the head.
+SIZES = {
+    "b0": (CHANNELS, (DEPTH,) * 4, EMBEDDING),
+    "b1": ((64, 128, 320, 512), (2, 2, 2, 2), 256),
+    "b2": ((64, 128, 320, 512), (3, 4, 6, 3), 768),
+    "b3": ((64, 128, 320, 512), (3, 4, 18, 3), 768),
+    "b4": ((64, 128, 320, 512), (3, 8, 27, 3), 768),
+    "b5": ((64, 128, 320, 512), (3, 6, 40, 3), 768),
+}
+
+
+def hub_state(num_classes: int, size: str = "b0") -> State:
+    """Random weights of a SegFormer as on the hub."""
     generator, state = torch.Generator().manual_seed(0), {}
 
     def draw(name: str, *shape: int, bias: bool = True, centre: float = 0.0) -> None:
@@ -23,11 +34,12 @@ def hub_state(num_classes: int) -> State:
             state[f"{name}.bias"] = 0.1 * torch.randn(shape[0], generator=generator)
 
     encoder, before = "segformer.encoder", 3
-    for stage, (channels, reduction) in enumerate(zip(CHANNELS, REDUCTIONS, strict=True)):
+    widths, depths, embedding = SIZES[size]
+    for stage, (channels, reduction) in enumerate(zip(widths, REDUCTIONS, strict=True)):
         kernel = 7 if stage == 0 else 3
         draw(f"{encoder}.patch_embeddings.{stage}.proj", channels, before, kernel, kernel)
         draw(f"{encoder}.patch_embeddings.{stage}.layer_norm", channels, centre=1)
-        for index in range(DEPTH):
+        for index in range(depths[stage]):
             block = f"{encoder}.block.{stage}.{index}"
             draw(f"{block}.layer_norm_1", channels, centre=1)
             for part in ("query", "key", "value"):
@@ -41,14 +53,14 @@ def hub_state(num_classes: int) -> State:
             draw(f"{block}.mlp.dwconv.dwconv", 4 * channels, 1, 3, 3)
             draw(f"{block}.mlp.dense2", channels, 4 * channels)
         draw(f"{encoder}.layer_norm.{stage}", channels, centre=1)
-        draw(f"decode_head.linear_c.{stage}.proj", EMBEDDING, channels)
+        draw(f"decode_head.linear_c.{stage}.proj", embedding, channels)
         before = channels
-    draw("decode_head.linear_fuse", EMBEDDING, 4 * EMBEDDING, 1, 1, bias=False)
-    draw("decode_head.batch_norm", EMBEDDING, centre=1)
-    state["decode_head.batch_norm.running_mean"] = torch.randn(EMBEDDING, generator=generator)
-    state["decode_head.batch_norm.running_var"] = 0.5 + torch.rand(EMBEDDING, generator=generator)
+    draw("decode_head.linear_fuse", embedding, 4 * embedding, 1, 1, bias=False)
+    draw("decode_head.batch_norm", embedding, centre=1)
+    state["decode_head.batch_norm.running_mean"] = torch.randn(embedding, generator=generator)
+    state["decode_head.batch_norm.running_var"] = 0.5 + torch.rand(embedding, generator=generator)
     state["decode_head.batch_norm.num_batches_tracked"] = torch.tensor(7)
-    draw("decode_head.classifier", num_classes, EMBEDDING, 1, 1)
+    draw("decode_head.classifier", num_classes, embedding, 1, 1)
     return state
 
 

@@ -22,7 +22,7 @@ from models.backbones.resnet import ResNetConfig
 from published.converters.sources import convert
 from structures import DatasetInfo
 from tests.conftest import some
-from tests.published.converters.renaming import renamed
+from tests.published.converters.renaming import in_old_names
 
 State = dict[str, Tensor]
 ROOT = Path(__file__).parents[3]
@@ -123,16 +123,6 @@ def test_a_converted_mask_rcnn_gives_what_torchvision_gives(tmp_path: Path) -> N
     spread(reference)
     model = ours(reference.state_dict(), tmp_path, 4)
     assert_same_results(model, reference, torch.tensor([-1, 0, 1, 2, 3]))
-
-
-def in_old_names(state: State) -> State:
-    """As in the published files, which older versions wrote."""
-    rules = [
-        (r"(inner_blocks|layer_blocks)\.(\d)\.0\.", r"\1.\2."),
-        (r"rpn\.head\.conv\.0\.0\.", "rpn.head.conv."),
-        (r"mask_head\.(\d)\.0\.", lambda found: f"mask_head.mask_fcn{int(found[1]) + 1}."),
-    ]
-    return renamed(state, *rules)
 
 
 def with_fixed_norms(model: nn.Module) -> nn.Module:
