@@ -88,7 +88,7 @@ def _fetch_and_convert(entry: Entry, path: Path, again: str) -> None:
     fetch(source)
     print(f"{entry.name}: by {entry.publisher}. Licence: {entry.licence}", flush=True)
     state, taken = read_published(original)
-    kind, model, _ = convert(entry.converter, state, original)
+    kind, model, *_ = convert(entry.converter, state, original)
     # A tensor of its own for each name, and nothing but its data.
     tensors: dict[str, Tensor] = {name: value.detach().clone().contiguous() for name, value in model.items()}
     facts = {"kind": kind, "source": entry.converter, "name": entry.name}

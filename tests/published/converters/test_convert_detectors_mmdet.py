@@ -81,7 +81,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_every_tensor_arrives_at_its_place_and_the_remark_describes_the_model(case: str) -> None:
     state, model = CASES[case]
-    kind, tensors, remark = convert("mmdet", state, "test")
+    kind, tensors, remark, *_ = convert("mmdet", state, "test")
     expected = {"backbone": "resnet50"} | model
     assert described(remark) == expected
     assert kind == f"{expected['name']}_{expected['backbone']}_{expected['neck']}"
@@ -112,7 +112,7 @@ def test_other_upsamplers_are_recognised_too(upsampler: str) -> None:
     torch.manual_seed(0)
     modules = nn.ModuleList(build_upsampler(upsampler, 256) for _ in range(3)).state_dict()
     state = CASES["plain"][0] | {NECK + name: value for name, value in modules.items()}
-    _, tensors, remark = convert("mmdet", state, "test")
+    _, tensors, remark, *_ = convert("mmdet", state, "test")
     assert described(remark)["upsampler"] == upsampler
     for name, value in modules.items():
         assert torch.equal(tensors[f"neck.upsamplers.{name}"], value), name
