@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from config import read_overrides
-from errors import UserError
+from errors import UserError, suggest
 from experiment import Experiment, load_experiment, make_experiment
 from models.base import DenseModel
 from models.weights import Weights, load_state, load_weights, read_weights
@@ -37,6 +37,9 @@ def load_trained(path: Path, cfg: Path | None, overrides: list[str]) -> tuple[Ex
     model (published/index.yaml), which is fetched, or a file written by tools.convert_weights; the step of both is 0.
     Raises UserError if something is wrong with the files.
     """
+    if not path.exists() and path.name == str(path) and not path.suffix and path.name not in entries():
+        what = "is neither a checkpoint, a run folder nor a published model"
+        raise UserError(path, what, f"{suggest(path.name, list(entries()))} (python -m tools.weights lists them)")
     if not path.exists() and str(path) in entries():
         _check_predicts(find(str(path)))
         path = obtain(str(path))

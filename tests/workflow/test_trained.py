@@ -1,6 +1,7 @@
 """Which checkpoint a path means, and that files of converted weights are models by themselves."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,6 +92,11 @@ def test_a_converted_backbone_and_foreign_weights_are_told_apart(tmp_path, monke
         load_trained(path, None, [])
     with pytest.raises(UserError, match="has the weights of another program; convert them with"):
         load_trained(tmp_path / "in.pth", None, [])
+
+
+def test_a_misspelt_name_is_corrected():
+    with pytest.raises(UserError, match=r"nor a published model; did you mean segformer_b1_ade20k\?"):
+        load_trained(find_checkpoint(Path("segformer_b1_ade2k")), None, [])
 
 
 def test_a_checkpoint_without_its_checksum_is_no_converted_file(tmp_path):
