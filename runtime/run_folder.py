@@ -22,8 +22,8 @@ class RunFolder:
 
     Its value is the list of settings that have changed since an earlier start, and with which the run may go on.
     Raises UserError if it cannot be written, if another run is using it, or if it holds a run with settings with which
-    this one would not continue it (see `runtime.changes`). A start that ends with an error before it has learnt anything
-    leaves no folder that was not there before.
+    this one would not continue it (see `runtime.changes`). A start that ends with an error before it has learnt
+    anything leaves no folder that was not there before.
     """
 
     def __init__(self, path: Path, settings: Schema) -> None:

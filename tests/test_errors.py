@@ -221,7 +221,9 @@ def test_checkpoints_that_do_not_fit(fails, tiny, tmp_path):
     assert "no such checkpoint" in fails(evaluation.main, "--checkpoint", tmp_path / "none.pt")
     assert "holds no checkpoint" in fails(evaluation.main, "--checkpoint", tmp_path)
     torch.save({"state_dict": {}}, tmp_path / "other.pt")
-    assert "is neither converted weights nor a checkpoint" in fails(evaluation.main, "--checkpoint", tmp_path / "other.pt")
+    assert "is neither converted weights nor a checkpoint" in fails(
+        evaluation.main, "--checkpoint", tmp_path / "other.pt"
+    )
     assert "cannot be written" in fails(evaluation.main, "--checkpoint", last, "--json", tmp_path)
     image = tmp_path / "image.png"
     shutil.copy(ROOT / "docs/images/demo.jpg", image)

@@ -31,7 +31,7 @@ from tests.conftest import ROOT, SHORT, read
 from tests.loopback import Server, serve
 from tests.published.converters.reference_segformer import hub_state
 from tests.tools.test_prepare_archives import zipped
-from tests.tools.test_prepare_nyu import TRAIN_LINES, nyu_files, training_frames
+from tests.tools.test_prepare_nyu import nyu_files, training_frames
 from tools.prepare_ade20k import ARCHIVE
 from tools.prepare_coco import PARTS
 
@@ -66,7 +66,9 @@ def commands(name: str) -> list[list[str]]:
     """The README's four commands for one of its configurations: prepare, check, train, eval."""
     text = (ROOT / "README.md").read_text().partition("## Real data\n")[2]
     block = re.search(r"```bash\n(.*?)```", text, re.DOTALL)[1]
-    words = [shlex.split(line, comments=True)[1:] for line in block.splitlines() if "python" in line or "torchrun" in line]
+    words = [
+        shlex.split(line, comments=True)[1:] for line in block.splitlines() if "python" in line or "torchrun" in line
+    ]
     rows = re.findall(r"^\| `(\w+)`[^|]*\| ([^|]+) \|", text, re.MULTILINE)
     data, prepare = "", {}
     for row, cell in rows:
@@ -88,7 +90,9 @@ def weights_of(name: str) -> bytes:
     else:
         import timm
 
-        return save({k: v.contiguous() for k, v in timm.create_model("swin_tiny_patch4_window7_224").state_dict().items()})
+        return save(
+            {k: v.contiguous() for k, v in timm.create_model("swin_tiny_patch4_window7_224").state_dict().items()}
+        )
     file = io.BytesIO()
     torch.save(state, file)
     return file.getvalue()
@@ -98,7 +102,9 @@ def with_official_categories(coco: Path, folder: Path) -> Path:
     """A copy of the scenes whose annotations have COCO's categories, since those are what the recipes learn."""
     shutil.copytree(coco, folder)
     things = [{"id": number, "name": name} for number, name in CLASSES.items()]
-    everything = [{"id": number, "name": item.name, "isthing": int(item.isthing)} for number, item in CATEGORIES.items()]
+    everything = [
+        {"id": number, "name": item.name, "isthing": int(item.isthing)} for number, item in CATEGORIES.items()
+    ]
     for path in (folder / "annotations").glob("*.json"):
         content = json.loads(path.read_text())
         content["categories"] = everything if "panoptic" in path.name else things

@@ -13,9 +13,16 @@ class Settings(Schema):
     steps: int = 1
 
 
-def refuse(path) -> None:
-    with pytest.raises(UserError), RunFolder(path, Settings()):
-        raise UserError("data", "are not there", "fetch them")
+def refuse(path, before=lambda: None) -> None:
+    """Start a run that ends with an error, after doing something."""
+
+    def start() -> None:
+        with RunFolder(path, Settings()):
+            before()
+            raise UserError("data", "are not there", "fetch them")
+
+    with pytest.raises(UserError):
+        start()
 
 
 def test_a_refused_start_leaves_nothing(tmp_path):
@@ -34,10 +41,11 @@ def test_what_was_there_before_stays(tmp_path):
 
 @pytest.mark.parametrize(("name", "text"), [("checkpoints/last.pt", ""), ("log.jsonl", '{"section": "train"}')])
 def test_a_run_that_has_begun_stays(tmp_path, name, text):
-    with pytest.raises(UserError), RunFolder(tmp_path / "seg", Settings()):
+    def train() -> None:
         (tmp_path / "seg" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "seg" / name).write_text(text)
-        raise UserError("step 7", "the loss is not finite", "lower the learning rate")
+
+    refuse(tmp_path / "seg", train)
     assert (tmp_path / "seg" / name).exists()
     assert (tmp_path / "seg" / "config.yaml").exists()
 

@@ -88,7 +88,9 @@ def test_a_converted_backbone_and_foreign_weights_are_told_apart(tmp_path, monke
     state = hub_state(150)
     encoder = {name: value for name, value in state.items() if "decode_head" not in name}
     path = convert(monkeypatch, encoder, tmp_path)
-    with pytest.raises(UserError, match=r"of a backbone \(mit_b0\), which predicts nothing; name it as model\.backbone"):
+    with pytest.raises(
+        UserError, match=r"of a backbone \(mit_b0\), which predicts nothing; name it as model\.backbone"
+    ):
         load_trained(path, None, [])
     with pytest.raises(UserError, match="has the weights of another program; convert them with"):
         load_trained(tmp_path / "in.pth", None, [])
