@@ -2,8 +2,8 @@
 
 `python eval.py --checkpoint PATH [--which last] [--cfg FILE] [--json FILE] [--predictions DIR] [KEY=VALUE ...]`
 
-PATH is a checkpoint, a run folder or, with --cfg, a file of converted weights. Of a run folder the checkpoint with the
-best evaluation is used, or the last one. Without --cfg the configuration in the checkpoint is used.
+PATH is a checkpoint, a run folder, a file of converted weights or the name of a published model. Of a run folder the
+checkpoint with the best evaluation is used, or the last one. Without --cfg its own configuration is used.
 Under torchrun each process predicts a share of the images. The metrics are those of one process, up to rounding.
 """
 

@@ -76,7 +76,7 @@ def check_is_file(path: Path, where: object) -> None:
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(where, "no such file", "correct the path, or fetch the file as the README says") from None
+        raise UserError(where, "no such file", "correct the path, or fetch the file as docs/weights.md says") from None
     except OSError as error:
         raise UserError(where, f"cannot be read ({error.strerror})", "name a readable file") from None
     if not stat.S_ISREG(mode):

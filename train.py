@@ -49,7 +49,7 @@ class Run:
         self.training_set, self.validation_set = experiment.data.build("train"), experiment.data.build("val")
         self.memory_format = torch.channels_last if experiment.system.channels_last else torch.contiguous_format
         self.checkpoints = Checkpoints(experiment.run_folder / "checkpoints")
-        self.model = model = experiment.build_model(not (resume and self.checkpoints.exist()), self.training_set.info)
+        self.model = model = experiment.build_model(not self.checkpoints.exist(), self.training_set.info)
         model.to(device=device, memory_format=self.memory_format)  # type: ignore[call-overload]
         if experiment.sync_batch_norm:
             synchronize_batch_norm(model, processes)
@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_intermixed_args()
     experiment = load_experiment(arguments.cfg, arguments.overrides).in_steps()
-    if arguments.check or not Checkpoints(experiment.run_folder / "checkpoints").exist():
+    if not Checkpoints(experiment.run_folder / "checkpoints").exist():
         experiment.fetch_weights()
     if experiment.system.reuse_memory:
         keep_freed_memory()

@@ -9,7 +9,7 @@ before a model is built (experiment.py).
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator
 from safetensors import SafetensorError, safe_open
@@ -19,7 +19,8 @@ from errors import UserError, suggest
 from models.wrappers import State, state_or_none, unwrap, with_prefix
 from storage import check_is_file, check_state, read_tensors
 
-FORMAT = "denseup-weights"  # marks the files of tools.convert_weights: {"format", "source", "kind", "model"}
+# Marks the files of tools.convert_weights, {"format", "source", "kind", "model", "config"}, and those in the cache.
+FORMAT = "denseup-weights"
 IMAGENET = "imagenet"
 # A file, a URL, a name of the index, or `imagenet`.
 Source = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
@@ -84,13 +85,19 @@ def load_weights(module: nn.Module, file: Path | str, key: str, exclude: Sequenc
 class Weights(NamedTuple):
     """The content of a file. kind: of the network, if the file says it. remark: see models/wrappers.py.
 
-    is_foreign: neither written by tools.convert_weights nor a checkpoint of this repository.
+    is_foreign: neither written by tools.convert_weights nor a checkpoint of this repository. converted: written by
+    tools.convert_weights, or in the cache. config: the configuration that such a model fits, if the file has one.
+    Of a file in the cache, name: of the index; settings: those of `model` that its tensors tell.
     """
 
     state: State
     kind: str
     remark: str
     is_foreign: bool
+    converted: bool
+    config: dict[str, Any] | None
+    name: str
+    settings: dict[str, Any]
 
 
 def read_weights(path: Path, key: str) -> Weights:
@@ -100,9 +107,11 @@ def read_weights(path: Path, key: str) -> Weights:
     found = unwrap(content, state_or_none)
     if found is None:
         raise _no_weights(f"{key} {path}")
-    kind = content.get("kind", "")
+    kind, name = (text if isinstance(text := content.get(key), str) else "" for key in ("kind", "name"))
     is_foreign = not isinstance(content.get("model"), dict)
-    return Weights(found[0], kind if isinstance(kind, str) else "", found[1], is_foreign)
+    converted = content.get("format") == FORMAT
+    config, settings = (fact if isinstance(fact := content.get(key), dict) else {} for key in ("config", "settings"))
+    return Weights(found[0], kind, found[1], is_foreign, converted, (converted and config) or None, name, settings)
 
 
 def _read_safetensors(path: Path, where: str) -> dict[str, object]:
@@ -112,7 +121,7 @@ def _read_safetensors(path: Path, where: str) -> dict[str, object]:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {}).get(FORMAT, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dictionary)
-            return {"model": tensors, "kind": facts.get("kind", "")}
+            return {**facts, "model": tensors, **({"format": FORMAT} if facts else {})}
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(where, f"is damaged ({str(error)[:100]})", "fetch it again") from None
 

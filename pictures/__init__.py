@@ -7,11 +7,18 @@ from pictures.depth import depth_panels, draw_depth
 from pictures.instances import draw_largest, instance_panels
 from pictures.panoptic import draw_truth_segments, panoptic_panels
 from pictures.semantic import overlay_classes, semantic_panels
+from pictures.shrink import Shrinker
 from structures import DatasetInfo, Prediction, Target
 
 
 def draw(image: np.ndarray, prediction: Prediction, target: Target | None, info: DatasetInfo) -> np.ndarray:
-    """An RGB picture, uint8, of an image [H, W, 3] uint8, its prediction and, if given, its ground truth."""
+    """An RGB picture, uint8, of an image [H, W, 3] uint8, its prediction and, if given, its ground truth.
+
+    Its panels have at most shrink.LONGEST_PANEL pixels on their longer side.
+    """
+    shrinker = Shrinker((image.shape[0], image.shape[1]))
+    image, prediction = shrinker.image(image), shrinker.labels(prediction)
+    target = None if target is None else shrinker.labels(target)
     panels = {"image": image}
     legend: dict[str, Colour] = {}
     smallest_side = SMALLEST_SIDE
@@ -43,8 +50,10 @@ def draw(image: np.ndarray, prediction: Prediction, target: Target | None, info:
 def draw_truth(image: np.ndarray, target: Target, info: DatasetInfo) -> np.ndarray:
     """The image [H, W, 3] uint8 with its annotation drawn over it, or the depth map alone; enlarged if it is small.
 
-    A target with a semantic map and objects, as panoptic training has, shows both.
+    A target with a semantic map and objects, as panoptic training has, shows both. Its size is limited as in `draw`.
     """
+    shrinker = Shrinker((image.shape[0], image.shape[1]))
+    image, target = shrinker.image(image), shrinker.labels(target)
     if target.depth is not None:
         return enlarge(draw_depth(target.depth.cpu().numpy()))
     if target.panoptic is not None:

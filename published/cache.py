@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -75,13 +74,6 @@ def obtain(weights: str, again: str = "the same command") -> Path:
     return path
 
 
-def options(name: str) -> dict[str, Any]:
-    """The settings of `model` that follow from the tensors of a name in the cache, as its converter reads them."""
-    with safe_open(stored(name), framework="pt") as file:
-        found: dict[str, Any] = json.loads(file.metadata()[FORMAT]).get("model", {})
-    return found
-
-
 def check(weights: str) -> str | None:
     """What is wrong with the converted file of a name, which must be in the cache; None if nothing.
 
@@ -124,7 +116,7 @@ def _fetch_and_convert(entry: Entry, path: Path, again: str) -> None:
     converted = convert(entry.converter, state, original)
     # A tensor of its own for each name, and nothing but its data.
     tensors: dict[str, Tensor] = {name: value.detach().clone().contiguous() for name, value in converted.model.items()}
-    facts = {"kind": converted.kind, "source": entry.converter, "name": entry.name, "model": converted.options}
+    facts = {"kind": converted.kind, "source": entry.converter, "name": entry.name, "settings": converted.settings}
     with replace_atomically(path) as part:
         save_file(tensors, part, metadata={FORMAT: json.dumps(facts)})  # one entry: several have no fixed order
     record = {

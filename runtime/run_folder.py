@@ -1,6 +1,9 @@
 """The folder of one run. Only one start of a run may use it at a time, and only with settings that continue the run."""
 
 import fcntl
+import os
+import shutil
+from contextlib import suppress
 from errno import ENAMETOOLONG
 from pathlib import Path
 from typing import TextIO
@@ -19,24 +22,46 @@ class RunFolder:
 
     Its value is the list of settings that have changed since an earlier start, and with which the run may go on.
     Raises UserError if it cannot be written, if another run is using it, or if it holds a run with settings with which
-    this one would not continue it (see `runtime.changes`).
+    this one would not continue it (see `runtime.changes`). A start that ends with an error before it has learnt
+    anything leaves no folder that was not there before.
     """
 
     def __init__(self, path: Path, settings: Schema) -> None:
         self.path, self.settings = path, settings
 
     def __enter__(self) -> list[Change]:
+        self._made = [folder for folder in (self.path, *self.path.parents) if not os.path.exists(folder)]
         self._lock = lock_folder(self.path, "another output_dir", "another run", "another run_name")
         try:
             changed = self._check_settings()
             self._write_config()
         except BaseException:
+            self._remove_made()
             self._lock.close()
             raise
         return changed
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
+        if error is not None and not self._has_begun():
+            self._remove_made()
         self._lock.close()
+
+    def _has_begun(self) -> bool:
+        """Whether there is anything to go on from, or to look at. If that cannot be told, there is."""
+        try:
+            return (self.path / "checkpoints").exists() or '"section": "train"' in (self.path / "log.jsonl").read_text()
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+
+    def _remove_made(self) -> None:
+        """Remove the run's folder, and the empty ones above it, as far as this start has made them."""
+        with suppress(OSError):
+            if self.path in self._made:
+                shutil.rmtree(self.path)
+            for folder in self._made[1:]:
+                folder.rmdir()
 
     def _write_config(self) -> None:
         path = self.path / "config.yaml"

@@ -198,10 +198,15 @@ ROWS = [
     Row("PNGs hold 16 bits", "seg", ["data.ignore_labels=[70000]"], ["data.ignore_labels=[65535]"]),
     Row("set …", "seg", ["data.root=ROOT/.."], None),
     Row(
-        "unpack http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip "
-        "and set data.root to its ADEChallengeData2016",
+        "correct data.root, or fetch … with python -m tools.… --root …",
         "seg",
         ["data.root=/nowhere"],
+        ["data.root=ROOT"],
+    ),
+    Row(
+        "run make scenes, which is python -m tools.make_scenes --root …, or correct data.root",
+        "seg",
+        ["data.root=HERE/scenes/ADEChallengeData2016"],
         ["data.root=ROOT"],
     ),
     Row(
@@ -236,12 +241,6 @@ ROWS = [
         [NORMALIZE],
     ),
     Row("list it exactly once", "seg", ["data.train_transforms=[]"], [NORMALIZE]),
-    Row(
-        "unpack … into one folder and set data.root to it",
-        "det",
-        ["data.root=/nowhere"],
-        ["data.root=ROOT"],
-    ),
     Row(
         "check data.root, or set data.… to the …'s path below it",
         "det",
@@ -305,12 +304,6 @@ ROWS = [
         ["data.things_from=panoptic"],
     ),
     Row("set …", "depth", ["data.root=ROOT/.."], None),
-    Row(
-        "set data.root to the folder with the lists; see docs/depth.md",
-        "depth",
-        ["data.root=/nowhere"],
-        ["data.root=ROOT"],
-    ),
     Row(
         "correct … or data.root",
         "depth",

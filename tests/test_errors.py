@@ -85,7 +85,7 @@ def test_wrong_setting_stops_before_the_first_step(fails, tiny, tmp_path, overri
     if override == "system.device=cuda" and torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
     assert expected in fails(training.main, *CFG, *tiny, override)
-    assert not (tmp_path / "seg" / "checkpoints").exists()
+    assert not (tmp_path / "seg").exists()
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_bad_label_map_of_the_survey_stops_before_the_first_step(fails, tiny, tm
     path = data / f"annotations/{folder}/ADE_{split}_00000003.png"
     damage(path)
     assert str(path) in fails(training.main, *CFG, *tiny, f"data.root={data}")
-    assert not (tmp_path / "seg" / "checkpoints").exists()
+    assert not (tmp_path / "seg").exists()
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -189,7 +189,7 @@ def test_labels_that_are_all_ignored_stop_before_the_first_step(fails, tiny, tmp
     for path in folder.iterdir():
         write_labels(path, np.zeros((48, 64), np.uint8))
     assert "not one pixel of" in fails(training.main, *CFG, *tiny, f"data.root={data}")
-    assert not (tmp_path / "seg" / "checkpoints").exists()
+    assert not (tmp_path / "seg").exists()
 
 
 def test_label_beyond_the_class_list(fails, tiny):
@@ -200,7 +200,7 @@ def test_image_without_annotation_is_found_at_the_start(fails, tiny, tmp_path, d
     (data / "annotations/validation/ADE_val_00000002.png").unlink()
     line = fails(training.main, *CFG, *tiny, f"data.root={data}")
     assert "ADE_val_00000002.jpg: no annotation" in line
-    assert not (tmp_path / "seg" / "checkpoints").exists()
+    assert not (tmp_path / "seg").exists()
 
 
 def test_run_folder_of_another_configuration(fails, tiny):
@@ -221,7 +221,9 @@ def test_checkpoints_that_do_not_fit(fails, tiny, tmp_path):
     assert "no such checkpoint" in fails(evaluation.main, "--checkpoint", tmp_path / "none.pt")
     assert "holds no checkpoint" in fails(evaluation.main, "--checkpoint", tmp_path)
     torch.save({"state_dict": {}}, tmp_path / "other.pt")
-    assert "checksum" in fails(evaluation.main, "--checkpoint", tmp_path / "other.pt")
+    assert "is neither converted weights nor a checkpoint" in fails(
+        evaluation.main, "--checkpoint", tmp_path / "other.pt"
+    )
     assert "cannot be written" in fails(evaluation.main, "--checkpoint", last, "--json", tmp_path)
     image = tmp_path / "image.png"
     shutil.copy(ROOT / "docs/images/demo.jpg", image)

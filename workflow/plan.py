@@ -14,6 +14,7 @@ from errors import UserError
 from experiment import Experiment
 from models.base import DenseModel
 from models.cost import complexity, describe
+from runtime.checkpoint import Checkpoints
 from runtime.distributed import Processes
 from runtime.schedule import set_learning_rate
 from runtime.sinks import require_installed
@@ -27,6 +28,7 @@ class PlannedRun(Protocol):
 
     experiment: Experiment
     processes: Processes
+    checkpoints: Checkpoints
     layout: BatchLayout
     model: DenseModel
     ema: AveragedModel | None
@@ -67,13 +69,14 @@ def print_plan(run: PlannedRun, train_step: TrainStep) -> None:
 
     info, evaluations = experiment.data.info, -(-experiment.steps // experiment.evaluation.every)
     classes = f", {info.num_classes} classes" if info.classes else ""
+    weights = "from its checkpoint" if run.checkpoints.exist() else experiment.describe_weights()
     lines = (
         f"run         {experiment.run_folder}: {experiment.model.name}, task {info.task}",
         f"data        {info.name}: {len(run.training_set)} training and {len(run.validation_set)} validation images"
         f"{classes}",
         *(f"            {line}" for line in data),
         describe(counts),
-        f"weights     {experiment.describe_weights()}",
+        f"weights     {weights}",
         f"batch       {layout.total} = {layout.per_process} images x {layout.accumulation} rounds x "
         f"{layout.world_size} processes",
         f"steps       {experiment.steps} ({experiment.steps * layout.total / len(run.training_set):.1f} epochs), "

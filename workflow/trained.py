@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Literal
 
 from config import read_overrides
-from errors import UserError
+from errors import UserError, suggest
 from experiment import Experiment, load_experiment, make_experiment
 from models.base import DenseModel
-from models.weights import load_state, load_weights
-from published.cache import obtain, options
+from models.weights import Weights, load_state, load_weights, read_weights
+from published.cache import obtain
 from published.index import ROOT, Entry, entries, find
 from runtime.checkpoint import is_checkpoint, load_checkpoint
+
+READ = ("neck", "upsampler")  # settings of a published detector that its tensors tell; its authors do not
 
 
 def find_checkpoint(path: Path, which: Literal["best", "last"] = "best") -> Path:
@@ -35,16 +37,17 @@ def load_trained(path: Path, cfg: Path | None, overrides: list[str]) -> tuple[Ex
     """Load the experiment of a checkpoint (or of `cfg`), the model with its trained weights, and its step.
 
     If the run kept a moving average of the weights, the average is loaded. `path` may also be the name of a published
-    model (published/index.yaml), which is fetched, or, with `cfg`, a file written by tools.convert_weights; the step of
-    both is 0. Raises UserError if something is wrong with the files.
+    model (published/index.yaml), which is fetched, or a file written by tools.convert_weights; the step of both is 0.
+    Raises UserError if something is wrong with the files.
     """
-    if cfg is None and not path.exists() and str(path) in entries():
-        return *_load_published(find(str(path)), overrides), 0
-    if cfg is not None and path.is_file() and not is_checkpoint(path):
-        experiment = load_experiment(cfg, overrides)
-        model = experiment.build_model(pretrained=False)
-        load_weights(model, path, "--checkpoint")
-        return experiment, model, 0
+    if not path.exists() and path.name == str(path) and not path.suffix and path.name not in entries():
+        what = "is neither a checkpoint, a run folder nor a published model"
+        raise UserError(path, what, f"{suggest(path.name, list(entries()))} (python -m tools.weights lists them)")
+    if not path.exists() and str(path) in entries():
+        _check_predicts(find(str(path)))
+        path = obtain(str(path))
+    if path.is_file() and not is_checkpoint(path):
+        return *_load_converted(path, cfg, overrides), 0
     state = load_checkpoint(path)
     if cfg is None:
         experiment = make_experiment(read_overrides(state["config"], overrides, Experiment), str(path))
@@ -55,13 +58,40 @@ def load_trained(path: Path, cfg: Path | None, overrides: list[str]) -> tuple[Ex
     return experiment, model, state["step"]
 
 
-def _load_published(entry: Entry, overrides: list[str]) -> tuple[Experiment, DenseModel]:
+def _check_predicts(entry: Entry) -> None:
     if entry.cfg is None:
         advice = f"name it as model.backbone.weights={entry.name} in training"
         raise UserError(entry.name, "are the weights of a backbone, which predicts nothing", advice)
-    file, found = obtain(entry.name), options(entry.name)
-    read = [f"model.{key}={json.dumps(found[key])}" for key in ("neck", "upsampler") if key in found]
-    experiment = load_experiment(ROOT / entry.cfg, [*entry.settings, *read, *overrides])
+
+
+def _load_converted(path: Path, cfg: Path | None, overrides: list[str]) -> tuple[Experiment, DenseModel]:
+    """Load converted weights, by `cfg`, else by the configuration that the file, or the entry of the index, has."""
+    weights = read_weights(path, "--checkpoint")
+    if cfg is not None:
+        experiment = load_experiment(cfg, overrides)
+    elif weights.name in entries():
+        entry = find(weights.name)
+        _check_predicts(entry)
+        read = [f"model.{key}={json.dumps(weights.settings[key])}" for key in READ if key in weights.settings]
+        experiment = load_experiment(ROOT / str(entry.cfg), [*entry.settings, *read, *overrides])
+    elif weights.config is not None:
+        experiment = make_experiment(read_overrides(weights.config, overrides, Experiment), str(path))
+    else:
+        raise _without_configuration(path, weights)
     model = experiment.build_model(pretrained=False)
-    load_weights(model, file, entry.name)
+    load_weights(model, path, "--checkpoint")
     return experiment, model
+
+
+def _without_configuration(path: Path, weights: Weights) -> UserError:
+    """What is wrong with a file that does not say which model it fits, and what to do."""
+    convert = "with python -m tools.convert_weights"
+    if weights.is_foreign:
+        return UserError(path, "has the weights of another program", f"convert them {convert}")
+    if not weights.converted:
+        return UserError(path, "has no checksum, so it is cut short, or no checkpoint of train.py", "use another file")
+    if not any(name.startswith("backbone.") for name in weights.state):
+        advice = f"name it as model.backbone.weights={path} in training"
+        return UserError(path, f"has the weights of a backbone ({weights.kind}), which predicts nothing", advice)
+    what = f"has weights ({weights.kind}) without the names of their classes"
+    return UserError(path, what, f"convert them again {convert} --cfg FILE, the configuration with these classes")

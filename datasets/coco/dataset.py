@@ -41,7 +41,6 @@ from datasets.transforms import TestTransforms, TrainTransforms
 from errors import UserError
 from structures import DatasetInfo, Target
 
-DOWNLOAD = "train2017.zip, val2017.zip and annotations_trainval2017.zip from http://images.cocodataset.org"
 TRAIN_ANNOTATIONS = "annotations/instances_train2017.json"
 NEEDED = "an annotation"  # for an image to be trained on
 SURVEYED_IMAGES = 16  # so many images are read before the start, evenly spread
@@ -176,7 +175,7 @@ class COCO(DenseDataset):
         else:
             images, file = config.val_images, config.val_annotations
         self._folder, self._file = resolve_path(root, images), resolve_path(root, file)
-        check_root(root, DOWNLOAD)
+        check_root(root, "COCO 2017", "prepare_coco")
         check_path(self._file, "file", f"{split}_annotations")
         if not annotations_only:
             check_path(self._folder, "folder", f"{split}_images")

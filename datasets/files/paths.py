@@ -1,6 +1,7 @@
 """Resolve and check the paths in a dataset's configuration; errors say which setting to correct."""
 
 import os
+import shlex
 import stat
 from pathlib import Path
 from typing import Literal
@@ -16,10 +17,16 @@ def resolve_path(root: Path, path: str) -> Path:
         raise UserError(root / path, str(error).rstrip("."), "write the full path") from None
 
 
-def check_root(root: Path, download: str) -> None:
-    """Raise UserError unless `root` is a readable folder. download: what the error tells the user to unpack there."""
-    if problem := problem_with(root, "folder"):
-        raise UserError(root, problem, f"unpack {download} into one folder and set data.root to it")
+def check_root(root: Path, name: str, tool: str) -> None:
+    """Raise UserError unless `root` is a readable folder. name: of the data set. tool: the command that fetches it."""
+    problem = problem_with(root, "folder")
+    if problem and root.parent.name == "scenes":  # of the demos
+        where = shlex.quote(str(root.parent))
+        do = f"run make scenes, which is python -m tools.make_scenes --root {where}, or correct data.root"
+        raise UserError(root, problem, do)
+    if problem:
+        do = f"correct data.root, or fetch {name} with python -m tools.{tool} --root {shlex.quote(str(root))}"
+        raise UserError(root, problem, do)
 
 
 def check_path(path: Path, kind: Literal["file", "folder"], key: str) -> None:

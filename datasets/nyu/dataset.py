@@ -18,7 +18,7 @@ from config import Schema
 from datasets.base import DenseDataset, Doubt, ImageRange, Sample, Survey
 from datasets.files.folders import Names, evenly_spread, list_files, other_files
 from datasets.files.images import IMAGE_SUFFIXES, check_image_range, read_image
-from datasets.files.paths import problem_with, resolve_path
+from datasets.files.paths import check_root, problem_with, resolve_path
 from datasets.files.unusable import OnError, Unusable
 from datasets.nyu.depth_maps import read_depth_values, resize_depth
 from datasets.nyu.lists import SOURCE, describe_list, find_pairs, image_id, read_list
@@ -284,6 +284,5 @@ def _existing_root(root: Path, split: Split) -> Path:
     # Unlike Path's methods, these do not raise an error if a folder may not be entered.
     if os.path.isfile(inner / LISTS[split]) and not os.path.exists(root / LISTS[split]):
         raise UserError(root, "is one folder too high", f"set {shlex.quote(f'data.root={inner}')}")
-    if problem := problem_with(root, "folder"):
-        raise UserError(root, problem, "set data.root to the folder with the lists; see docs/depth.md")
+    check_root(root, "NYU Depth V2", "prepare_nyu")
     return root

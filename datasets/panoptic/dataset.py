@@ -36,8 +36,6 @@ from datasets.transforms import TestTransforms, TrainTransforms
 from errors import UserError
 from structures import IGNORE, DatasetInfo, Panoptic, Target
 
-PANOPTIC_ZIP = "panoptic_annotations_trainval2017.zip and the two zips inside it"
-DOWNLOAD = f"train2017.zip, val2017.zip, {PANOPTIC_ZIP} from http://images.cocodataset.org"
 TRAIN_ANNOTATIONS = "annotations/panoptic_train2017.json"
 
 
@@ -151,7 +149,7 @@ class COCOPanoptic(DenseDataset):
             images, file, pngs = config.val_images, config.val_annotations, config.val_segments
         self._folder, self._file = resolve_path(root, images), resolve_path(root, file)
         self._pngs = self._file.with_suffix("") if pngs is None else resolve_path(root, pngs)
-        check_root(root, DOWNLOAD)
+        check_root(root, "COCO 2017", "prepare_coco")
         check_path(self._file, "file", f"{split}_annotations")
         check_path(self._pngs, "folder", f"{split}_segments")
         if not annotations_only:

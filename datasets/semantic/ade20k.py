@@ -45,7 +45,7 @@ from config import Schema
 from datasets.base import DenseDataset, ImageRange, RepeatThreshold, Sample, Survey
 from datasets.files.folders import evenly_spread, other_files, split_end
 from datasets.files.images import IMAGE_SUFFIXES, check_image_range, read_image
-from datasets.files.paths import problem_with, resolve_path
+from datasets.files.paths import check_root, resolve_path
 from datasets.files.unusable import OnError, Unusable
 from datasets.frequency import Occurrences
 from datasets.semantic.labels import LabelTable, single_class_advice
@@ -62,7 +62,6 @@ from datasets.transforms import TestTransforms, TrainTransforms
 from errors import UserError
 from structures import DatasetInfo, Target
 
-DOWNLOAD = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
 SURVEYED_MAPS, SURVEYED_IMAGES = 256, 16  # read at most so many before the start, evenly spread
 
 CLASSES = tuple(
@@ -297,6 +296,5 @@ def _existing_root(root: Path) -> Path:
     inner = root / "ADEChallengeData2016"
     if os.path.isdir(inner):  # unlike Path.is_dir, raises no error if a folder may not be entered
         raise UserError(root, "is one folder too high", f"set {shlex.quote(f'data.root={inner}')}")
-    if problem := problem_with(root, "folder"):
-        raise UserError(root, problem, f"unpack {DOWNLOAD} and set data.root to its ADEChallengeData2016")
+    check_root(root, "ADE20K", "prepare_ade20k")
     return root

@@ -85,4 +85,4 @@ def convert(state: State, where: object) -> Converted:
     remark = check_leftovers(remaining, [name for name in remaining if name.endswith(BUFFERS)], where)
     with torch.device("meta"):
         check_state(DepthFormerConfig.model_validate(options).build(ANY).state_dict(), model, where)
-    return Converted(f"depthformer_{backbone['name']}", model, f"model: {json.dumps(options)}; {remark}")
+    return Converted(f"depthformer_{backbone['name']}", model, f"model: {json.dumps(options)}; {remark}", options)

@@ -210,7 +210,8 @@ def _finish(backbone: str, model: State, remaining: State, layout: Layout, remar
     with torch.device("meta"):
         check_state(record.model_validate(options).build(info).state_dict(), model, where)
     kind = f"{options['name']}_{backbone}_{options['neck']}"
-    return Converted(kind, model, f"{info.num_classes} classes{remark}, model: {json.dumps(options)}; {used}")
+    remark = f"{info.num_classes} classes{remark}, model: {json.dumps(options)}; {used}"
+    return Converted(kind, model, remark, options, info.num_classes)
 
 
 def _take_upsamplers(remaining: State, prefixes: list[str], model: State, ours: str, key: str) -> dict[str, Any]:

@@ -220,7 +220,8 @@ def _convert(remaining: State, layout: Layout, where: object) -> Converted:
         record = MaskFormerConfig.model_validate(options)
         check_state(record.build(DatasetInfo("semantic", "any", classes)).state_dict(), model, where)
     kind = f"maskformer_{backbone['name']}"
-    return Converted(kind, model, f"{len(classes)} classes, model: {json.dumps(options)}; {remark}")
+    remark = f"{len(classes)} classes, model: {json.dumps(options)}; {remark}"
+    return Converted(kind, model, remark, options, len(classes))
 
 
 def _take_attention(remaining: State, layout: Layout, name: str, model: State, ours: str) -> None:

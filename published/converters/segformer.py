@@ -136,9 +136,9 @@ def convert(source: str, state: State, where: object) -> Converted:
         return Converted(named[0], backbone, remark)
     model = {f"backbone.{name}": value for name, value in backbone.items()}
     model |= {f"head.{name}": value for name, value in head.items()}
-    num_classes = _check_model(named[0], model, upsampler, where)
+    settings, num_classes = _describe(named[0], model, upsampler, where)
     remark = f"{num_classes} classes, upsampler {json.dumps(upsampler)}; {remark}"
-    return Converted(f"segformer_{named[0]}", model, remark)
+    return Converted(f"segformer_{named[0]}", model, remark, settings, num_classes)
 
 
 def _take_backbone(remaining: State, layout: Layout) -> State:
@@ -192,15 +192,16 @@ def _shape(backbone: State) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return channels, tuple(sum(stage == block_stage for block_stage, _ in found) for stage in range(4))
 
 
-def _check_model(backbone: str, model: State, upsampler: Any, where: object) -> int:
-    """Return the number of classes. Raises UserError if a tensor of the model is missing."""
+def _describe(backbone: str, model: State, upsampler: Any, where: object) -> tuple[dict[str, Any], int]:
+    """Return the settings and the number of classes. Raises UserError if a tensor of the model is missing."""
     classifier, norm = model.get("head.classifier.weight"), model.get("head.norm.weight")
     if classifier is None or norm is None:
         raise UserError(where, "has an incomplete head", "give the whole model, or its backbone alone")
-    config = SegFormerConfig.model_validate({"backbone": backbone, "upsampler": upsampler, "channels": len(norm)})
+    settings = {"name": "segformer", "backbone": backbone, "upsampler": upsampler, "channels": len(norm)}
+    config = SegFormerConfig.model_validate(settings)
     info = DatasetInfo("semantic", "any", tuple(map(str, range(len(classifier)))))
     check_state(config.build(info).state_dict(), model, where)
-    return info.num_classes
+    return settings, info.num_classes
 
 
 def _split_projections(state: State) -> State:

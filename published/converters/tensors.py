@@ -3,8 +3,6 @@
 A converter moves tensors out of `remaining` (published names) into `converted` (our names).
 """
 
-import json
-import re
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -20,17 +18,17 @@ BIASED: list[Any] = [{"name": name, "scope_bias": True} for name in ("dysample+"
 
 
 class Converted(NamedTuple):
-    """kind: the network. model: its tensors under our names. remark: a message for the user."""
+    """kind: the network. model: its tensors under our names. remark: a message for the user.
+
+    settings: the `model` of a configuration that these tensors fit, without weights; None: they are a backbone.
+    num_classes: its classes; 0 for depth.
+    """
 
     kind: str
     model: State
     remark: str
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The settings of `model` that follow from the tensors, as far as the remark states them."""
-        found = re.search(r"model: (\{.*\});", self.remark)
-        return json.loads(found[1]) if found else {}
+    settings: dict[str, Any] | None = None
+    num_classes: int = 0
 
 
 def move_module(remaining: State, published: tuple[str, ...], converted: State, ours: str) -> None:

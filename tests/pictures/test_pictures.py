@@ -9,7 +9,8 @@ from pictures import class_colours, draw, draw_truth
 from pictures.canvas import RED, enlarge, palette
 from pictures.instances import GREY, MOST, instance_panels
 from pictures.semantic import semantic_panels
-from structures import IGNORE, DatasetInfo, Instances, Prediction, Target
+from pictures.shrink import LONGEST_PANEL, Shrinker
+from structures import IGNORE, DatasetInfo, Instances, Panoptic, Prediction, Target
 
 INFO = DatasetInfo("semantic", "test", ("sky", "tree", "road"))
 
@@ -192,3 +193,51 @@ def test_true_depth_is_black_where_nothing_was_measured():
     assert (picture[4 * factor :].max(axis=2) > 0).all()
     nothing = draw_truth(np.zeros((4, 5, 3), np.uint8), Target("a", (4, 5), depth=torch.zeros(4, 5)), INFO)
     assert (nothing == 0).all()
+
+
+# --- large photos ----------------------------------------------------------------------------------------------------
+
+
+def test_panels_of_a_large_photo_are_made_smaller():
+    photo = np.zeros((2000, 3200, 3), np.uint8)
+    semantic = torch.zeros(2000, 3200, dtype=torch.int16)
+    semantic[:, 1600:] = 2
+    picture = draw(photo, Prediction(semantic=semantic), None, INFO)
+    assert picture.shape[1] == 2 * LONGEST_PANEL + 4
+    sky, road = picture[500, LONGEST_PANEL + 4 + 700].astype(int), picture[500, LONGEST_PANEL + 4 + 900].astype(int)
+    assert sky.argmax() == np.argmax(class_colours(INFO)["sky"])
+    assert road.argmax() == np.argmax(class_colours(INFO)["road"])
+    target = Target("a", (2000, 3200), semantic=semantic)
+    assert max(draw_truth(photo, target, INFO).shape) == LONGEST_PANEL
+
+
+def test_what_is_made_smaller_stays_at_its_place():
+    """A square at the same place in every kind of prediction, 2.5 times as small."""
+    size, square = (4000, 2000), np.s_[1000:2000, 500:1500]
+    mask = np.zeros(size, np.uint8)
+    mask[square] = 1
+    objects = Instances(
+        boxes=torch.tensor([[500.0, 1000.0, 1500.0, 2000.0]]),
+        labels=torch.tensor([1]),
+        masks=torch.from_numpy(mask).bool()[None],
+        rles=[coco_mask.encode(np.asfortranarray(mask))["counts"]],
+        scores=torch.tensor([0.9]),
+    )
+    whole = torch.from_numpy(mask)
+    prediction = Prediction(whole.short(), objects, Panoptic(whole.int(), {1: 0}), whole.float())
+    shrinker = Shrinker(size)
+    small = shrinker.labels(prediction)
+    expected = np.zeros((1600, 800), np.uint8)
+    expected[400:800, 200:600] = 1
+    rle = coco_mask.decode({"size": [1600, 800], "counts": small.instances.rles[0]})
+    for found in (small.semantic, small.depth, small.panoptic.ids, small.instances.masks[0], torch.from_numpy(rle)):
+        assert np.array_equal(found.numpy(), expected)
+    assert small.semantic.dtype == torch.int16
+    assert small.instances.boxes.tolist() == [[200, 400, 600, 800]]
+    assert np.array_equal(shrinker.image(np.repeat(mask[..., None], 3, 2))[..., 0], expected)
+    assert prediction.semantic.shape == size  # what was predicted keeps its size
+
+
+def test_pictures_that_are_small_enough_are_not_touched():
+    prediction = Prediction(semantic=torch.zeros(40, 50))
+    assert Shrinker((40, 50)).labels(prediction) is prediction

@@ -57,8 +57,11 @@ def test_it_neither_reads_nor_changes_a_run_that_is_there(tiny, tmp_path, here, 
     (tmp_path / "seg/checkpoints/last.pt").write_bytes(b"damaged")
     before = contents(tmp_path)
     capsys.readouterr()
-    here("train", "--cfg", SEG, "--check", *tiny, "steps=3", "model.channels=24")  # of another model
-    assert "warning" not in capsys.readouterr().out
+    # Of another model; and the weights that it started from are gone.
+    here("train", "--cfg", SEG, "--check", *tiny, "steps=3", "model.channels=24", "model.weights=/gone.pt")
+    printed = capsys.readouterr().out
+    assert "warning" not in printed
+    assert "weights     from its checkpoint" in printed
     assert contents(tmp_path) == before
 
 

@@ -16,6 +16,7 @@ from errors import UserError, run_command
 from tests.loopback import serve
 from tests.tools.test_prepare_archives import zipped
 from tools import prepare_nyu
+from tools.nyu_files import LABELED, LISTS, SPLITS
 
 SCENES = ["kitchen", "office_kitchen", "bathroom", "kitchen", "living_room"]
 TRAIN, TEST = [2, 5], [4, 1, 3]  # counted from 1, as in MATLAB
@@ -34,8 +35,14 @@ def frame(index: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def official(tmp_path_factory) -> Path:
-    """A folder with the labelled file and the split, axes reversed as h5py sees MATLAB's."""
+    """A folder with the official files."""
     folder = tmp_path_factory.mktemp("official")
+    write_official(folder)
+    return folder
+
+
+def write_official(folder: Path) -> None:
+    """Write the labelled file and the split, axes reversed as h5py sees MATLAB's."""
     frames = [frame(index) for index in range(len(SCENES))]
     with h5py.File(folder / "labeled.mat", "w", userblock_size=512) as file:
         file["images"] = np.stack([image.transpose(2, 1, 0) for image, _ in frames])
@@ -47,7 +54,6 @@ def official(tmp_path_factory) -> Path:
             references.append(text.ref)
         file.create_dataset("sceneTypes", data=np.array([references], dtype=h5py.ref_dtype))
     save_splits(folder / "splits.mat", TRAIN, TEST)
-    return folder
 
 
 def save_splits(path: Path, train: list[int], test: list[int]) -> None:
@@ -199,18 +205,29 @@ def test_splits_without_the_fields(run, official, tmp_path):
 TRAIN_LINES = "/study_0001a/rgb_00007.jpg /study_0001a/sync_depth_00007.png 518.8579\n"
 
 
+def nyu_files(folder: Path) -> dict[str, bytes]:
+    """What is published, by address; made in `folder`."""
+    folder.mkdir(exist_ok=True)
+    write_official(folder)
+    return published(folder)
+
+
+def published(official: Path) -> dict[str, bytes]:
+    """What is published, by address."""
+    pairs = sorted((SCENES[index - 1], index - 1) for index in TEST)
+    lines = [f"{scene}/rgb_{index:05d}.jpg {scene}/sync_depth_{index:05d}.png 518.8579" for scene, index in pairs]
+    return {
+        LISTS["nyu_train.txt"][0]: TRAIN_LINES.encode(),
+        LISTS["nyu_test.txt"][0]: "\n".join(lines).encode(),
+        LABELED[0]: (official / "labeled.mat").read_bytes(),
+        SPLITS[0]: (official / "splits.mat").read_bytes(),
+    }
+
+
 @pytest.fixture
 def server(official, monkeypatch):
     monkeypatch.setattr(downloads, "PAUSE_SECONDS", 0)
-    pairs = sorted((SCENES[index - 1], index - 1) for index in TEST)
-    lines = [f"{scene}/rgb_{index:05d}.jpg {scene}/sync_depth_{index:05d}.png 518.8579" for scene, index in pairs]
-    files = {
-        "/nyudepthv2_train_files_with_gt.txt": TRAIN_LINES.encode(),
-        "/nyudepthv2_test_files_with_gt.txt": "\n".join(lines).encode(),
-        "/nyu_depth_v2_labeled.mat": (official / "labeled.mat").read_bytes(),
-        "/splits.mat": (official / "splits.mat").read_bytes(),
-    }
-    with serve(files) as server:
+    with serve({f"/{url.rpartition('/')[2]}": content for url, content in published(official).items()}) as server:
         yield server
 
 

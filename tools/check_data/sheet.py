@@ -89,8 +89,8 @@ def _draw(card: Card, split: Split, index: int, info: DatasetInfo) -> None:
     target = sample.target()
     picture = draw_truth(sample.image, target, info)
     if info.task == "depth":
-        factor = picture.shape[0] // sample.image.shape[0]
-        picture = np.hstack([sample.image.repeat(factor, axis=0).repeat(factor, axis=1), picture])
+        image = cv2.resize(sample.image, picture.shape[1::-1], interpolation=cv2.INTER_AREA)
+        picture = np.hstack([image, picture])
     card.jpeg, card.size = _encode(picture)
     card.classes = tuple(_frequent(target, info))
 

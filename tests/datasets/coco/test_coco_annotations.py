@@ -235,7 +235,7 @@ def test_files_that_are_no_json(layout: Path, text: bytes, message: str) -> None
 
 
 def test_missing_paths_name_their_key(layout: Path) -> None:
-    assert "no such folder; unpack train2017.zip" in refused(lambda: config(layout / "coco").build("val"))
+    assert f"tools.prepare_coco --root {layout}/coco" in refused(lambda: config(layout / "coco").build("val"))
     assert "data.val_annotations" in refused(lambda: config(layout, val_annotations="a.json").build("val"))
     assert "data.val_annotations" in refused(lambda: config(layout, val_annotations="a" * 5000).build("val"))
     assert "write the full path" in refused(lambda: config("~nobody-of-this-name/coco").build("val"))

@@ -230,7 +230,7 @@ def test_impossible_configurations(make_config: MakeConfig, options: dict[str, A
 
 
 def test_missing_root_and_root_one_folder_too_high(root: Path, make_config: MakeConfig) -> None:
-    assert "gone: no such folder; set data.root" in refused(lambda: make_config(root="gone").build("val"))
+    assert "tools.prepare_nyu --root gone" in refused(lambda: make_config(root="gone").build("val"))
     root.rename(root.parent / "nyu")
     message = refused(lambda: make_config(root=str(root.parent)).build("val"))
     assert f"set data.root={root.parent}/nyu" in message

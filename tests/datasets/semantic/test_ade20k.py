@@ -126,8 +126,8 @@ def refused(build: Callable[[], Any]) -> str:
 
 def test_missing_root_says_what_to_download(make_config: MakeConfig, tmp_path: Path) -> None:
     message = refused(lambda: make_config(root=str(tmp_path / "ade")).build("val"))
-    assert f"{tmp_path}/ade: no such folder; unpack http" in message
-    assert "data.root" in message
+    fetch = f"fetch ADE20K with python -m tools.prepare_ade20k --root {tmp_path}/ade"
+    assert f"{tmp_path}/ade: no such folder; correct data.root, or {fetch}" in message
 
 
 def test_root_one_folder_too_high_suggests_the_right_one(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def described(remark: str) -> dict:
 
 def ours(state: State, tmp_path: Path, classes: int, exclude: tuple[str, ...] = ()) -> Any:
     """Our model with converted weights, read from a file by the configuration that the remark gives."""
-    kind, tensors, remark = convert("torchvision", state, "test")
+    kind, tensors, remark, *_ = convert("torchvision", state, "test")
     torch.save({"kind": kind, "model": tensors}, tmp_path / "out.pt")
     options = described(remark) | {"weights": tmp_path / "out.pt", "weights_exclude": exclude}
     config = TypeAdapter(ModelConfig).validate_python(options)
@@ -154,8 +154,8 @@ def test_a_published_faster_rcnn_gives_its_80_classes(tmp_path: Path) -> None:
 
 def test_old_and_new_names_give_the_same_tensors() -> None:
     state = published(detection.maskrcnn_resnet50_fpn, 5).state_dict()
-    _, expected, _ = convert("torchvision", state, "test")
-    _, tensors, _ = convert("torchvision", in_old_names(state), "test")
+    _, expected, *_ = convert("torchvision", state, "test")
+    _, tensors, *_ = convert("torchvision", in_old_names(state), "test")
     assert tensors.keys() == expected.keys()
     assert all(torch.equal(tensors[name], value) for name, value in expected.items())
 
@@ -167,14 +167,14 @@ def test_dead_channels_of_published_files_stay_numbers() -> None:
     state["backbone.body.bn1.weight"][0] = 0
     state["backbone.body.bn1.running_var"][1] = 0
     state["backbone.body.bn1.weight"][1] = 1e-8
-    _, tensors, _ = convert("torchvision", state, "test")
+    _, tensors, *_ = convert("torchvision", state, "test")
     assert all(value.isfinite().all() for value in tensors.values())
 
 
 @pytest.mark.parametrize("name", some(["resnet50", "resnet101"], "resnet50"))
 def test_imagenet_files_become_backbones(name: str, tmp_path: Path) -> None:
     state = torchvision.models.get_model(name, weights=None).state_dict()
-    kind, tensors, remark = convert("torchvision", state, "test")
+    kind, tensors, remark, *_ = convert("torchvision", state, "test")
     assert kind == name
     assert "dropped" in remark
     torch.save({"kind": kind, "model": tensors}, tmp_path / "out.pt")

@@ -89,7 +89,7 @@ def state_of(case: str) -> State:
 @pytest.mark.parametrize("case", CASES)
 def test_every_tensor_arrives_at_its_place_and_the_remark_describes_the_model(case: str) -> None:
     state, model = state_of(case), CASES[case][1]
-    kind, tensors, remark = convert("mmdet", state, "test")
+    kind, tensors, remark, *_ = convert("mmdet", state, "test")
     expected = {"backbone": "resnet50"} | model
     assert described(remark) == expected
     assert kind == f"{expected['name']}_{expected['backbone']}_{expected['neck']}"
@@ -120,7 +120,7 @@ def test_other_upsamplers_are_recognised_too(upsampler: str) -> None:
     torch.manual_seed(0)
     modules = nn.ModuleList(build_upsampler(upsampler, 256) for _ in range(3)).state_dict()
     state = state_of("plain") | {NECK + name: value for name, value in modules.items()}
-    _, tensors, remark = convert("mmdet", state, "test")
+    _, tensors, remark, *_ = convert("mmdet", state, "test")
     assert described(remark)["upsampler"] == upsampler
     for name, value in modules.items():
         assert torch.equal(tensors[f"neck.upsamplers.{name}"], value), name

@@ -31,7 +31,7 @@ def model(upsampler: str = "nearest", backbone: str = "swin_t", **extra: int) ->
 @pytest.mark.parametrize("source", ["maskformer", "huggingface"])
 def test_every_tensor_arrives_at_its_place(source: str) -> None:
     ours = model().state_dict()
-    kind, tensors, remark = convert(source, published(source, ours), "test")
+    kind, tensors, remark, *_ = convert(source, published(source, ours), "test")
     assert kind == "maskformer_swin_t"
     assert remark.startswith("3 classes, ")
     options = json.loads(re.search(r"model: (\{.*\});", remark)[1])
@@ -52,7 +52,7 @@ def test_every_tensor_arrives_at_its_place(source: str) -> None:
 def test_those_on_a_resnet_arrive_too(source: str, encoder_layers: int) -> None:
     ours = model(backbone="resnet50", encoder_layers=encoder_layers).state_dict()
     state = published(source, renamed(ours, *(RELEASED_RESNET if source == "maskformer" else HUB_RESNET)))
-    kind, tensors, remark = convert(source, state, "test")
+    kind, tensors, remark, *_ = convert(source, state, "test")
     assert kind == "maskformer_resnet50"
     assert ("encoder_layers" in remark) == bool(encoder_layers)
     assert tensors.keys() == ours.keys()
@@ -92,7 +92,7 @@ def test_upsamplers_are_recognised() -> None:
     stages = torch.nn.ModuleList(build_upsampler("dysample-s+", 64) for _ in range(3)).state_dict()
     state = published("maskformer", model().state_dict())
     state |= {f"sem_seg_head.pixel_decoder.upsamplers.{name}": value for name, value in stages.items()}
-    _, tensors, remark = convert("maskformer", state, "test")
+    _, tensors, remark, *_ = convert("maskformer", state, "test")
     assert '"upsampler": "dysample-s+"' in remark
     for name, value in stages.items():
         assert torch.equal(tensors[f"pixel_decoder.upsamplers.{name}"], value), name

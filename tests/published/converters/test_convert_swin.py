@@ -113,7 +113,7 @@ def test_the_network_equals_the_toolbox_at_sizes_that_32_does_not_divide(size: t
 @pytest.mark.parametrize("source", ["swin", "timm"])
 def test_every_layout_of_a_backbone_gives_the_same_tensors(source: str, toolbox: State) -> None:
     state = official(toolbox) if source == "swin" else to_timm(official(toolbox))
-    kind, tensors, remark = convert(source, state, "test")
+    kind, tensors, remark, *_ = convert(source, state, "test")
     assert kind == "swin_t"
     assert '{"name": "swin_t"}' in remark
     expected = convert("depthformer", toolbox, "test").model
@@ -129,7 +129,7 @@ def test_every_layout_of_a_backbone_gives_the_same_tensors(source: str, toolbox:
 def test_a_classifier_of_timm_converts_and_gives_timms_levels(tmp_path: Path) -> None:
     torch.manual_seed(0)
     theirs = timm.create_model("swin_tiny_patch4_window7_224", always_partition=True).eval()
-    kind, tensors, _ = convert("timm", theirs.state_dict(), "test")
+    kind, tensors, *_ = convert("timm", theirs.state_dict(), "test")
     torch.save({"kind": kind, "model": tensors}, tmp_path / "out.pt")
     ours = SwinConfig(name="swin_t", weights=tmp_path / "out.pt").build().eval()
     images = torch.randn(1, 3, 224, 224)
@@ -161,7 +161,7 @@ def test_sizes_and_windows_are_recognised(name: str, window: int) -> None:
         (r"mlp\.expand", "mlp.fc1"),
         (r"mlp\.contract", "mlp.fc2"),
     )
-    kind, tensors, remark = convert("swin", names, "test")
+    kind, tensors, remark, *_ = convert("swin", names, "test")
     assert kind == name
     assert tensors.keys() == own.keys()
     backbone = json.loads(re.search(r"model\.backbone: (\{.*?\});", remark)[1])

@@ -146,8 +146,8 @@ def test_a_converted_model_gives_the_logits_of_an_independent_one(
 )
 def test_every_layout_of_a_backbone_gives_the_same_tensors(source: str, published: object, hub: State) -> None:
     encoder = {name: value for name, value in hub.items() if "decode_head" not in name}
-    kind, tensors, _ = convert(source, published(encoder), "test")
-    _, expected, _ = convert("huggingface", hub, "test")
+    kind, tensors, *_ = convert(source, published(encoder), "test")
+    _, expected, *_ = convert("huggingface", hub, "test")
     assert kind == "mit_b0"
     assert {f"backbone.{name}" for name in tensors} == {name for name in expected if name.startswith("backbone.")}
     for name, value in tensors.items():
@@ -157,7 +157,7 @@ def test_every_layout_of_a_backbone_gives_the_same_tensors(source: str, publishe
 def test_of_an_imagenet_file_the_classifier_is_dropped(hub: State) -> None:
     encoder = {name: value for name, value in official(hub).items() if name.startswith("backbone.")}
     bare = {name.removeprefix("backbone."): value for name, value in encoder.items()}
-    kind, tensors, remark = convert("segformer", {**bare, "head.weight": torch.zeros(1000, 256)}, "test")
+    kind, tensors, remark, *_ = convert("segformer", {**bare, "head.weight": torch.zeros(1000, 256)}, "test")
     assert kind == "mit_b0"
     assert not any("head" in name for name in tensors)
     assert "dropped 1" in remark
@@ -174,7 +174,7 @@ def test_published_upsamplers_come_along_and_are_recognised(upsampler: object, h
     published = official(hub)
     for index, stage in enumerate(stages):
         published |= {f"decode_head.upsamplers.{index}.{name}": value for name, value in stage.state_dict().items()}
-    _, tensors, remark = convert("segformer", published, "test")
+    _, tensors, remark, *_ = convert("segformer", published, "test")
     assert f"upsampler {json.dumps(upsampler)}" in remark
     torch.save({"model": tensors}, tmp_path / "out.pt")
     model = model_of(tmp_path / "out.pt", upsampler=upsampler)
