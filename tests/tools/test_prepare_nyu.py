@@ -15,8 +15,8 @@ from datasets.nyu.dataset import NYUConfig
 from errors import UserError, run_command
 from tests.loopback import serve
 from tests.tools.test_prepare_archives import zipped
-from tools import prepare_nyu
-from tools.nyu_files import LABELED, LISTS, SPLITS
+from tools.prepare_nyu import __main__ as prepare_nyu
+from tools.prepare_nyu.files import LABELED, LISTS, SPLITS
 
 SCENES = ["kitchen", "office_kitchen", "bathroom", "kitchen", "living_room"]
 TRAIN, TEST = [2, 5], [4, 1, 3]  # counted from 1, as in MATLAB

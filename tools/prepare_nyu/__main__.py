@@ -35,7 +35,7 @@ from datasets.nyu.lists import describe_list, find_pairs, format_list, read_list
 from errors import ArgumentParser, UserError, run_command
 from tools.check_data.findings import SplitName
 from tools.check_data.text import check_and_print
-from tools.nyu_files import (
+from tools.prepare_nyu.files import (
     BY_HAND,
     LABELED,
     LISTS,
@@ -49,7 +49,7 @@ from tools.nyu_files import (
     refuse_other_copies,
 )
 
-RECIPE = Path(__file__).parent.parent / "configs/depth_dysample.yaml"
+RECIPE = Path(__file__).parent.parent.parent / "configs/depth_dysample.yaml"
 OWN_TRAIN_LIST = "nyu_train_795.txt"
 FOCAL_LENGTH = 518.8579  # pixels; the same for all frames
 INSIDE = np.s_[7:474, 7:632]  # rows and columns within the white border of the 480 x 640 frames
