@@ -309,7 +309,7 @@ def test_8_bit_training_frames_are_refused(run, server, tmp_path):
 
 def test_it_ends_with_the_report_of_the_data_that_are_there(server, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("tools.check_data.text.processors", lambda: 0)
-    for frames, expected in ((False, "train: 2 images"), (True, "train: 1 images")):
+    for frames, expected in ((False, "train: 2 images"), (True, "train: 1 image")):
         if frames:
             training_frames(tmp_path)
         monkeypatch.setattr(sys, "argv", ["prepare_nyu", "--root", str(tmp_path), "--mirror", server.url])

@@ -41,7 +41,7 @@ def split_lines(split: Split) -> list[str]:
     """What a split holds, line by line."""
     tally, facts = split.tally, split.tally.facts()
     unread = len(split.dataset) - int(tally.read.sum())
-    lines = [f"{len(split.dataset):,} images" + (f", {unread:,} of them unusable" if unread else "")]
+    lines = [_count(len(split.dataset), "image") + (f", {unread:,} of them unusable" if unread else "")]
     if sizes := facts.get("sizes"):
         height, width, number = sizes["most_common"]
         if sizes["different"] == 1:
@@ -58,8 +58,8 @@ def split_lines(split: Split) -> list[str]:
         lines.append(f"{used} of {len(tally.images)} classes")
     if "objects" in facts:
         lines.append(
-            f"{facts['objects']:,} objects, at most {facts['most_objects']} in an image; "
-            f"{facts['images_without_objects']:,} images without objects"
+            f"{_count(facts['objects'], 'object')}, at most {facts['most_objects']} in an image; "
+            f"{_count(facts['images_without_objects'], 'image')} without objects"
         )
     if "depth" in facts:
         lines.append("depths of {:.2f} to {:.2f} m".format(*facts["depth"]))
