@@ -67,7 +67,8 @@ class SystemConfig(Schema):
 
     workers: data-loading processes per training process. max_per_process: the largest number of images that fit into
     one process at once; larger batches are split into accumulation rounds, whose losses are averaged. This average
-    differs from the loss of the whole batch if a loss is a mean over objects, or is not a mean (as for depth).
+    differs from the loss of the whole batch if a loss is a mean over objects, or is not a mean (as for depth, ohem and
+    dice).
     backend: what exchanges CUDA tensors between processes. auto: NCCL, which takes one process per GPU. gloo: slower,
     for machines on which NCCL does not work, and for processes that share a GPU.
     channels_last, compile: memory layout and torch.compile. reuse_memory: let glibc keep freed memory, on CPU (see

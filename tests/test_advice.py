@@ -103,6 +103,7 @@ def pasted(error: str) -> list[str]:
 CLASSES = "data.classes={12: railing, 26: lamp}"
 NORMALIZE = "data.train_transforms=[normalize]"
 TWO = ["data.classes=[a, b]"]
+PROBE = "name: probe, backbone: {name: mit_b0, weights: null}, upsampler: dysample"
 ROWS = [
     # of config
     Row("write for example model.upsampler=carafe", "seg", ["carafe"], ["model.upsampler=carafe"], instead=True),
@@ -155,6 +156,20 @@ ROWS = [
     Row("remove one", "seg", ["metrics=[mean_iou, mean_iou]"], ["metrics=[mean_iou]"]),
     Row("choose a metric of its task", "seg", ["metrics=[coco_ap]"], ["metrics=[mean_iou]"]),
     Row("use …", "det", ["metrics=[{name: coco_ap, kinds: [segm]}]"], ["metrics=[{name: coco_ap, kinds: [bbox]}]"]),
+    Row(
+        "give one number for each class, or name the classes",
+        "seg",
+        ["model.losses=[{name: focal, class_weights: [1, 2]}]"],
+        ["model.losses=[{name: focal, class_weights: {wall: 2}}]"],
+    ),
+    Row("list it once and give it a weight", "seg", ["model.losses=[dice, dice]"], ["model.losses=[dice]"]),
+    Row("remove model.losses", "depth", [f"model={{{PROBE}, losses: [dice]}}"], [f"model={{{PROBE}}}"], instead=True),
+    Row(
+        "set data.masks=true, or metrics.coco_ap.boundary=false",
+        "det",
+        ["metrics=[{name: coco_ap, boundary: true}]"],
+        ["metrics.coco_ap.boundary=false"],
+    ),
     Row("correct the match", "seg", ["optimizer.rules=[{match: none}]"], ["optimizer.rules=[{match: norm}]"]),
     Row("use auto or cpu", "seg", ["system.device=cuda"], ["system.device=auto"]),
     Row("raise data.max_depth too", "depth", ["metrics=[{name: depth_errors, max_depth: 50}]"], ["data.max_depth=50"]),
@@ -344,6 +359,9 @@ DONE = {row.do for row in ROWS}
 # Advice about settings that a start does not give: why, and what it asks for, which must be possible.
 TIMM = "needs timm, which is slow to import: tests/models/backbones"
 NOT_HERE = {
+    "set model.weights, or take it out of frozen": ("tests/test_start_weights.py", ["frozen=[]"]),
+    "set optimizer.layer_decay=null": ("tests/runtime/test_optimizer.py", ["optimizer.layer_decay=null"]),
+    "add evaluation.patience=null": ("of tools.compare: tests/tools/test_compare.py", ["evaluation.patience=null"]),
     "…; or add model.backbone.weights=null to start from random numbers": (
         "tests/test_start_weights.py",
         ["model.backbone.weights=null"],

@@ -66,6 +66,16 @@ def test_every_command_that_trains_says_what_it_starts_from(path, tmp_path, monk
         with_files(recipe(cfg, *[word for word in words if "=" in word])).fetch_weights()
 
 
+def test_frozen_parts_do_not_stay_random():
+    assert refusal(recipe("configs/demo/seg.yaml", "frozen=[backbone.stages.0]")).startswith(
+        "configs/demo/seg.yaml: model.backbone.weights: null would leave backbone.stages.0 at values without meaning"
+    )
+    said = refusal(recipe("configs/demo/seg.yaml", "frozen=[head.embeds]"))
+    assert "head.embeds would keep random numbers" in said
+    assert said.endswith("; set model.weights, or take it out of frozen")
+    with_files(recipe(SEG, "frozen=[backbone.stages.0]")).fetch_weights()
+
+
 @pytest.mark.parametrize("path", SMALL, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_small_configurations_ask_for_random_numbers_themselves(path):
     recipe(path).fetch_weights()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests import launch
-from tests.conftest import TINY, logged, read, train
+from tests.conftest import TINY, assert_same, logged, read, train, weights
 
 CFG = ["--cfg", "configs/demo/seg.yaml"]
 
@@ -55,6 +55,23 @@ def test_a_run_that_has_done_more_steps_is_finished(again, tmp_path):
     assert (tmp_path / "seg/checkpoints/last.pt").read_bytes() == before
 
 
+def test_a_run_stops_early_and_stays_stopped_until_it_may_go_on(scenes, tmp_path):
+    words = [*TINY, f"data.root={scenes}/ADEChallengeData2016", f"output_dir={tmp_path}", "optimizer.lr=1e-12"]
+    words += ["evaluation.every=1", "evaluation.pictures=0"]  # the scores stay what they are
+    stopped = train(*words, "evaluation.patience=2")
+    assert "stopped early: evaluation.patience is used up" in stopped
+    assert read(tmp_path / "seg/results.json")["step"] == 1
+    assert read(tmp_path / "seg/results_last.json")["step"] == 3
+    before = (tmp_path / "seg/checkpoints/last.pt").read_bytes()
+    assert "stopped early" in train(*words, "evaluation.patience=2")
+    assert (tmp_path / "seg/checkpoints/last.pt").read_bytes() == before
+    longer = train(*words, "evaluation.patience=4")
+    assert "changed: evaluation.patience: 2 -> 4 (from here on the run ends after that many evaluations" in longer
+    assert read(tmp_path / "seg/results_last.json")["step"] == 5
+    train(*words, "evaluation.patience=4", "run_name=whole")
+    assert_same(weights(tmp_path / "seg"), weights(tmp_path / "whole"))
+
+
 def test_moved_files_are_noted(again, scenes, tmp_path):
     data = shutil.copytree(scenes / "ADEChallengeData2016", tmp_path / "data")
     (data / "annotations").rename(data / "labels")
@@ -82,6 +99,8 @@ def test_other_images_are_refused(again, scenes, tmp_path, split):
         ("model.upsampler=carafe", "it would learn something else"),
         ("schedule.power=2", "it would learn something else"),
         ("data.test_transforms=[{name: resize_fit, long: 64, short: 32}, normalize]", "its scores would not compare"),
+        ("frozen=[head.norm]", "it would learn something else"),
+        ("data.repeat_threshold=0.5", "it would learn something else"),
         ("evaluation.best=mAcc", "its scores would not compare"),
         ("system.max_per_process=2", "with accumulation rounds 1, and now it has 2"),
     ],

@@ -79,3 +79,44 @@ def test_frozen_parameters_are_left_out():
 def test_rate_scales_with_the_batch_where_asked():
     assert SGDConfig(lr=0.02, lr_batch_size=16).learning_rate(8) == 0.01
     assert SGDConfig(lr=0.02).learning_rate(8) == 0.02
+
+
+# --- layer-wise learning rates ---------------------------------------------------------------------------------------
+
+PARTS = (("backbone.norm.",), ("backbone.fc.",))
+
+
+def rates_by_name(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, float]:
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {names[id(each)]: group["lr"] for group in optimizer.param_groups for each in group["params"]}
+
+
+def test_each_part_learns_with_a_fixed_factor_of_the_next_ones_rate():
+    model = named_model()
+    rules = (ParameterRule(match="bias", lr_scale=2),)
+    rates = rates_by_name(SGDConfig(lr=0.8, layer_decay=0.5, rules=rules).build(model, 1, PARTS), model)
+    assert rates == {
+        "backbone.norm.weight": 0.8 * 0.25,
+        "backbone.norm.bias": 1.6 * 0.25,
+        "backbone.fc.weight": 0.8 * 0.5,
+        "backbone.fc.bias": 1.6 * 0.5,
+        "head.weight": 0.8,
+        "head.bias": 1.6,
+    }
+
+
+def test_the_logged_rate_is_that_of_the_rest_also_with_layers():
+    optimizer = SGDConfig(lr=0.8, layer_decay=0.5).build(named_model(), 1, PARTS)
+    assert set_learning_rate(optimizer, 0.5) == 0.4
+
+
+def test_without_layer_decay_there_are_the_same_groups_with_parts_as_without():
+    groups = [AdamWConfig(lr=1e-3).groups(named_model(), 1, parts) for parts in ((), PARTS)]
+    assert [len(each) for each in groups] == [1, 1]
+
+
+def test_layer_decay_of_a_frozen_backbone_is_an_error():
+    model = named_model()
+    model["backbone"].requires_grad_(False)
+    with pytest.raises(UserError, match=r"optimizer\.layer_decay: no part of the backbone is trained"):
+        SGDConfig(lr=0.1, layer_decay=0.5).build(model, 1, PARTS)

@@ -324,6 +324,12 @@ def test_an_interrupted_comparison_goes_on_and_ends_bit_identical(compared, monk
     assert (report["control"]["comparison"]["verdict"], report["control"]["sd"]) == ("one seed shows nothing", None)
 
 
+def test_runs_that_may_end_early_are_refused(monkeypatch):
+    words = ["--upsamplers", "nearest", "--seeds", 1, "--check"]
+    with pytest.raises(UserError, match=r"variant nearest: evaluation\.patience: .*do not compare; add"):
+        compare(monkeypatch, *words, "evaluation.patience=3")
+
+
 def test_a_failed_run_stops_the_rest_with_its_own_line(monkeypatch, tmp_path):
     words = [*TINY, "data.root=/nowhere", "--upsamplers", "nearest,carafe", "--seeds", 2, "--jobs", 2]
     with pytest.raises(UserError, match=r"^(nearest|carafe), seed 0: .*/nowhere: no such folder; "):
