@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -68,9 +69,10 @@ def obtain(weights: str, again: str = "the same command") -> Path:
         with one_at_a_time(path):
             if not path.exists():
                 _fetch_and_convert(entry, path, again)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the latter tells a full disk in its text alone
+        reason = getattr(error, "strerror", None) or str(error)
         advice = f"free space or {MORE_SPACE}, and run {again} again"
-        raise UserError(error.filename or path, f"cannot be written ({error.strerror})", advice) from None
+        raise UserError(getattr(error, "filename", None) or path, f"cannot be written ({reason})", advice) from None
     return path
 
 

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import multiprocessing
+import resource
 import sys
 
 import pytest
@@ -144,6 +145,23 @@ def test_offline_the_line_names_the_address_the_place_and_how_to_go_on(server, m
     place.write_bytes(server.files[f"/{ENCODER}.bin"])
     recipe().fetch_weights()
     assert stored(ENCODER).exists()
+
+
+def test_a_disk_that_is_full_after_the_download_is_one_line_and_the_download_is_kept(server):
+    original = cache_folder() / "downloads" / find(WHOLE).file
+    original.parent.mkdir(parents=True)
+    original.write_bytes(server.files[f"/{original.name}"])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    try:
+        with pytest.raises(
+            UserError, match=r"cannot be written \(.*; free space or .* DENSEUP_CACHE, and run .* again"
+        ):
+            obtain(WHOLE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    obtain(WHOLE)
+    assert server.requests == []
 
 
 def test_what_nobody_offers_is_fetched_by_hand(server, monkeypatch):
