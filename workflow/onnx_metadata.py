@@ -4,7 +4,7 @@ import importlib.util
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from errors import UserError
 
@@ -34,7 +34,7 @@ class Metadata:
     preprocessing: dict[str, Any]
     config: str
     licence: str | None
-    sampling: str
+    sampling: Literal["gather", "grid_sample"]
     opset: int | None
     precision: str
     verified: dict[str, Any] | bool = False

@@ -7,7 +7,6 @@ pictures of three sizes and compared with PyTorch; a file that differs is delete
 
 import dataclasses
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,14 @@ import numpy as np
 from errors import ArgumentParser, UserError, run_command
 from experiment import Experiment
 from models.base import DenseModel
+from storage import replace_atomically
 from structures import Size
 from tools.export_onnx import compare
 from tools.export_onnx.graph import Graph, raw_graph
 from tools.export_onnx.inputs import proof_inputs
 from tools.export_onnx.metadata import describe_model
-from tools.export_onnx.proof import prove, reference
-from tools.export_onnx.write import (
-    DEFAULT_OPSET,
-    check_format,
-    remove,
-    set_metadata,
-    trace,
-    write_onnx,
-    write_openvino,
-)
+from tools.export_onnx.proof import Feeds, reference
+from tools.export_onnx.write import DEFAULT_OPSET, Exported, check_format, export, files_of
 from workflow.results import check_writable
 from workflow.trained import find_checkpoint, load_trained
 
@@ -60,7 +52,22 @@ def main() -> None:
     experiment, model, _ = load_trained(path, arguments.cfg, arguments.overrides)
     model.eval().requires_grad_(False)
     graph = _graph(arguments, experiment, model)
-    report = export(arguments, experiment, model, graph, path)
+    options = {"sampling": arguments.sampling, "precision": arguments.precision}
+    metadata = describe_model(experiment, model, path, whole=arguments.full, **options)
+    cases = []
+    if arguments.reference or not arguments.no_verify:
+        cases = proof_inputs(experiment, graph, model.size_divisor, dynamic=arguments.dynamic)
+    done = export(
+        graph,
+        metadata,
+        arguments.out,
+        [] if arguments.no_verify else cases,
+        dynamic=arguments.dynamic,
+        opset=arguments.opset,
+    )
+    if arguments.reference:
+        _write_reference(arguments.reference, graph, cases, arguments.precision)
+    report = _report(arguments.out, graph, done, dynamic=arguments.dynamic)
     print(json.dumps(report) if arguments.json else describe(report), flush=True)
 
 
@@ -73,45 +80,13 @@ def _graph(arguments: Any, experiment: Experiment, model: DenseModel) -> Graph:
     return raw_graph(model, size, batch=2 if arguments.dynamic else 1)  # one is never taken for any number
 
 
-def export(arguments: Any, experiment: Experiment, model: DenseModel, graph: Graph, checkpoint: Path) -> dict[str, Any]:
-    """Trace, write and prove; the report. Raises UserError if that fails, and leaves no file then."""
-    out, options = arguments.out, {"sampling": arguments.sampling, "precision": arguments.precision}
-    metadata = describe_model(experiment, model, checkpoint, whole=arguments.full, **options)
-    program = trace(graph, dynamic=arguments.dynamic, **options)
-    nodes = sum(node.op == "call_function" for node in program.graph.nodes)
-    try:
-        source = program
-        if out.suffix == ".pt2":
-            set_metadata(out, metadata, program)
-        else:
-            metadata = dataclasses.replace(metadata, opset=arguments.opset)
-            with tempfile.TemporaryDirectory() as folder:
-                path = out if out.suffix == ".onnx" else Path(folder) / "model.onnx"
-                written, source = write_onnx(program, graph, path, arguments.opset)
-                nodes = len(written.graph.node)
-                if out.suffix == ".xml":
-                    write_openvino(path, out)
-            set_metadata(out, metadata, program)
-        cases = proof_inputs(experiment, graph, model.size_divisor, dynamic=arguments.dynamic)
-        if arguments.no_verify:
-            kept = [
-                ({k: v.numpy() for k, v in case.items()}, reference(graph, case))
-                for case in cases[: 3 * bool(arguments.reference)]
-            ]
-        else:
-            verified, kept = prove(out, graph, cases, arguments.precision, source)
-            metadata = dataclasses.replace(metadata, verified=verified)
-            set_metadata(out, metadata, program)
-    except BaseException:
-        remove(out)
-        raise
-    if arguments.reference:
-        _write_reference(arguments.reference, kept, arguments.precision)
-    described = dataclasses.asdict(metadata)
-    inputs = {name: _shape(graph, name, arguments.dynamic) for name in graph.inputs}
-    size = out.stat().st_size + (out.with_suffix(".bin").stat().st_size if out.suffix == ".xml" else 0)
-    more = {"file": str(out), "bytes": size, "nodes": nodes, "inputs": inputs, "outputs": list(graph.outputs)}
-    return more | {key: described[key] for key in described if key != "config"}
+def _report(path: Path, graph: Graph, done: Exported, *, dynamic: bool) -> dict[str, Any]:
+    described = dataclasses.asdict(done.metadata)
+    del described["config"]
+    size = sum(file.stat().st_size for file in files_of(path))
+    inputs = {name: _shape(graph, name, dynamic) for name in graph.inputs}
+    more = {"file": str(path), "bytes": size, "nodes": done.nodes, "inputs": inputs, "outputs": list(graph.outputs)}
+    return more | described
 
 
 def _shape(graph: Graph, name: str, dynamic: bool) -> list[int | str]:
@@ -119,15 +94,13 @@ def _shape(graph: Graph, name: str, dynamic: bool) -> list[int | str]:
     return [names.get(axis, length) for axis, length in enumerate(graph.inputs[name].shape)]
 
 
-def _write_reference(path: Path, kept: list[Any], precision: str) -> None:
-    arrays = {
-        f"{index}/{role}/{name}": value
-        for index, pair in enumerate(kept)
-        for role, values in zip(("inputs", "outputs"), pair, strict=True)
-        for name, value in values.items()
-    }
-    with path.open("wb") as file:
-        np.savez(file, precision=np.array(precision), **arrays)
+def _write_reference(path: Path, graph: Graph, cases: list[Feeds], precision: str) -> None:
+    arrays = {}
+    for index, inputs in enumerate(cases):
+        arrays |= {f"{index}/inputs/{name}": value.numpy() for name, value in inputs.items()}
+        arrays |= {f"{index}/outputs/{name}": value for name, value in reference(graph, inputs).items()}
+    with replace_atomically(path) as part, part.open("wb") as file:
+        np.savez(file, precision=np.array(precision), **arrays)  # type: ignore[arg-type]
 
 
 def describe(report: dict[str, Any]) -> str:

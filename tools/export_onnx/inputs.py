@@ -65,4 +65,4 @@ def _pictures(experiment: Experiment) -> Iterator[np.ndarray]:
     yield from found
     rng = np.random.default_rng(0)
     while True:
-        yield render(make_scene(rng), RENDERED, rng).image
+        yield render(make_scene(rng), RENDERED, rng).rgb

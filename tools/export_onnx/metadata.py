@@ -11,11 +11,12 @@ from experiment import Experiment
 from models.base import DenseModel
 from models.weights import IMAGENET
 from published.index import entries
+from upsamplers.sampling import SamplingForm
 from workflow.onnx_metadata import Metadata
 
 
 def describe_model(
-    experiment: Experiment, model: DenseModel, checkpoint: Path, *, whole: bool, sampling: str, precision: str
+    experiment: Experiment, model: DenseModel, checkpoint: Path, *, whole: bool, sampling: SamplingForm, precision: str
 ) -> Metadata:
     """The metadata of an export that is not yet verified. checkpoint: what the weights were loaded from."""
     info, settings = experiment.data.info, experiment.dump()

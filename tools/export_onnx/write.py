@@ -3,10 +3,13 @@
 import contextlib
 import io
 import logging
+import re
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +17,13 @@ from torch.export import Dim, ExportedProgram
 
 from errors import UserError
 from tools.export_onnx.graph import Graph
-from upsamplers.sampling import SamplingForm, sampling_form
+from tools.export_onnx.proof import Feeds, prove
+from upsamplers.sampling import sampling_form
 from workflow.onnx_metadata import KEY, Metadata, require
 
 SUFFIXES = (".onnx", ".pt2", ".xml")
 MAX_BYTES = 2**31 - 2**20  # of a file in the format of protobuf
 DEFAULT_OPSET = 18  # the one that PyTorch writes by itself
-Precision = Literal["fp32", "fp16"]
 
 
 class _Autocast(nn.Module):
@@ -37,6 +40,43 @@ class _Autocast(nn.Module):
         return tuple(output.float() if output.is_floating_point() else output for output in outputs)
 
 
+@dataclass(frozen=True)
+class Exported:
+    """What has been written. nodes: their number in the graph."""
+
+    metadata: Metadata
+    nodes: int
+
+
+def export(
+    graph: Graph, metadata: Metadata, path: Path, cases: Sequence[Feeds], *, dynamic: bool, opset: int = DEFAULT_OPSET
+) -> Exported:
+    """Trace, write and prove. metadata: of the graph, with the precision and the form of sampling to use.
+
+    cases: the inputs to prove it with; without any the file says that it is not verified. Raises UserError if one of
+    these steps fails, and leaves no file then.
+    """
+    program = source = trace(graph, metadata, dynamic=dynamic)
+    nodes = sum(node.op == "call_function" for node in program.graph.nodes)
+    try:
+        if path.suffix != ".pt2":
+            metadata = replace(metadata, opset=opset)
+            with tempfile.TemporaryDirectory() as folder:
+                onnx_path = path if path.suffix == ".onnx" else Path(folder) / "model.onnx"
+                nodes, source = write_onnx(program, graph, onnx_path, opset)
+                if path.suffix == ".xml":
+                    write_openvino(onnx_path, path)
+        set_metadata(path, metadata, program)
+        if cases:
+            metadata = replace(metadata, verified=prove(path, graph, cases, metadata.precision, source))
+            set_metadata(path, metadata, program)
+    except BaseException:
+        for file in files_of(path):
+            file.unlink(missing_ok=True)
+        raise
+    return Exported(metadata, nodes)
+
+
 def check_format(path: Path) -> None:
     """Raise UserError unless the suffix is one of a format whose library is installed."""
     if path.suffix not in SUFFIXES:
@@ -48,14 +88,14 @@ def check_format(path: Path) -> None:
 
 
 @torch.no_grad()
-def trace(graph: Graph, *, dynamic: bool, sampling: SamplingForm, precision: Precision) -> ExportedProgram:
+def trace(graph: Graph, metadata: Metadata, *, dynamic: bool) -> ExportedProgram:
     """The graph as a program of torch.export. Raises UserError if PyTorch cannot trace it."""
-    module = graph.module if precision == "fp32" else _Autocast(graph.module)
+    module = graph.module if metadata.precision == "fp32" else _Autocast(graph.module)
     shapes: Any = tuple(_dims(graph.dynamic.get(name, {})) or None for name in graph.inputs) if dynamic else None
-    if precision == "fp16":
+    if metadata.precision == "fp16":
         shapes = (shapes,) if dynamic else None  # the inputs of *args are one argument
     try:
-        with sampling_form(sampling), _quiet():
+        with sampling_form(metadata.sampling), _quiet():
             return torch.export.export(module, tuple(graph.inputs.values()), dynamic_shapes=shapes)
     except Exception as error:  # PyTorch has no common class for what it cannot trace
         what = f"cannot be traced ({type(error).__name__}: {str(error).strip()})"
@@ -73,8 +113,8 @@ def _dims(axes: dict[int, str]) -> dict[int, Any]:
     return found
 
 
-def write_onnx(program: ExportedProgram, graph: Graph, path: Path, opset: int) -> tuple[Any, ExportedProgram]:
-    """Write an ONNX file. Returns its model, and the program that it was made from: values have the same names.
+def write_onnx(program: ExportedProgram, graph: Graph, path: Path, opset: int) -> tuple[int, ExportedProgram]:
+    """Write an ONNX file. Returns the number of its nodes, and a program whose values have the same names.
 
     Raises UserError if the opset, the size or an operator is not possible.
     """
@@ -102,9 +142,24 @@ def write_onnx(program: ExportedProgram, graph: Graph, path: Path, opset: int) -
         scopes = [item for item in node.metadata_props if item.key == "namespace"]
         del node.metadata_props[:]
         node.metadata_props.extend(scopes)
+    _name_axes(model, graph)
     onnx.save(model, path)
     onnx.checker.check_model(str(path), full_check=True)
-    return model, written.exported_program
+    return len(model.graph.node), written.exported_program
+
+
+def _name_axes(model: Any, graph: Graph) -> None:
+    """Call axes by our names: PyTorch has s34 and 32*s89 where the graph has "batch" and "32*height"."""
+    names = {}
+    for value in model.graph.input:
+        for axis, text in graph.dynamic.get(value.name, {}).items():
+            symbol = value.type.tensor_type.shape.dim[axis].dim_param
+            names[symbol.rpartition("*")[2]] = text.rpartition("*")[2]
+    names.pop("", None)  # of fixed sizes
+    for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
+        for side in value.type.tensor_type.shape.dim:
+            if side.dim_param:
+                side.dim_param = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), side.dim_param)
 
 
 def check_operators(model: Any, path: Path) -> None:
@@ -158,11 +213,9 @@ def write_openvino(onnx_path: Path, path: Path) -> None:
     openvino.save_model(openvino.convert_model(onnx_path), path, compress_to_fp16=False)
 
 
-def remove(path: Path) -> None:
-    """Delete a written model with all its files."""
-    path.unlink(missing_ok=True)
-    if path.suffix == ".xml":
-        path.with_suffix(".bin").unlink(missing_ok=True)
+def files_of(path: Path) -> list[Path]:
+    """All files of a written model."""
+    return [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
 
 
 @contextlib.contextmanager
