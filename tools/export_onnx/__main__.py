@@ -17,12 +17,12 @@ from experiment import Experiment
 from models.base import DenseModel
 from storage import replace_atomically
 from structures import Size
-from tools.export_onnx import compare
 from tools.export_onnx.graph import Graph, raw_graph
 from tools.export_onnx.inputs import proof_inputs
 from tools.export_onnx.metadata import describe_model
 from tools.export_onnx.proof import Feeds, reference
 from tools.export_onnx.write import DEFAULT_OPSET, Exported, check_format, export, files_of
+from tools.verify_export import compare
 from workflow.results import check_writable
 from workflow.trained import find_checkpoint, load_trained
 
@@ -95,12 +95,12 @@ def _shape(graph: Graph, name: str, dynamic: bool) -> list[int | str]:
 
 
 def _write_reference(path: Path, graph: Graph, cases: list[Feeds], precision: str) -> None:
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for index, inputs in enumerate(cases):
         arrays |= {f"{index}/inputs/{name}": value.numpy() for name, value in inputs.items()}
         arrays |= {f"{index}/outputs/{name}": value for name, value in reference(graph, inputs).items()}
     with replace_atomically(path) as part, part.open("wb") as file:
-        np.savez(file, precision=np.array(precision), **arrays)  # type: ignore[arg-type]
+        np.savez(file, allow_pickle=False, precision=np.array(precision), **arrays)
 
 
 def describe(report: dict[str, Any]) -> str:

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from errors import UserError
-from tools.export_onnx.compare import TOLERANCES, compare, describe, worst
 from tools.export_onnx.graph import Graph
 from tools.export_onnx.runtimes import Case, Runtime, node_values, open_runtime
+from tools.verify_export.compare import TOLERANCES, compare, describe, worst
 
 Feeds = dict[str, Tensor]
 

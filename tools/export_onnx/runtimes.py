@@ -61,7 +61,7 @@ class OnnxRuntime:
         """See Runtime."""
         import onnx
 
-        found = {}
+        found: dict[str, str] = {}
         for node in onnx.load(self._path, load_external_data=False).graph.node:
             scopes = "".join(item.value for item in node.metadata_props if item.key == "namespace")
             modules = [part.split(":")[0] for part in scopes.split("/")][1:-1]
@@ -111,7 +111,7 @@ class OpenVino:
 
     def nodes(self) -> dict[str, str]:
         """See Runtime."""
-        found = {}
+        found: dict[str, str] = {}
         for operation in self._core.read_model(self._path).get_ordered_ops():
             if operation.get_type_name() in ("Constant", "Result", "Parameter"):
                 continue

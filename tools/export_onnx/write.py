@@ -32,6 +32,11 @@ class _Autocast(nn.Module):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
+        for layer in module.modules():
+            if isinstance(
+                layer, nn.LayerNorm | nn.GroupNorm
+            ):  # ONNX wants one type for x and weights; CUDA does so, too
+                layer.register_forward_pre_hook(lambda _, inputs: tuple(each.float() for each in inputs))
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Inputs and outputs keep the types that they have in float32."""
@@ -130,6 +135,7 @@ def write_onnx(program: ExportedProgram, graph: Graph, path: Path, opset: int) -
             verbose=False,
         )
     assert written is not None
+    assert written.exported_program is not None
     size = sum(value.const_value.nbytes for value in written.model.graph.initializers.values() if value.const_value)
     if size > MAX_BYTES:
         raise UserError(path, f"would have {size / 1e9:.1f} GB, ONNX files end at 2 GB", "export a .pt2 file")
@@ -144,7 +150,10 @@ def write_onnx(program: ExportedProgram, graph: Graph, path: Path, opset: int) -
         node.metadata_props.extend(scopes)
     _name_axes(model, graph)
     onnx.save(model, path)
-    onnx.checker.check_model(str(path), full_check=True)
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise UserError(path, f"would not be a valid ONNX file ({error})", "export a .pt2 file") from None
     return len(model.graph.node), written.exported_program
 
 

@@ -48,7 +48,7 @@ def test_a_model_is_proven_at_free_sizes(tmp_path, cfg):
 
 def test_swin_is_proven_at_one_size_and_refused_at_free_ones(tmp_path):
     write(tmp_path / "model.onnx", "depth", SWIN)
-    with pytest.raises(UserError, match="--dynamic: cannot be traced .* export one size instead"):
+    with pytest.raises(UserError, match=r"--dynamic: cannot be traced .* export one size instead"):
         write(tmp_path / "free.onnx", "depth", SWIN, dynamic=True)
     assert not (tmp_path / "free.onnx").exists()
 
@@ -70,7 +70,7 @@ def test_the_command_writes_file_and_reference(here, tmp_path, monkeypatch, caps
     words += ["--size", 64, 64, "--reference", tmp_path / "ref.npz"]
     here("tools.export_onnx", *words, *TINY)
     assert "verified with onnxruntime" in capsys.readouterr().out
-    from tools import verify_export
+    from tools.verify_export import __main__ as verify_export
 
     monkeypatch.setattr(sys, "argv", ["verify", str(tmp_path / "m.onnx"), "--reference", str(tmp_path / "ref.npz")])
     verify_export.main()

@@ -9,8 +9,8 @@ from onnx import numpy_helper
 from errors import UserError
 from tests.tools.export_onnx.small_graph import metadata, small_graph, write
 from tools.export_onnx import write as writing
-from tools.export_onnx.compare import TOLERANCES, compare, worst
 from tools.export_onnx.proof import prove
+from tools.verify_export.compare import TOLERANCES, compare, worst
 from workflow.onnx_metadata import read_metadata
 
 

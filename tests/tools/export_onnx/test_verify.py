@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from errors import UserError
 from tests.conftest import ROOT
-from tools import verify_export
+from tools.verify_export import __main__ as verify_export
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_inputs_are_written_as_raw_bytes(monkeypatch, capsys, file, tmp_path):
 
 def test_it_starts_without_pytorch(file):
     code = "import sys; sys.modules['torch'] = None; import runpy; "
-    code += "runpy.run_module('tools.verify_export', run_name='__main__')"
+    code += "runpy.run_module('tools.verify_export.__main__', run_name='__main__')"
     words = [sys.executable, "-c", code, file, "--reference", file.with_name("reference.npz")]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -9,14 +9,14 @@ inputs, and PyTorch's outputs for them. FILE is run by onnxruntime (--provider c
 
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from errors import ArgumentParser, UserError, run_command
-from tools.export_onnx.compare import TOLERANCES, compare, describe, worst
+from tools.verify_export.compare import TOLERANCES, compare, describe, worst
 
 Case = dict[str, np.ndarray]
 
@@ -130,8 +130,8 @@ def main() -> None:
         write_inputs(arguments.write_inputs, cases)
         return
     tolerance, failed = TOLERANCES[precision], ""
-    found = map(read_outputs, arguments.outputs) if arguments.outputs else None
-    if found is None:
+    found: Iterable[Case] = map(read_outputs, arguments.outputs or [])
+    if not arguments.outputs:
         found = run_onnx(arguments.file, arguments.provider, [feeds for feeds, _ in cases])
     for index, (outputs, (_, wanted)) in enumerate(zip(found, cases, strict=False)):
         differences = compare(outputs, wanted)
