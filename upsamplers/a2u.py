@@ -42,8 +42,8 @@ class A2U(Upsampler):
         self.bnu = nn.Sequential(nn.GroupNorm(groups, G), nn.LeakyReLU(inplace=True))
         self.bnv = nn.Sequential(nn.GroupNorm(groups, G), nn.LeakyReLU(inplace=True))
         self.bconv_UP = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(G, KERNEL**2 * scale**2, 1))
-        self.bconv_U = nn.Sequential(nn.AdaptiveAvgPool2d(ENCODING_KERNEL), nn.Conv2d(G, 1, 1))
-        self.bconv_V = nn.Sequential(nn.AdaptiveAvgPool2d(ENCODING_KERNEL), nn.Conv2d(G, 1, 1))
+        self.bconv_U = nn.Sequential(_PoolToFilter(ENCODING_KERNEL), nn.Conv2d(G, 1, 1))
+        self.bconv_V = nn.Sequential(_PoolToFilter(ENCODING_KERNEL), nn.Conv2d(G, 1, 1))
 
     def upsample(self, x: Tensor, guide: Tensor | None) -> Tensor:
         """Upsample x [B, C, H, W] by guide [B, G, 2H, 2W] to [B, C, 2H, 2W]."""
@@ -70,6 +70,26 @@ class A2U(Upsampler):
         encoding = 2 * ENCODING_KERNEL**2 * self.guide_channels + self.guide_channels
         reassembly = KERNEL**2 * self.scale**2 * (self.channels + 1)
         return (encoding + reassembly) * height * width
+
+
+class _PoolToFilter(nn.AdaptiveAvgPool2d):
+    """The same average over K x K windows. y [B, C, H, W] -> [B, C, K, K]."""
+
+    def forward(self, y: Tensor) -> Tensor:
+        """See the class."""
+        if not torch.compiler.is_exporting():
+            return super().forward(y)
+        # PyTorch's decomposition is valid for the traced size alone (2.14), so windows are written as two products.
+        rows, columns = (_window_weights(ENCODING_KERNEL, length, y) for length in y.shape[2:])
+        return rows @ y @ columns.T
+
+
+def _window_weights(count: int, length: int, y: Tensor) -> Tensor:
+    """Which pixels each window averages, and their weights, [count, length]: from floor(i·L/n) to ceil((i+1)·L/n)."""
+    pixels, windows = torch.arange(length, device=y.device), torch.arange(count, device=y.device)[:, None]
+    inside = (pixels >= windows * length // count) & (pixels * count < (windows + 1) * length)
+    weights = inside.to(y.dtype)
+    return weights / weights.sum(1, keepdim=True)
 
 
 class _FilterBySample(torch.autograd.Function):

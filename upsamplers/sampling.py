@@ -6,9 +6,11 @@ column 128 on, let alone offsets of a quarter pixel.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -99,8 +101,62 @@ def read_points(maps: Tensor, grid: Tensor, padding: Padding) -> Tensor:
     Positions that are not finite are read somewhere: the caller must make the result NaN. At NaN the kernel for CPUs
     would access memory out of bounds.
     """
+    if _form == "gather":
+        return gather_points(maps, grid, padding)
     # Far positions need no more than a safe conversion to whole numbers: their value and gradient stay the same.
     return F.grid_sample(maps, finite_grid(grid), "bilinear", padding, align_corners=False)
+
+
+def gather_points(maps: Tensor, grid: Tensor, padding: Padding) -> Tensor:
+    """What `read_points` reads, in operators that every runtime has: four rows gathered per point, weighted and summed.
+
+    For exports: runtimes disagree about `grid_sample` at borders, or lack it. Slower than it in PyTorch. Positions that
+    are not finite give NaN or a pixel of the map.
+    """
+    (M, D, H, W), (h, w) = maps.shape, grid.shape[1:3]
+    # The pixels of all maps as rows, so that a point is read by one index for all its channels.
+    pixels = maps.flatten(2).transpose(1, 2).reshape(M * H * W, D)
+    first = torch.arange(M, device=maps.device)[:, None, None] * (H * W)
+    columns, column_weights = _neighbours(grid[..., 0], W, padding)
+    rows, row_weights = _neighbours(grid[..., 1], H, padding)
+    total: Tensor | None = None
+    for row, row_weight in zip(rows, row_weights, strict=True):
+        for column, column_weight in zip(columns, column_weights, strict=True):
+            index = (first + row * W + column).reshape(-1)
+            part = pixels.index_select(0, index) * (row_weight * column_weight).reshape(-1, 1)
+            total = part if total is None else total + part
+    assert total is not None
+    return total.reshape(M, h * w, D).transpose(1, 2).reshape(M, D, h, w)
+
+
+def _neighbours(grid: Tensor, length: int, padding: Padding) -> tuple[list[Tensor], list[Tensor]]:
+    """The two pixels around each position along one axis, and their weights. grid: -1..1 from edge to edge."""
+    position = ((grid + 1) * length - 1) / 2  # the centre of the first pixel is at 0
+    # Within a pixel of the map all weights are as they were, and farther away all of them are 0.
+    position = position.clamp(0, length - 1) if padding == "border" else position.clamp(-1, length)
+    lower = position.floor()
+    upper_weight = position - lower
+    pixels, weights = [lower, lower + 1], [1 - upper_weight, upper_weight]
+    if padding == "zeros":
+        inside = [((pixel >= 0) & (pixel < length)).to(grid.dtype) for pixel in pixels]
+        weights = [weight * is_inside for weight, is_inside in zip(weights, inside, strict=True)]
+    # Clamped as whole numbers, NaN is an index, too.
+    return [pixel.to(torch.int64).clamp(0, length - 1) for pixel in pixels], weights
+
+
+SamplingForm = Literal["grid_sample", "gather"]
+_form: SamplingForm = "grid_sample"
+
+
+@contextmanager
+def sampling_form(form: SamplingForm) -> Iterator[None]:
+    """Within this context `read_points` is traced as PyTorch's `grid_sample`, as always, or as `gather_points`."""
+    global _form
+    before, _form = _form, form
+    try:
+        yield
+    finally:
+        _form = before
 
 
 def grid_unit(x: Tensor, positions: Tensor) -> Tensor:

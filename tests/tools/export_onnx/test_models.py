@@ -1,0 +1,77 @@
+"""All models, small and with random weights, as files that are proven."""
+
+import sys
+
+import onnx
+import pytest
+import torch
+
+from errors import UserError
+from experiment import load_experiment
+from tests.conftest import ROOT
+from tools.export_onnx.graph import raw_graph
+from tools.export_onnx.inputs import proof_inputs
+from tools.export_onnx.metadata import describe_model
+from tools.export_onnx.write import export
+from workflow.onnx_metadata import read_metadata
+
+pytestmark = pytest.mark.slow  # tracing takes seconds to minutes
+
+ONE_BLOCK = "model.backbone.depths=[1,1,1,1]"
+SWIN = "model.backbone={name: swin_t, channels: 32, depths: [1, 1, 2, 1], window: 3, weights: null}"
+
+
+def write(path, cfg, *settings, dynamic=False, precision="fp32"):
+    experiment = load_experiment(ROOT / f"configs/demo/{cfg}.yaml", ["data.root=/nowhere", *settings])
+    model = experiment.build_model(pretrained=False).eval().requires_grad_(False)
+    graph = raw_graph(model, (64, 96), batch=2 if dynamic else 1)
+    options = {"sampling": "gather", "precision": precision}
+    metadata = describe_model(experiment, model, path, whole=False, **options)
+    cases = proof_inputs(experiment, graph, model.size_divisor, dynamic=dynamic)
+    return export(graph, metadata, path, cases, dynamic=dynamic)
+
+
+@pytest.mark.parametrize("cfg", ["seg", "det", "inst", "pan", "depth", "maskformer"])
+def test_a_model_is_proven_at_one_size(tmp_path, cfg):
+    path = tmp_path / "model.onnx"
+    done = write(path, cfg, ONE_BLOCK)
+    assert all(each["relative"] < 1e-4 for each in done.metadata.verified["differences"].values())
+    assert read_metadata(path) == done.metadata
+    assert {node.domain for node in onnx.load(path).graph.node} == {""}
+
+
+@pytest.mark.parametrize("cfg", ["seg", "det"])
+def test_a_model_is_proven_at_free_sizes(tmp_path, cfg):
+    done = write(tmp_path / "model.onnx", cfg, ONE_BLOCK, dynamic=True)
+    assert len({tuple(size) for size in done.metadata.verified["inputs"]}) == 3
+
+
+def test_swin_is_proven_at_one_size_and_refused_at_free_ones(tmp_path):
+    write(tmp_path / "model.onnx", "depth", SWIN)
+    with pytest.raises(UserError, match=r"--dynamic: cannot be traced .* export one size instead"):
+        write(tmp_path / "free.onnx", "depth", SWIN, dynamic=True)
+    assert not (tmp_path / "free.onnx").exists()
+
+
+def test_half_precision_is_proven_with_its_own_tolerance(tmp_path):
+    done = write(tmp_path / "half.onnx", "seg", ONE_BLOCK, precision="fp16")
+    write(tmp_path / "single.onnx", "seg", ONE_BLOCK)
+    assert 1e-5 < done.metadata.verified["differences"]["logits"]["relative"] < 3e-2
+    assert (tmp_path / "half.onnx").stat().st_size < 0.6 * (tmp_path / "single.onnx").stat().st_size
+
+
+def test_the_command_writes_file_and_reference(here, tmp_path, monkeypatch, capsys):
+    from tests.conftest import TINY  # a short run would take as long as the rest of the file
+
+    experiment = load_experiment(ROOT / "configs/demo/seg.yaml", [*TINY, "model.backbone.weights=null"])
+    weights = experiment.build_model(pretrained=False).state_dict()
+    torch.save(weights, tmp_path / "weights.pt")
+    words = ["--cfg", "configs/demo/seg.yaml", "--checkpoint", tmp_path / "weights.pt", "--out", tmp_path / "m.onnx"]
+    words += ["--size", 64, 64, "--reference", tmp_path / "ref.npz"]
+    here("tools.export_onnx", *words, *TINY)
+    assert "verified with onnxruntime" in capsys.readouterr().out
+    from tools.verify_export import __main__ as verify_export
+
+    monkeypatch.setattr(sys, "argv", ["verify", str(tmp_path / "m.onnx"), "--reference", str(tmp_path / "ref.npz")])
+    verify_export.main()
+    assert "agrees with PyTorch" in capsys.readouterr().out

@@ -1,0 +1,1 @@
+"""Export of trained models, proven by running the written file."""

@@ -1,0 +1,1 @@
+"""Comparison of a runtime with PyTorch on the machine where it runs, without PyTorch."""
