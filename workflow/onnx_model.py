@@ -26,9 +26,9 @@ class OnnxModel(DenseModel):
         super().__init__()
         self.path = path
         self.metadata = read_metadata(path)
-        if self.metadata["format"] != "full":
+        if self.metadata.format != "full":
             raise UserError(path, "gives raw outputs, which are no predictions", "export it again with --full")
-        self.size_divisor = self.metadata["preprocessing"]["size_divisor"]
+        self.size_divisor = self.metadata.preprocessing["size_divisor"]
         self._session = open_session(path)
         self._outputs = [output.name for output in self._session.get_outputs()]
         # The sides of the images that it takes: numbers, or names if they may be any.
@@ -62,7 +62,8 @@ class OnnxModel(DenseModel):
             for wanted, given in zip(self._sides, images.shape[2:], strict=True)
         ]
         if min(missing) < 0:
-            what = f"takes images of {' x '.join(map(str, self._sides))}, this one has {' x '.join(map(str, images.shape[2:]))}"
+            taken, given = (" x ".join(map(str, sides)) for sides in (self._sides, images.shape[2:]))
+            what = f"takes images of {taken}, this one is padded to {given}"
             raise UserError(self.path, what, "export it again with --dynamic or a larger --size")
         return F.pad(images, (0, missing[1], 0, missing[0]))
 
@@ -79,6 +80,4 @@ def prediction_of(tensors: dict[str, Tensor]) -> Prediction:
     if "masks" in tensors:
         masks = tensors["masks"].numpy().astype(np.uint8)
         rles = [coco_mask.encode(np.asfortranarray(mask))["counts"] for mask in masks]
-    return Prediction(
-        instances=Instances(tensors["boxes"], tensors["labels"], scores=tensors["scores"], rles=rles)
-    )
+    return Prediction(instances=Instances(tensors["boxes"], tensors["labels"], scores=tensors["scores"], rles=rles))

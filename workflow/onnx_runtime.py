@@ -7,6 +7,7 @@ import torch
 
 from errors import UserError
 from storage import check_is_file
+from workflow.onnx_metadata import require
 
 
 def open_session(path: Path) -> Any:
@@ -15,14 +16,13 @@ def open_session(path: Path) -> Any:
     Raises UserError if onnxruntime is not installed or cannot read the file.
     """
     check_is_file(path, path)
-    try:
-        import onnxruntime
-    except ImportError:
-        raise UserError(path, "needs onnxruntime, which is not installed", "pip install onnxruntime") from None
+    require("onnxruntime")
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001 (onnxruntime has no common class for what it raises)
+    except Exception as error:  # onnxruntime has no common class for what it raises
         raise UserError(path, f"onnxruntime cannot run it ({error})", "export it again by tools.export_onnx") from None

@@ -76,13 +76,13 @@ def _load_onnx(path: Path, cfg: Path | None, overrides: list[str]) -> tuple[Expe
         raise UserError(f"argument {fixed[0]}", what, "remove it, or export the checkpoint with it")
     model = OnnxModel(path)
     if cfg is None:
-        config = parse_file(model.metadata["config"], str(path))
+        config = parse_file(model.metadata.config, str(path))
         experiment = make_experiment(read_overrides(config, overrides, Experiment), str(path))
     else:
         experiment = load_experiment(cfg, overrides)
     info = experiment.data.info
-    if (info.task, list(info.classes)) != (model.metadata["task"], list(model.metadata["classes"])):
-        what = f"is exported for the task {model.metadata['task']} and {len(model.metadata['classes'])} classes"
+    if (info.task, info.classes) != (model.metadata.task, model.metadata.classes):
+        what = f"is exported for the task {model.metadata.task} and {len(model.metadata.classes)} classes"
         given = f"and the data are {info.name} with the task {info.task} and {len(info.classes)} classes"
         raise UserError(path, f"{what}, {given}", "use a configuration with the same classes")
     return experiment, model

@@ -163,9 +163,7 @@ class RCNN(DenseModel):
         tensors = {"boxes": found.boxes, "scores": found.scores, "labels": found.labels}
         return tensors if masks is None else tensors | {"masks": pasted_masks(masks, found.boxes, size_of(size))}
 
-    def detect_in_one(
-        self, pyramid: list[Tensor], unpadded: Tensor, size: Tensor
-    ) -> tuple[Instances, Tensor | None]:
+    def detect_in_one(self, pyramid: list[Tensor], unpadded: Tensor, size: Tensor) -> tuple[Instances, Tensor | None]:
         """`detect` for a single image, with its sizes in tensors [2]; for `predict_tensors`."""
         found = self.box_head.detect_in_one(pyramid, self.rpn.propose_in(self.rpn(pyramid), 0, unpadded), unpadded)
         masks = None if self.mask_head is None else self.mask_head.predict_masks_in_one(pyramid, found)

@@ -16,7 +16,7 @@ class WholePrediction(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor, unpadded: Tensor, size: Tensor) -> tuple[Tensor, ...]:
-        """images [1, C, H, W], unpadded and size [2] int64; see DenseModel.predict_tensors."""
+        """Images [1, C, H, W], unpadded and size [2] int64; see DenseModel.predict_tensors."""
         return tuple(self.model.predict_tensors(images, unpadded, size).values())
 
 
@@ -26,7 +26,8 @@ def full_graph(model: DenseModel, size: Size) -> Graph:
 
     Its example is an image with some padding that is resized, so that the tracer takes none of the sizes for equal.
     """
-    height, width = (-(-side // model.size_divisor) * model.size_divisor for side in size)
+    divisor = model.size_divisor
+    height, width = (-(-side // divisor) * divisor for side in size)
     inputs = {
         "images": torch.randn(1, model.backbone.in_channels, height, width, generator=torch.Generator().manual_seed(0)),
         "unpadded": torch.tensor([height - 1, width - 2]),
@@ -34,4 +35,5 @@ def full_graph(model: DenseModel, size: Size) -> Graph:
     }
     model.eval()
     outputs = tuple(model.predict_tensors(**inputs))
-    return Graph(WholePrediction(model).eval(), inputs, outputs, {"images": {2: "height", 3: "width"}})
+    axes = {2: f"{divisor}*height", 3: f"{divisor}*width"}
+    return Graph(WholePrediction(model).eval(), inputs, outputs, {"images": axes})
