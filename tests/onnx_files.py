@@ -57,7 +57,6 @@ def export_whole(experiment: Experiment, model: DenseModel, size: Size, path: Pa
             verbose=False,
         )
     exported.save(path)
-    info = experiment.data.info
     written = onnx.load(path)
     assert {node.domain for node in written.graph.node} <= {"", "ai.onnx"}
     onnx.helper.set_model_props(written, {"denseup": metadata_of(experiment, model.size_divisor).to_json()})

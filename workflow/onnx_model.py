@@ -43,7 +43,7 @@ class OnnxModel(DenseModel):
         raise UserError(self.path, "cannot be trained", "use the checkpoint that it is exported from")
 
     def predict_tensors(self, images: Tensor, unpadded: Tensor, size: Tensor) -> dict[str, Tensor]:
-        """See DenseModel. Images are padded to the size of the file, if it has one; raises UserError for larger ones."""
+        """See DenseModel. Images are padded to the size that the file takes. Raises UserError for larger ones."""
         inputs = {"images": self._padded(images), "unpadded": unpadded, "size": size}
         found = self._session.run(self._outputs, {name: value.cpu().numpy() for name, value in inputs.items()})
         return {name: torch.from_numpy(value) for name, value in zip(self._outputs, found, strict=True)}

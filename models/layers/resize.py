@@ -91,15 +91,17 @@ def _image_loss(logits: Tensor, labels: Tensor, gradient: Tensor) -> Tensor:
 
 
 def size_of(numbers: Tensor, within: Size | None = None) -> Size:
-    """A (height, width) that a graph is given as a tensor [2] int64. within: what it does not exceed, if known.
+    """A (height, width) that is given as a tensor [2] int64. within: what it does not exceed, if known.
 
-    While a graph is traced both are symbols, which stand for any number of at least 1.
+    While a graph is traced both are symbols. The tracer may not ask whether one is 1: the answer is no, and the graph is
+    right even then.
     """
     height, width = numbers.tolist()
-    for side, most in zip((height, width), within or (None, None), strict=True):
-        torch._check(side >= 1)
-        if most is not None:
-            torch._check(side <= most)
+    if torch.compiler.is_exporting():
+        for side, most in zip((height, width), within or (None, None), strict=True):
+            torch._check(side >= 2)
+            if most is not None:
+                torch._check(side <= most)
     return height, width
 
 

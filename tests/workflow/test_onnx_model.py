@@ -81,7 +81,7 @@ def test_its_latency_is_measured(constant, monkeypatch, capsys):
 def test_a_wrong_file_is_refused(constant, tmp_path):
     with pytest.raises(UserError, match="raw outputs, which are no predictions; export it again with --full"):
         Predictor(constant(format="raw"))
-    with pytest.raises(UserError, match="task depth and 0 classes, and the data are .* semantic and 15 classes"):
+    with pytest.raises(UserError, match=r"task depth and 0 classes, and the data are .* semantic and 15 classes"):
         Predictor(constant(task="depth", classes=()))
     with pytest.raises(UserError, match=r"argument model.channels=3: cannot change the model of an exported file"):
         Predictor(constant(), overrides=["model.channels=3"])
@@ -95,7 +95,7 @@ def test_a_wrong_file_is_refused(constant, tmp_path):
 def test_without_onnxruntime_one_line_says_what_to_install(constant, monkeypatch):
     path = constant()
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(UserError, match="onnxruntime: not installed; pip install -r requirements-export.txt"):
+    with pytest.raises(UserError, match=r"onnxruntime: not installed; pip install -r requirements-export.txt"):
         OnnxModel(path)
 
 

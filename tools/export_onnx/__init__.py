@@ -1,0 +1,1 @@
+"""Export a trained model, and prove the file: `python -m tools.export_onnx`."""
