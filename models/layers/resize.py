@@ -93,8 +93,8 @@ def _image_loss(logits: Tensor, labels: Tensor, gradient: Tensor) -> Tensor:
 def size_of(numbers: Tensor, within: Size | None = None) -> Size:
     """A (height, width) that is given as a tensor [2] int64. within: what it does not exceed, if known.
 
-    While a graph is traced both are symbols. The tracer may not ask whether one is 1: the answer is no, and the graph is
-    right even then.
+    While a graph is traced both are symbols. The tracer asks whether they are 1; the answer is no, and the graph is
+    right even if they are.
     """
     height, width = numbers.tolist()
     if torch.compiler.is_exporting():
