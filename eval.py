@@ -2,8 +2,9 @@
 
 `python eval.py --checkpoint PATH [--which last] [--cfg FILE] [--json FILE] [--predictions DIR] [KEY=VALUE ...]`
 
-PATH is a checkpoint, a run folder, a file of converted weights or the name of a published model. Of a run folder the
-checkpoint with the best evaluation is used, or the last one. Without --cfg its own configuration is used.
+PATH is a checkpoint, a run folder, a file of converted weights, the name of a published model or a file of
+`tools.export_onnx --full` (also as --onnx PATH). Of a run folder the checkpoint with the best evaluation is used, or
+the last one. Without --cfg its own configuration is used.
 Under torchrun each process predicts a share of the images. The metrics are those of one process, up to rounding.
 """
 
@@ -86,7 +87,7 @@ def score(
 def main() -> None:
     """Run the command."""
     parser = ArgumentParser(prog="eval.py", description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--checkpoint", "--onnx", dest="checkpoint", type=Path, required=True)
     parser.add_argument("--which", choices=["best", "last"], default="best", help="checkpoint of a run folder")
     parser.add_argument("--cfg", type=Path)
     parser.add_argument("--json", type=Path, help="write the result record to this file")

@@ -29,7 +29,8 @@ Picture = str | Path | Image.Image | np.ndarray
 class Predictor:
     """A trained model that takes pictures.
 
-    model: a run folder (its best checkpoint), a checkpoint, or the name of a published model, which is fetched.
+    model: a run folder (its best checkpoint), a checkpoint, a file of `tools.export_onnx --full`, which needs
+    onnxruntime and runs on the CPU, or the name of a published model, which is fetched.
     overrides: `KEY=VALUE` settings that replace its own. device: auto, cpu or cuda. precision: of autocast, fp32, bf16
     or fp16; None: as trained. batch_size: pictures at a time; only pictures of one size share a batch. Raises UserError
     if the model cannot be loaded.

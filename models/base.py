@@ -72,5 +72,16 @@ class DenseModel(nn.Module, ABC):
         """For training: the losses by name, scalars, already weighted. Training minimises their sum."""
 
     @abstractmethod
+    def predict_tensors(self, images: Tensor, unpadded: Tensor, size: Tensor) -> dict[str, Tensor]:
+        """What `predict` finds in one image, in tensors alone, so that it can be traced into a graph and exported.
+
+        images: [1, C, H, W], padded. unpadded, size: [2] int64, (height, width) of the image without padding, and of
+        the original one. The prediction is at the original size [h, w]:
+        semantic: "semantic" [h, w] int32, labels. depth: "depth" [h, w] float32, metres. Objects, best first: "boxes"
+        [N, 4] float32, "scores" [N] float32, "labels" [N] int64 and, with masks, "masks" [N, h, w] bool, all of them at
+        once in memory. Panoptic: "ids" [h, w] int32, segments from 1 and 0 for void, and "segment_labels" [S] int64.
+        """
+
+    @abstractmethod
     def predict(self, batch: Batch) -> list[Prediction]:
         """For evaluation: one prediction per image, at the original size given by its target."""

@@ -1,9 +1,10 @@
 """Predict for any images: `python -m tools.predict --model MODEL IMAGE ... [--out DIR] [KEY=VALUE ...]`.
 
-MODEL: a checkpoint, a run folder or the name of a published model (python -m tools.weights lists them). IMAGE: an
-image, a folder, a pattern such as 'photos/*.jpg', or a video, whose frames are predicted. Writes prediction files to
-DIR, in the format that `tools.score` reads, and pictures of them to DIR/pictures. Images that cannot be read are left
-out and named at the end; the command then ends with an error.
+MODEL: a checkpoint, a run folder, a file of `tools.export_onnx --full`, or the name of a published model (python -m
+tools.weights lists them). --checkpoint and --onnx are other names for --model. IMAGE: an image, a folder, a pattern
+such as 'photos/*.jpg', or a video, whose frames are predicted. Writes prediction files to DIR, in the format that
+`tools.score` reads, and pictures of them to DIR/pictures. Images that cannot be read are left out and named at the end;
+the command then ends with an error.
 """
 
 import glob
@@ -113,7 +114,7 @@ def _possible_outputs(out: Path, stem: str) -> set[Path]:
 def main() -> None:
     """Run the command."""
     parser = ArgumentParser(prog="tools.predict", description=__doc__)
-    parser.add_argument("--model", "--checkpoint", dest="checkpoint", type=Path, required=True)
+    parser.add_argument("--model", "--checkpoint", "--onnx", dest="checkpoint", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("predictions"), help="default: %(default)s")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="also KEY=VALUE for the configuration")
     arguments = parser.parse_intermixed_args()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from config import read_overrides
+from config.plain_yaml import parse_file
 from errors import UserError, suggest
 from experiment import Experiment, load_experiment, make_experiment
 from models.base import DenseModel
@@ -12,6 +13,7 @@ from models.weights import Weights, load_state, load_weights, read_weights
 from published.cache import obtain
 from published.index import ROOT, Entry, entries, find
 from runtime.checkpoint import is_checkpoint, load_checkpoint
+from workflow.onnx_model import OnnxModel
 
 READ = ("neck", "upsampler")  # settings of a published detector that its tensors tell; its authors do not
 
@@ -37,9 +39,11 @@ def load_trained(path: Path, cfg: Path | None, overrides: list[str]) -> tuple[Ex
     """Load the experiment of a checkpoint (or of `cfg`), the model with its trained weights, and its step.
 
     If the run kept a moving average of the weights, the average is loaded. `path` may also be the name of a published
-    model (published/index.yaml), which is fetched, or a file written by tools.convert_weights; the step of both is 0.
-    Raises UserError if something is wrong with the files.
+    model (published/index.yaml), which is fetched, a file written by tools.convert_weights, or one of
+    `tools.export_onnx --full`; the step of all three is 0. Raises UserError if something is wrong with the files.
     """
+    if path.suffix == ".onnx":
+        return *_load_onnx(path, cfg, overrides), 0
     if not path.exists() and path.name == str(path) and not path.suffix and path.name not in entries():
         what = "is neither a checkpoint, a run folder nor a published model"
         raise UserError(path, what, f"{suggest(path.name, list(entries()))} (python -m tools.weights lists them)")
@@ -95,3 +99,23 @@ def _without_configuration(path: Path, weights: Weights) -> UserError:
         return UserError(path, f"has the weights of a backbone ({weights.kind}), which predicts nothing", advice)
     what = f"has weights ({weights.kind}) without the names of their classes"
     return UserError(path, what, f"convert them again {convert} --cfg FILE, the configuration with these classes")
+
+
+def _load_onnx(path: Path, cfg: Path | None, overrides: list[str]) -> tuple[Experiment, OnnxModel]:
+    """The experiment of an exported file (or of `cfg`), and the file as a model."""
+    fixed = [argument for argument in overrides if argument.startswith("model.")]
+    if fixed:
+        what = "cannot change the model of an exported file"
+        raise UserError(f"argument {fixed[0]}", what, "remove it, or export the checkpoint with it")
+    model = OnnxModel(path)
+    if cfg is None:
+        config = parse_file(model.metadata.config, str(path))
+        experiment = make_experiment(read_overrides(config, overrides, Experiment), str(path))
+    else:
+        experiment = load_experiment(cfg, overrides)
+    info = experiment.data.info
+    if (info.task, info.classes) != (model.metadata.task, model.metadata.classes):
+        what = f"is exported for the task {model.metadata.task} and {len(model.metadata.classes)} classes"
+        given = f"and the data are {info.name} with the task {info.task} and {len(info.classes)} classes"
+        raise UserError(path, f"{what}, {given}", "use a configuration with the same classes")
+    return experiment, model

@@ -18,6 +18,7 @@ from models.components import BackboneConfig, UpsamplerConfig
 from models.depthformer.decoder import Activation, Decoder
 from models.depthformer.hahi import HAHI, conv_norm_relu
 from models.depthformer.loss import scale_invariant_log_loss
+from models.layers.resize import size_of
 from models.weights import Source, load_weights, replaces_backbone
 from structures import Batch, DatasetInfo, Prediction, Size
 
@@ -92,12 +93,22 @@ class DepthFormer(DenseModel):
         return {"loss_silog": scale_invariant_log_loss(self.outputs(batch.images)["depth"], labels)}
 
     @torch.no_grad()
+    def predict_tensors(self, images: Tensor, unpadded: Tensor, size: Tensor) -> dict[str, Tensor]:
+        """{"depth"}; see DenseModel. The mirror image is predicted in one batch with the image."""
+        width = unpadded[1]
+        depth = self._predict_depth(torch.cat([images, _mirror(images, width)]) if self.flip_test else images)
+        if self.flip_test:
+            depth = (depth[:1] + _mirror(depth[1:], width)) / 2
+        rows, columns = size_of(unpadded, within=(images.shape[2], images.shape[3]))
+        return {"depth": _resize(depth[:, :, :rows, :columns], size_of(size))[0, 0]}
+
+    @torch.no_grad()
     def predict(self, batch: Batch) -> list[Prediction]:
         """Depth maps [H, W] at original size, metres, float32, clamped to min_depth..max_depth."""
         depth = self._predict_depth(batch.images)
         if self.flip_test:
-            mirrored = self._predict_depth(_mirror(batch.images, batch.sizes))
-            depth = (depth + _mirror(mirrored, batch.sizes)) / 2
+            mirrored = self._predict_depth(_mirror_each(batch.images, batch.sizes))
+            depth = (depth + _mirror_each(mirrored, batch.sizes)) / 2
         return [
             Prediction(depth=_resize(each[None, :, : size[0], : size[1]], target.size)[0, 0])
             for each, size, target in zip(depth, batch.sizes, batch.targets, strict=True)
@@ -118,9 +129,12 @@ def _resize(depth: Tensor, size: Size | torch.Size) -> Tensor:
     return F.interpolate(depth, size=tuple(size), mode="bilinear", align_corners=True)
 
 
-def _mirror(maps: Tensor, sizes: list[Size]) -> Tensor:
-    """Flip maps [B, C, H, W] horizontally, each only in its part without padding, of (height, width) `sizes`."""
-    result = maps.clone()
-    for each, (_, width) in zip(result, sizes, strict=True):
-        each[..., :width] = each[..., :width].flip(-1)
-    return result
+def _mirror_each(maps: Tensor, sizes: list[Size]) -> Tensor:
+    """Flip each map of [B, C, H, W] as `_mirror` does; sizes: (height, width) of its part without padding."""
+    return torch.cat([_mirror(each, width) for each, (_, width) in zip(maps.split(1), sizes, strict=True)])
+
+
+def _mirror(maps: Tensor, width: int | Tensor) -> Tensor:
+    """Flip the first `width` columns of maps [B, C, H, W] horizontally; those beyond, which are padding, stay."""
+    columns = torch.arange(maps.shape[3], device=maps.device)
+    return maps.index_select(3, torch.where(columns < width, width - 1 - columns, columns))

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from config import Rate, Schema
 from models.base import Backbone, DenseModel
 from models.components import BackboneConfig, UpsamplerConfig
-from models.layers.resize import argmax_from_masks
+from models.layers.resize import argmax_from_masks, size_of
 from models.maskformer.losses import QueryLogits, extract_segments, losses
-from models.maskformer.partition import PartitionConfig, partition
+from models.maskformer.partition import PartitionConfig, partition, partition_tensors
 from models.maskformer.pixel_decoder import PixelDecoder
 from models.maskformer.transformer import TransformerDecoder, TransformerEncoder
 from models.weights import Source, load_weights, replaces_backbone
@@ -131,6 +131,18 @@ class MaskFormer(DenseModel):
         pairs = zip(batch.targets, batch.sizes, strict=True)
         truth = [extract_segments(target, self.things, size) for target, size in pairs]
         return losses(self._predict_layers(batch.images)[0 if self.deep_supervision else -1 :], truth)
+
+    @torch.no_grad()
+    def predict_tensors(self, images: Tensor, unpadded: Tensor, size: Tensor) -> dict[str, Tensor]:
+        """{"semantic"} or {"ids", "segment_labels"}; see DenseModel."""
+        (class_logits,), (mask_logits,) = self._predict_layers(images)[-1]
+        padded = images.shape[2], images.shape[3]
+        sizes = padded, size_of(unpadded, within=padded), size_of(size)
+        if self.is_panoptic:
+            found = partition_tensors(class_logits, mask_logits, *sizes, self.things, self.partition)
+            return dict(zip(("ids", "segment_labels"), found, strict=True))
+        probabilities = class_logits.float().softmax(dim=1)[:, :-1]
+        return {"semantic": argmax_from_masks(probabilities, mask_logits, *sizes).int()}
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Prediction]:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from config import Fraction, Schema
+from models.layers.resize import resized_to_original
 from structures import Panoptic, Size
 
 
@@ -39,32 +40,59 @@ def partition(
     mask probability. It becomes void if that mask is dropped because too little of it is visible (min_visible). All
     masks of the same stuff class form one segment.
     """
-    scores, labels = class_logits.float().softmax(dim=1).max(dim=1)
-    kept = ((labels < len(things)) & (scores > config.min_score)).nonzero()[:, 0].tolist()
+    scores, labels, kept = _confident(class_logits, things, config)
     best = scores.new_zeros(size)
     owner = torch.zeros(size, dtype=torch.int32, device=mask_logits.device)  # 1 + index in `kept`; 0: none
-    areas = []
-    for number, query in enumerate(kept, 1):
-        mask = F.interpolate(mask_logits[None, None, query].float(), padded, mode="bilinear")[
-            :, :, : unpadded[0], : unpadded[1]
-        ]
-        if unpadded != size:
-            mask = F.interpolate(mask, size, mode="bilinear")
+    areas = [0]
+    for number, query in enumerate(kept.tolist(), 1):
+        mask = resized_to_original(mask_logits[None, None, query], padded, unpadded, size)[0, 0]
         areas.append(int((mask >= 0).sum()))
-        product = scores[query] * mask[0, 0].sigmoid()
+        product = scores[query] * mask.sigmoid()
         owner.masked_fill_(product > best, number)
         torch.maximum(best, product, out=best)
-    visible_areas = owner.flatten().bincount(minlength=len(kept) + 1).tolist()[1:]
-    ids = torch.zeros(len(kept) + 1, dtype=torch.int32)  # segment id of each owner
-    segment_labels: dict[int, int] = {}
-    stuff_ids: dict[int, int] = {}
-    for number, (query, area, visible) in enumerate(zip(kept, areas, visible_areas, strict=True), 1):
-        if not visible or not area or visible < config.min_visible * area:
-            continue
-        label = int(labels[query])
-        segment = stuff_ids.get(label, len(segment_labels) + 1)
-        if not things[label]:
-            stuff_ids[label] = segment
-        segment_labels[segment] = label
-        ids[number] = segment
-    return Panoptic(ids.to(owner.device)[owner.long()], segment_labels)
+    visible_areas = owner.flatten().bincount(minlength=len(kept) + 1)
+    found = F.pad(labels[kept], (1, 0))
+    ids, segment_labels = _number(found, things, torch.tensor(areas, device=owner.device), visible_areas, config)
+    return Panoptic(ids[owner.long()], dict(enumerate(segment_labels.tolist(), 1)))
+
+
+def partition_tensors(
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    padded: Size,
+    unpadded: Size,
+    size: Size,
+    things: Tensor,
+    config: PartitionConfig,
+) -> tuple[Tensor, Tensor]:
+    """`partition` in tensors, all masks at once: ids [H, W] int32, and the label of each segment, [S] int64."""
+    scores, labels, kept = _confident(class_logits, things, config)
+    found, scores = F.pad(labels[kept], (1, 0)), F.pad(scores[kept], (1, 0))  # the first one stands for no mask
+    masks = torch.cat([torch.full_like(mask_logits[:1], -1), mask_logits[kept]])
+    masks = resized_to_original(masks[None], padded, unpadded, size)[0]
+    owner = (scores[:, None, None] * masks.sigmoid()).argmax(dim=0)
+    areas = (masks >= 0).sum(dim=(1, 2))
+    visible_areas = torch.zeros_like(areas).scatter_add(0, owner.flatten(), torch.ones_like(owner).flatten())
+    ids, segment_labels = _number(found, things, areas, visible_areas, config)
+    return ids[owner], segment_labels
+
+
+def _confident(class_logits: Tensor, things: Tensor, config: PartitionConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """The score and the label of each mask, [Q], and the indices of those whose score is high enough, [M]."""
+    scores, labels = class_logits.float().softmax(dim=1).max(dim=1)
+    return scores, labels, ((labels < len(things)) & (scores > config.min_score)).nonzero()[:, 0]
+
+
+def _number(
+    labels: Tensor, things: Tensor, areas: Tensor, visible_areas: Tensor, config: PartitionConfig
+) -> tuple[Tensor, Tensor]:
+    """The segment id of each mask, [M] int32, 0: dropped; and the label of each segment, [S].
+
+    labels, areas, visible_areas: [M] int64 of the masks. A mask without area gets no segment.
+    """
+    visible = (visible_areas > 0) & (areas > 0) & (visible_areas >= config.min_visible * areas.double())
+    places = torch.arange(labels.shape[0], device=labels.device)
+    same_stuff = (labels[:, None] == labels) & ~things[labels] & visible
+    first = torch.where(same_stuff.any(dim=1), same_stuff.int().argmax(dim=1), places)
+    begins = visible & (first == places)
+    return torch.where(visible, begins.cumsum(0)[first], 0).int(), labels[begins]

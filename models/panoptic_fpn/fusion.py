@@ -3,7 +3,7 @@
 Kirillov et al., CVPR 2019, section 4, in the form of mmdetection.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -51,3 +51,45 @@ def fuse(
             labels[len(labels) + 1] = label
             ids[mask] = len(labels)
     return Panoptic(torch.from_numpy(ids), labels)
+
+
+def fuse_tensors(
+    labels: Tensor, masks: Tensor, semantic: Tensor, stuff: Sequence[int], config: FusionConfig
+) -> tuple[Tensor, Tensor]:
+    """`fuse` in tensors: ids [H, W] int32, and the label of each segment, [S] int64.
+
+    labels: [N] int64, of the instances by decreasing score. masks: [N, H, W] bool. semantic: [H, W] int32. Whether an
+    instance is kept depends on those before it, so an exported graph has a loop over them.
+    """
+
+    def place(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        free = mask & (ids == VOID)
+        area, free_area = mask.sum(), free.sum()
+        kept = (area - free_area <= config.max_overlap * area.double()) & (free_area > 0)
+        return torch.where(free & kept, ids.max() + 1, ids), kept
+
+    nothing = torch.zeros_like(semantic)
+    ids, kept = _loop(place, nothing, torch.cat([nothing[None].bool(), masks]))  # so that there is at least one mask
+    areas = torch.zeros(len(stuff) + 1, dtype=torch.int32, device=ids.device)
+    areas = areas.scatter_add(0, semantic.flatten().long(), (ids == VOID).flatten().int())[:-1]
+    large = areas >= max(config.min_stuff_area, 1)
+    numbers = torch.where(large, ids.max() + large.cumsum(0), VOID).int()
+    numbers = torch.cat([numbers, numbers.new_full((1,), VOID)])  # the last class is that of things
+    stuff_labels = torch.tensor(stuff, device=ids.device)[large]
+    return torch.where(ids == VOID, numbers[semantic.long()], ids), torch.cat([labels[kept[1:]], stuff_labels])
+
+
+def _loop(
+    step: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], state: Tensor, items: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Apply `step` to the state and each item in turn: the last state, and the stacked second results."""
+    if torch.compiler.is_exporting():
+        from torch._higher_order_ops.scan import scan
+
+        last, results = scan(step, state, items)
+        return last, results
+    flags = []
+    for item in items:
+        state, flag = step(state, item)
+        flags.append(flag)
+    return state, torch.stack(flags)

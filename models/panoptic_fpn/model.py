@@ -13,11 +13,11 @@ from torch import Tensor
 from models.base import Backbone, DenseModel
 from models.components import UpsamplerConfig
 from models.layers.fpn import FPN
-from models.layers.resize import resized_argmax
-from models.panoptic_fpn.fusion import FusionConfig, fuse
+from models.layers.resize import resized_argmax, semantic_tensors, size_of
+from models.panoptic_fpn.fusion import FusionConfig, fuse, fuse_tensors
 from models.panoptic_fpn.semantic_head import SemanticHead
 from models.rcnn.box_head import BoxHead, BoxHeadConfig
-from models.rcnn.mask_head import MaskHead, paste_masks
+from models.rcnn.mask_head import MaskHead, paste_masks, pasted_masks
 from models.rcnn.model import RCNN, MaskRCNNConfig
 from models.rcnn.rpn import RPN
 from structures import Batch, DatasetInfo, Prediction, Target
@@ -102,6 +102,18 @@ class PanopticFPN(RCNN):
         semantic = self.semantic_head.loss(pyramid, batch, self.semantic_classes, self.size_divisor)
         things = replace(batch, targets=[self._relabel_things(target) for target in batch.targets])
         return {**self.instance_losses(pyramid, things), "loss_semantic": self.semantic_weight * semantic}
+
+    @torch.no_grad()
+    def predict_tensors(self, images: Tensor, unpadded: Tensor, size: Tensor) -> dict[str, Tensor]:
+        """{"ids", "segment_labels"}; see DenseModel."""
+        pyramid = self.neck(self.backbone(images))
+        found, probabilities = self.detect_in_one(pyramid, unpadded, size)
+        assert probabilities is not None
+        labels = torch.tensor(self.thing_labels, device=images.device)[found.labels]
+        masks = pasted_masks(probabilities, found.boxes, size_of(size))
+        semantic = semantic_tensors(self.semantic_head(pyramid), images, unpadded, size)["semantic"]
+        ids, segment_labels = fuse_tensors(labels, masks, semantic, self.stuff_labels, self.fusion)
+        return {"ids": ids, "segment_labels": segment_labels}
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Prediction]:

@@ -19,7 +19,7 @@ from models.base import Backbone, DenseModel
 from models.components import BackboneConfig, LossConfigs, UpsamplerConfig
 from models.depthformer.loss import scale_invariant_log_loss
 from models.layers.pixel_losses import CrossEntropyConfig, PixelLoss, pixel_losses
-from models.layers.resize import resized_argmax
+from models.layers.resize import resized_argmax, semantic_tensors, size_of
 from models.layers.simple_pyramid import shrink
 from models.weights import Source, load_weights, replaces_backbone
 from structures import Batch, DatasetInfo, Prediction
@@ -131,6 +131,11 @@ class SemanticProbe(Probe):
         return pixel_losses(self.losses, self.outputs(batch.images)["logits"], labels, batch.sizes)
 
     @torch.no_grad()
+    def predict_tensors(self, images: Tensor, unpadded: Tensor, size: Tensor) -> dict[str, Tensor]:
+        """{"semantic"}; see DenseModel."""
+        return semantic_tensors(self.outputs(images)["logits"], images, unpadded, size)
+
+    @torch.no_grad()
     def predict(self, batch: Batch) -> list[Prediction]:
         """Class maps at original size: logits are resized to the network's input size, then to the original size."""
         height, width = batch.images.shape[-2:]
@@ -171,11 +176,22 @@ class DepthProbe(Probe):
         return {"loss_silog": scale_invariant_log_loss(depth, labels)}
 
     @torch.no_grad()
+    def predict_tensors(self, images: Tensor, unpadded: Tensor, size: Tensor) -> dict[str, Tensor]:
+        """{"depth"}; see DenseModel."""
+        depth = self._depth_at_input_size(images)
+        height, width = size_of(unpadded, within=(images.shape[2], images.shape[3]))
+        return {"depth": F.interpolate(depth[:, :, :height, :width], size_of(size), mode="bilinear")[0, 0]}
+
+    @torch.no_grad()
     def predict(self, batch: Batch) -> list[Prediction]:
         """Depth maps [H, W] at original size, metres, float32, clamped to min_depth..max_depth."""
-        depth = self.outputs(batch.images)["depth"].clamp(self.min_depth, self.max_depth)
-        depth = F.interpolate(depth, batch.images.shape[-2:], mode="bilinear")
+        depth = self._depth_at_input_size(batch.images)
         return [
             Prediction(depth=F.interpolate(each[None, :, : size[0], : size[1]], target.size, mode="bilinear")[0, 0])
             for each, size, target in zip(depth, batch.sizes, batch.targets, strict=True)
         ]
+
+    def _depth_at_input_size(self, images: Tensor) -> Tensor:
+        """Images [B, C, H, W] -> depth [B, 1, H, W], metres, clamped to min_depth..max_depth."""
+        depth = self.outputs(images)["depth"].clamp(self.min_depth, self.max_depth)
+        return F.interpolate(depth, images.shape[-2:], mode="bilinear")

@@ -40,13 +40,16 @@ def pool_regions(pyramid: Sequence[Tensor], boxes: Sequence[Tensor], size: int, 
     image = torch.cat([torch.full_like(of_image[:, :1], index) for index, of_image in enumerate(boxes)])
     rois = torch.cat([image, all_boxes], dim=1)
     levels = (area(all_boxes).sqrt() / FINEST_SIDE + 1e-6).log2().floor().clamp(0, len(STRIDES) - 1)
-    order = levels.argsort(stable=True)
-    counts = torch.bincount(levels.long(), minlength=len(STRIDES)).tolist()
+    if torch.compiler.is_exporting():
+        parts = [torch.nonzero(levels == level).flatten() for level in range(len(STRIDES))]
+    else:  # waits for the device once, not for each level
+        counts = torch.bincount(levels.long(), minlength=len(STRIDES)).tolist()
+        parts = list(levels.argsort(stable=True).split(counts))
     pooled = [
-        roi_align(features, level_rois, size, 1 / stride, config.sampling_ratio, config.aligned)
-        for features, level_rois, stride in zip(pyramid, rois[order].split(counts), STRIDES, strict=False)
+        roi_align(features, rois[part], size, 1 / stride, config.sampling_ratio, config.aligned)
+        for features, part, stride in zip(pyramid, parts, STRIDES, strict=False)
     ]
-    return torch.cat(pooled)[order.argsort()]
+    return torch.cat(pooled)[torch.cat(parts).argsort()]
 
 
 def roi_align(features: Tensor, rois: Tensor, size: Size | int, scale: float, sampling: int, aligned: bool) -> Tensor:
@@ -183,11 +186,16 @@ class BoxHead(nn.Module):
         """
         logits, deltas = self(pyramid, proposals)
         counts = [len(boxes) for boxes in proposals]
-        scores = logits.softmax(dim=1)[:, :-1]
-        parts = zip(proposals, scores.split(counts), deltas.split(counts), sizes, strict=True)
+        parts = zip(proposals, logits.split(counts), deltas.split(counts), sizes, strict=True)
         return [self._detect(*part) for part in parts]
 
-    def _detect(self, proposals: Tensor, scores: Tensor, deltas: Tensor, size: Size) -> Instances:
+    def detect_in_one(self, pyramid: Sequence[Tensor], proposals: Tensor, size: Size | Tensor) -> Instances:
+        """`detect` for a single image. size: (height, width), also as a tensor [2]."""
+        logits, deltas = self(pyramid, [proposals])
+        return self._detect(proposals, logits, deltas, size)
+
+    def _detect(self, proposals: Tensor, logits: Tensor, deltas: Tensor, size: Size | Tensor) -> Instances:
+        scores = logits.softmax(dim=1)[:, :-1]
         rows, labels = torch.nonzero(scores > self.config.min_score, as_tuple=True)
         boxes = decode(proposals[rows], deltas[rows, labels], self.config.stds, size)
         values = scores[rows, labels]

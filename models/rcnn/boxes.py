@@ -54,14 +54,15 @@ def encode(boxes: Tensor, targets: Tensor, stds: Sequence[float]) -> Tensor:
     return deltas / _like(deltas, stds)
 
 
-def decode(boxes: Tensor, deltas: Tensor, stds: Sequence[float], size: Size) -> Tensor:
+def decode(boxes: Tensor, deltas: Tensor, stds: Sequence[float], size: Size | Tensor) -> Tensor:
     """Move boxes [..., 4] by deltas [..., 4], and clip them to an image of `size` (height, width)."""
     centres, sizes = _centres_and_sizes(boxes)
     shift, log_ratio = (deltas * _like(deltas, stds)).split(2, dim=-1)
     centres = centres + shift * sizes
     half = sizes * log_ratio.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).exp() / 2
     moved = torch.cat([centres - half, centres + half], dim=-1)
-    columns, rows = moved[..., 0::2].clamp(0, size[1]), moved[..., 1::2].clamp(0, size[0])
+    moved = moved.clamp(min=0)
+    columns, rows = moved[..., 0::2].clamp(max=size[1]), moved[..., 1::2].clamp(max=size[0])
     return torch.stack([columns, rows], dim=-1).flatten(-2)
 
 
@@ -90,9 +91,17 @@ def _centres_and_sizes(boxes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float) -> Tensor:
-    """Non-maximum suppression of boxes [N, 4], scores [N], within groups [N] -> indices of kept boxes, best first."""
-    from torchvision.ops import batched_nms
+    """Non-maximum suppression of boxes [N, 4], scores [N], within groups [N] -> indices of kept boxes, best first.
 
+    Coordinates must not be negative. In an exported graph groups are kept apart by moving each of them away from the
+    others, which rounds coordinates: IoUs there differ by up to about 1e-3 for the smallest boxes.
+    """
+    from torchvision.ops import batched_nms, nms
+
+    if torch.compiler.is_exporting():
+        largest = torch.cat([boxes.flatten(), boxes.new_zeros(1)]).amax(dim=0)  # there may be no box
+        apart: Tensor = nms(boxes + (groups.to(boxes.dtype) * (largest + 1))[:, None], scores, iou)
+        return apart
     kept: Tensor = batched_nms(boxes, scores, groups, iou)
     return kept
 

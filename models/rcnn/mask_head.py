@@ -69,10 +69,18 @@ class MaskHead(nn.Module):
     @torch.no_grad()
     def predict_masks(self, pyramid: Sequence[Tensor], detections: Sequence[Instances]) -> list[Tensor]:
         """For each image, the mask probabilities [N_i, 28, 28] of its detections, for their labels, in their boxes."""
-        logits = self(pyramid, [of_image.boxes for of_image in detections]).float()
         labels = torch.cat([of_image.labels for of_image in detections])
-        masks = logits[torch.arange(len(labels), device=labels.device), labels].sigmoid()
+        masks = self._of_labels(self(pyramid, [of_image.boxes for of_image in detections]), labels)
         return list(masks.split([len(of_image.labels) for of_image in detections]))
+
+    def predict_masks_in_one(self, pyramid: Sequence[Tensor], found: Instances) -> Tensor:
+        """`predict_masks` for a single image: [N, 28, 28]."""
+        return self._of_labels(self(pyramid, [found.boxes]), found.labels)
+
+    def _of_labels(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The probabilities [N, 28, 28] of the masks [N, K, 28, 28] for these labels."""
+        index = labels[:, None, None, None].expand(-1, 1, *logits.shape[2:])
+        return logits.float().gather(1, index)[:, 0].sigmoid()
 
 
 @torch.no_grad()
@@ -100,6 +108,22 @@ def paste_masks(probabilities: Tensor, boxes: Tensor, size: Size, threshold: flo
         left, columns = _interpolation_weights(box[0], box[2], size[1])
         top, rows = _interpolation_weights(box[1], box[3], size[0])
         yield np.s_[top : top + len(rows), left : left + len(columns)], rows @ (mask @ columns.T) >= threshold
+
+
+def pasted_masks(probabilities: Tensor, boxes: Tensor, size: Size, threshold: float = 0.5) -> Tensor:
+    """`paste_masks` in tensors: all masks at once, [N, H, W] bool."""
+    columns, rows = (
+        _weights_along(boxes[:, axis], boxes[:, axis + 2], size[1 - axis]).to(probabilities.dtype) for axis in (0, 1)
+    )
+    return rows @ probabilities @ columns.mT >= threshold
+
+
+def _weights_along(low: Tensor, high: Tensor, length: int) -> Tensor:
+    """`_interpolation_weights` of boxes with edges low, high [N] for all pixels of the image -> [N, length, 28]."""
+    low, high = low.double()[:, None], high.double()[:, None]
+    pixels = torch.arange(length, device=low.device) + 0.5
+    positions = (pixels - low) / (high - low).clamp(min=1e-6) * SIDE - 0.5
+    return (1 - (positions[:, :, None] - torch.arange(SIDE, device=low.device)).abs()).clamp(min=0)
 
 
 def encode_masks(probabilities: Tensor, boxes: Tensor, size: Size) -> list[bytes]:

@@ -14,8 +14,9 @@ from config import Schema
 from models.base import Backbone, DenseModel
 from models.components import BackboneConfig, UpsamplerConfig
 from models.layers.fpn import FPN, NeckName
+from models.layers.resize import size_of
 from models.rcnn.box_head import BoxHead, BoxHeadConfig, RegionConfig
-from models.rcnn.mask_head import MaskHead, encode_masks
+from models.rcnn.mask_head import MaskHead, encode_masks, pasted_masks
 from models.rcnn.rpn import RPN, RPNConfig
 from models.weights import Source, load_weights, replaces_backbone
 from structures import Batch, DatasetInfo, Instances, Prediction
@@ -153,6 +154,20 @@ class RCNN(DenseModel):
             rles = None if masks is None else encode_masks(masks, found.boxes, target.size)
             predictions.append(Prediction(instances=replace(found, rles=rles)))
         return predictions
+
+    @torch.no_grad()
+    def predict_tensors(self, images: Tensor, unpadded: Tensor, size: Tensor) -> dict[str, Tensor]:
+        """{"boxes", "scores", "labels"} and, with a mask head, "masks"; see DenseModel."""
+        found, masks = self.detect_in_one(self.neck(self.backbone(images)), unpadded, size)
+        assert found.scores is not None
+        tensors = {"boxes": found.boxes, "scores": found.scores, "labels": found.labels}
+        return tensors if masks is None else tensors | {"masks": pasted_masks(masks, found.boxes, size_of(size))}
+
+    def detect_in_one(self, pyramid: list[Tensor], unpadded: Tensor, size: Tensor) -> tuple[Instances, Tensor | None]:
+        """`detect` for a single image, with its sizes in tensors [2]; for `predict_tensors`."""
+        found = self.box_head.detect_in_one(pyramid, self.rpn.propose_in(self.rpn(pyramid), 0, unpadded), unpadded)
+        masks = None if self.mask_head is None else self.mask_head.predict_masks_in_one(pyramid, found)
+        return replace(found, boxes=found.boxes * (size / unpadded).flip(0).repeat(2)), masks
 
     def detect(self, pyramid: list[Tensor], batch: Batch) -> list[tuple[Instances, Tensor | None]]:
         """For each image: its detections with boxes in pixels of the original image, and its masks.

@@ -111,13 +111,14 @@ class RPN(nn.Module):
     @torch.no_grad()
     def propose(self, outputs: RPNOutputs, sizes: Sequence[Size]) -> list[Tensor]:
         """For each image, the best boxes [N, 4], by decreasing objectness. sizes: (height, width) of the images."""
-        return [self._propose(outputs, image, size) for image, size in enumerate(sizes)]
+        return [self.propose_in(outputs, image, size) for image, size in enumerate(sizes)]
 
-    def _propose(self, outputs: RPNOutputs, image: int, size: Size) -> Tensor:
+    def propose_in(self, outputs: RPNOutputs, image: int, size: Size | Tensor) -> Tensor:
+        """`propose` for the image with this index. size: (height, width), also as a tensor [2]."""
         limit = self.config.before_nms_train if self.training else self.config.before_nms_test
         all_boxes, all_scores, all_levels = [], [], []
         for level, (logits, deltas, anchors) in enumerate(zip(*outputs, strict=True)):
-            scores, indices = logits[image].topk(min(limit, len(anchors)))
+            scores, indices = logits[image].topk(torch.sym_min(limit, anchors.shape[0]))
             all_boxes.append(decode(anchors[indices], deltas[image, indices], STDS, size))
             all_scores.append(scores)
             all_levels.append(torch.full_like(scores, level))

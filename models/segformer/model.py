@@ -18,7 +18,7 @@ from config import Rate, Schema
 from models.base import Backbone, DenseModel
 from models.components import BackboneConfig, LossConfigs, UpsamplerConfig
 from models.layers.pixel_losses import CrossEntropyConfig, PixelLoss, pixel_losses
-from models.layers.resize import resized_argmax
+from models.layers.resize import resized_argmax, semantic_tensors
 from models.layers.tiling import apply_by_rows
 from models.weights import Source, load_weights, replaces_backbone
 from structures import Batch, DatasetInfo, Prediction
@@ -92,6 +92,11 @@ class SegFormer(DenseModel):
         """{"loss_ce"} or other losses by name, at the size of the labels, the `semantic` field of the targets."""
         labels = torch.stack([target.semantic for target in batch.targets])  # type: ignore[misc]
         return pixel_losses(self.losses, self.outputs(batch.images)["logits"], labels, batch.sizes)
+
+    @torch.no_grad()
+    def predict_tensors(self, images: Tensor, unpadded: Tensor, size: Tensor) -> dict[str, Tensor]:
+        """{"semantic"}; see DenseModel."""
+        return semantic_tensors(self.outputs(images)["logits"], images, unpadded, size)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Prediction]:

@@ -10,6 +10,9 @@ is read from the profiler.
 The floor is the time to read x and write the output once (with backward: and their gradients) at the bandwidth of a
 large copy, measured in the same rounds. Tensors that fit into a cache can be faster. On CUDA "dysample (plain)" is
 DySample without its Triton kernels.
+
+--onnx FILE measures instead a file of tools.export_onnx: the latency of one image with onnxruntime, of the size that
+the file takes or, if it takes any, of H x W of --shape.
 """
 
 import json
@@ -21,6 +24,7 @@ import torch
 from errors import ArgumentParser, UserError, run_command
 from runtime.memory import keep_freed_memory
 from tools.benchmark.measure import DTYPES, REPEATS, SHAPE, Setting, machine, measure
+from tools.benchmark.onnx_file import describe_onnx, measure_onnx
 from tools.benchmark.report import FORMATS, RESULTS, describe, draw_chart, results_path, save
 from workflow.results import check_writable
 
@@ -54,11 +58,17 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--save", action="store_true", help=f"into {RESULTS}/upsamplers_MACHINE_DATE.json")
     parser.add_argument("--chart", type=Path, metavar="FILE", help=" or ".join(FORMATS))
+    parser.add_argument("--onnx", type=Path, metavar="FILE", help="measure this exported file, not the upsamplers")
     arguments = parser.parse_args()
     if "cuda" in arguments.device and not torch.cuda.is_available():
         raise UserError("--device cuda", "PyTorch sees no CUDA device", "use cpu")
     if arguments.repeats is not None and arguments.repeats < 1:
         raise UserError(f"--repeats {arguments.repeats}", "is not a number of rounds", "use 1 or more")
+    if arguments.onnx:
+        size = check_shape(arguments.shape[-1], "float32", "cpu")[2:] if arguments.shape else None
+        measured = measure_onnx(arguments.onnx, size, arguments.repeats or REPEATS["cpu"])
+        print(json.dumps(measured) if arguments.json else describe_onnx(measured))
+        return
     if arguments.chart and arguments.chart.suffix.lower() not in FORMATS:
         raise UserError(
             f"--chart {arguments.chart}", "is not the name of a chart", f"end it with {' or '.join(FORMATS)}"
