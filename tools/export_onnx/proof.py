@@ -50,7 +50,8 @@ def prove(path: Path, graph: Graph, cases: Sequence[Feeds], precision: str, prog
 
 
 def _greater(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: None if one[key] is None else max(one[key], other[key]) for key in one}
+    both = {key: [value for value in (one[key], other[key]) if value is not None] for key in one}
+    return {key: max(values, default=None) for key, values in both.items()}
 
 
 def first_difference(runtime: Runtime, program: ExportedProgram, graph: Graph, feeds: Case, tolerance: float) -> str:

@@ -5,8 +5,14 @@ from typing import Any
 
 import numpy as np
 
-# Of the largest difference, relative to the largest value of the output in PyTorch; and of the share of labels.
-TOLERANCES = {"fp32": {"relative": 1e-4, "labels": 1e-3}, "fp16": {"relative": 3e-2, "labels": 2e-2}}
+from tools.verify_export.matching import differing_pixels, match_objects
+
+# Of the largest difference, relative to the largest value of the output in PyTorch; of the share of labels; and of the
+# share of objects that only one of the two has found, or of pixels in other segments.
+TOLERANCES = {
+    "fp32": {"relative": 1e-4, "labels": 1e-3, "objects": 2e-2},
+    "fp16": {"relative": 3e-2, "labels": 2e-2, "objects": 0.1},
+}
 
 
 def compare(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
@@ -14,8 +20,19 @@ def compare(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -
 
     labels: the share of places whose label differs: of whole numbers, or the highest of class scores; None for others.
     An output that is missing, of another shape, or not finite where PyTorch's is differs by infinity.
+    Of detections the common ones are compared, and "objects" is the share of the others. Of segments it is the share of
+    pixels that lie in others.
     """
-    return {name: _difference(name, found.get(name), value) for name, value in wanted.items()}
+    objects = None
+    if not found.keys() >= wanted.keys():
+        pass
+    elif "ids" in wanted and found["ids"].shape == wanted["ids"].shape:
+        share = differing_pixels(found, wanted)
+        return {"ids": {"absolute": 0.0, "relative": 0.0, "labels": None, "objects": share}}
+    elif "boxes" in wanted:
+        found, wanted, objects = match_objects(found, wanted)
+    differences = {name: _difference(name, found.get(name), value) for name, value in wanted.items()}
+    return {name: each | {"objects": objects} for name, each in differences.items()}
 
 
 def _difference(name: str, found: np.ndarray | None, wanted: np.ndarray) -> dict[str, Any]:
@@ -44,8 +61,7 @@ def worst(differences: Mapping[str, Mapping[str, Any]], tolerance: Mapping[str, 
 
     def excess(name: str) -> float:
         difference = differences[name]
-        labels = difference["labels"] or 0.0
-        return max(difference["relative"] / tolerance["relative"], labels / tolerance["labels"])
+        return max((difference[key] or 0.0) / limit for key, limit in tolerance.items())
 
     name = max(differences, key=excess)
     return name if not excess(name) <= 1 else None
@@ -54,4 +70,9 @@ def worst(differences: Mapping[str, Mapping[str, Any]], tolerance: Mapping[str, 
 def describe(name: str, difference: Mapping[str, Any]) -> str:
     """One line about one output."""
     labels = "" if difference["labels"] is None else f", {100 * difference['labels']:.3g} % of the labels"
-    return f"{name}: {difference['absolute']:.2g}, relative {difference['relative']:.2g}{labels}"
+    objects = "" if difference["objects"] is None else f", {100 * difference['objects']:.3g} % of the {_parts(name)}"
+    return f"{name}: {difference['absolute']:.2g}, relative {difference['relative']:.2g}{labels}{objects}"
+
+
+def _parts(name: str) -> str:
+    return "pixels in other segments" if name == "ids" else "objects found by one alone"
