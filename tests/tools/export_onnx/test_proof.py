@@ -149,7 +149,7 @@ def test_differences_are_relative_to_the_largest_value():
     wanted = {"logits": np.array([[[1.0, -4.0]], [[2.0, 3.0]]]).transpose(1, 0, 2), "ids": np.array([1, 2, 3, 4])}
     found = {"logits": wanted["logits"] + np.array([0, 0.2]), "ids": np.array([1, 2, 3, 5])}
     differences = compare(found, wanted)
-    assert differences["logits"] == pytest.approx({"absolute": 0.2, "relative": 0.05, "labels": 0})
+    assert differences["logits"] == pytest.approx({"absolute": 0.2, "relative": 0.05, "labels": 0, "objects": None})
     assert differences["ids"]["labels"] == 0.25
     assert worst(differences, TOLERANCES["fp32"]) == "logits"
     assert worst(compare(wanted, wanted), TOLERANCES["fp32"]) is None
