@@ -67,8 +67,8 @@ def test_every_command_that_trains_says_what_it_starts_from(path, tmp_path, monk
 
 
 def test_frozen_parts_do_not_stay_random():
-    assert refusal(recipe("configs/demo/seg.yaml", "frozen=[backbone.stages.0]")).startswith(
-        "configs/demo/seg.yaml: model.backbone.weights: null would leave backbone.stages.0 at values without meaning"
+    assert "model.backbone.weights: null would leave backbone.stages.0 at values without meaning" in refusal(
+        recipe("configs/demo/seg.yaml", "frozen=[backbone.stages.0]")
     )
     said = refusal(recipe("configs/demo/seg.yaml", "frozen=[head.embeds]"))
     assert "head.embeds would keep random numbers" in said

@@ -6,7 +6,7 @@ import pytest
 
 from errors import UserError
 from tests.conftest import ROOT, read
-from tools.lr_range import rates_between, smooth, suggest_rate
+from tools.lr_range.curve import rates_between, smooth, suggest_rate
 
 
 def test_rates_grow_by_one_factor() -> None:

@@ -9,7 +9,6 @@ the rate at which the loss was lowest, fastai's rule. Nothing of the run is writ
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -19,37 +18,11 @@ from experiment import load_experiment
 from runtime.distributed import start_processes
 from runtime.schedule import set_learning_rate
 from storage import write_text
+from tools.lr_range.curve import draw, rates_between, smooth, suggest_rate
 from train import Run, train_step
 from workflow.results import check_writable
 
-SMOOTHING = 0.9  # weight of the past in the moving average of the loss
 TOO_HIGH = 4.0  # times the lowest smoothed loss: the test stops
-BELOW_LOWEST = 0.1  # of the rate of the lowest loss: the suggestion
-
-
-def rates_between(low: float, high: float, steps: int) -> list[float]:
-    """`steps` rates from low to high, each the same factor above the one before."""
-    return [low * (high / low) ** (step / (steps - 1)) for step in range(steps)]
-
-
-def smooth(losses: list[float]) -> list[float]:
-    """The exponential moving average, corrected for its start."""
-    smoothed, average = [], 0.0
-    for count, loss in enumerate(losses, 1):
-        average = SMOOTHING * average + (1 - SMOOTHING) * loss
-        smoothed.append(average / (1 - SMOOTHING**count))
-    return smoothed
-
-
-def suggest_rate(rates: list[float], smoothed: list[float]) -> float | None:
-    """A tenth of the rate with the lowest smoothed loss, to two digits; None if the loss did not fall or still falls.
-
-    Of a loss that still falls at the largest rate, nobody has seen what is too much.
-    """
-    lowest = smoothed.index(min(smoothed))
-    if lowest == 0 or lowest == len(smoothed) - 1:
-        return None
-    return float(f"{BELOW_LOWEST * rates[lowest]:.1e}")
 
 
 def try_rates(run: Run, rates: list[float]) -> list[float]:
@@ -71,23 +44,6 @@ def try_rates(run: Run, rates: list[float]) -> list[float]:
         if smoothed[-1] > TOO_HIGH * min(smoothed):
             break
     return losses
-
-
-def draw(record: dict[str, Any], path: Path) -> None:
-    """Draw the losses over the rates as a PNG."""
-    from matplotlib.figure import Figure  # imported here because it is slow
-
-    figure = Figure(figsize=(6.5, 4), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot(record["rates"], record["losses"], color="0.8", linewidth=0.8, label="loss")
-    axes.plot(record["rates"], record["smoothed"], color="tab:blue", label="smoothed")
-    if record["suggested"]:
-        axes.axvline(record["suggested"], color="black", linestyle="--", label=f"suggested: {record['suggested']:g}")
-    top = max(record["smoothed"][0], min(record["smoothed"])) * 1.3
-    axes.set(xscale="log", xlabel="optimizer.lr", ylabel="loss", ylim=(min(record["losses"]) * 0.9, top))
-    axes.legend()
-    axes.set_title(f"{record['cfg']}: learning-rate range test", fontsize=9)
-    figure.savefig(path, format="png", metadata={"Software": None})
 
 
 def main() -> None:

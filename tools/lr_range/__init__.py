@@ -1,0 +1,1 @@
+"""Try learning rates and suggest one: `python -m tools.lr_range`."""
