@@ -57,7 +57,8 @@ def deterministic_algorithms(wanted: bool) -> Iterator[None]:
     except RuntimeError as error:
         if "deterministic" not in str(error):
             raise
-        what = f"is not possible here ({str(error).split('.')[0]})"
+        reason = str(error).split(", but you set")[0].split(". ")[0]
+        what = f"is not possible here ({reason})"
         raise UserError("system.deterministic", what, "choose another component, or set it to false") from error
     finally:
         torch.use_deterministic_algorithms(before[0])

@@ -6,7 +6,8 @@ its size. So a decoder need not know which kind of upsampler it has.
 An upsampler may also want to change the guide, as FreqFusion does: its host takes the enlarged x and the guide with its
 high frequencies raised. It then returns x plus the change of the guide. In a host that adds the result to the guide
 this is exactly the sum of both. A host that concatenates gets the change within the result and the guide beside it.
-Where guide and x differ in channels nothing can be added, so the change is left out. No host does anything for this.
+Where guide and x differ in channels nothing can be added, so the change is left out; likewise the guide's share in the
+blend of FADE-Lite. No host does anything for this.
 """
 
 import functools

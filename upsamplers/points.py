@@ -75,11 +75,16 @@ def _score(maps: Tensor, grid: Tensor, query: Tensor, padding: Padding) -> Tenso
 
 def _scatter(maps: Tensor, grid: Tensor, weights: Tensor, query: Tensor, padding: Padding) -> tuple[Tensor, Tensor]:
     """The gradients with respect to maps and grid of sum(query · _sum(maps, grid, weights))."""
-    mode = ("zeros", "border").index(padding)
     gradient = query[:, :, None] * weights[:, None]
-    grad_maps, grad_grid = torch.ops.aten.grid_sampler_2d_backward(
-        gradient, maps, finite_grid(grid), 0, mode, False, [True, True]
-    )
+    if torch.are_deterministic_algorithms_enabled():  # on CUDA the operator below is not deterministic
+        with torch.enable_grad():
+            leaves = maps.detach().requires_grad_(), grid.detach().requires_grad_()
+            grad_maps, grad_grid = torch.autograd.grad(read_points(*leaves, padding), leaves, gradient)
+    else:
+        mode = ("zeros", "border").index(padding)
+        grad_maps, grad_grid = torch.ops.aten.grid_sampler_2d_backward(
+            gradient, maps, finite_grid(grid), 0, mode, False, [True, True]
+        )
     return grad_maps, grad_grid + grid * 0
 
 

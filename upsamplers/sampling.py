@@ -104,7 +104,34 @@ def read_points(maps: Tensor, grid: Tensor, padding: Padding) -> Tensor:
     if _form == "gather":
         return gather_points(maps, grid, padding)
     # Far positions need no more than a safe conversion to whole numbers: their value and gradient stay the same.
-    return F.grid_sample(maps, finite_grid(grid), "bilinear", padding, align_corners=False)
+    grid = finite_grid(grid)
+    if torch.are_deterministic_algorithms_enabled() and torch.is_grad_enabled():
+        return _select_points(maps, grid, padding)
+    return F.grid_sample(maps, grid, "bilinear", padding, align_corners=False)
+
+
+def _select_points(maps: Tensor, grid: Tensor, padding: Padding) -> Tensor:
+    """The same by index_select. On CUDA its gradient can be summed in a fixed order, that of grid_sample cannot."""
+    M, D, H, W = maps.shape
+    pixels = maps.flatten(2).transpose(1, 2).reshape(M * H * W, D)
+    positions = (grid + 1) / grid_unit(maps, grid) - 0.5
+    column, row = positions.unbind(-1)
+    if padding == "border":
+        column, row = _clamped(column, W - 1), _clamped(row, H - 1)
+    left, top = column.detach().floor(), row.detach().floor()
+    first = H * W * torch.arange(M, device=grid.device)[:, None, None]
+    output = maps.new_zeros(())
+    for y, share_y in ((top, 1 - (row - top)), (top + 1, row - top)):
+        for x, share_x in ((left, 1 - (column - left)), (left + 1, column - left)):
+            share = share_y * share_x * ((x >= 0) & (x < W) & (y >= 0) & (y < H))
+            index = first + (y.clamp(0, H - 1) * W + x.clamp(0, W - 1)).long()
+            output = output + pixels.index_select(0, index.flatten()).reshape(*index.shape, D) * share[..., None]
+    return output.movedim(-1, 1)
+
+
+def _clamped(position: Tensor, last: int) -> Tensor:
+    """Clamp to 0..last; as in grid_sample there is no gradient there, the ends included."""
+    return torch.where((position > 0) & (position < last), position, position.detach().clamp(0, last))
 
 
 def gather_points(maps: Tensor, grid: Tensor, padding: Padding) -> Tensor:

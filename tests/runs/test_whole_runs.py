@@ -12,6 +12,7 @@ import pytest
 from tests import launch
 from tests.conftest import read
 from tests.golden.record import DATA, LOSSES, arguments, losses_of, write_golden_scenes
+from upsamplers import NAMES
 
 TASKS = {
     "seg": "semantic",
@@ -71,3 +72,16 @@ def test_a_demo_learns_as_recorded_and_is_scored_alike_everywhere(demo, golden_s
         assert scores == pytest.approx(result["metrics"], rel=1e-3, abs=1e-3)
     else:
         assert scores == result["metrics"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_upsampler_learns_the_demo_in_60_steps(name, golden_scenes, tmp_path):
+    words = [*arguments("seg", golden_scenes, tmp_path), f"model.upsampler={name}", "steps=60", "batch_size=4"]
+    done = launch.run("train", *words, seconds=600)
+    assert done.codes == [0], done.err
+    losses = losses_of(tmp_path / "seg")
+    assert len(losses) == 60
+    first, last = sum(losses[:10]) / 10, sum(losses[-10:]) / 10
+    print(f"{name}: mean loss {first:.3f} in the first ten steps, {last:.3f} in the last ten")
+    assert last < 0.9 * first

@@ -1,4 +1,4 @@
-"""FreqFusion from its formulas; its switches; its first weights; what it keeps in memory."""
+"""FreqFusion from its formulas; its switches; its first weights."""
 
 import itertools
 import math

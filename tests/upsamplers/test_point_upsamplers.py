@@ -1,4 +1,4 @@
-"""SAPA-D, LDA-AQU and FAM from their formulas, pixel by pixel; their first weights; what they keep in memory."""
+"""SAPA-D, LDA-AQU and FAM from their formulas, pixel by pixel; their first weights."""
 
 import math
 

@@ -12,6 +12,12 @@ PADDINGS = pytest.mark.parametrize("padding", ["border", "zeros"])
 AT_ONCE = pytest.mark.parametrize("at_once", [1, 40, 1 << 20])
 
 
+@pytest.fixture(params=[False, True], ids=["", "deterministic"])
+def both_algorithms(request, monkeypatch):
+    """PyTorch's own gradient, and the one that is deterministic on CUDA too."""
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: request.param)
+
+
 def example():
     """Two images of 6 channels, 3 x 4; two groups with 3 points for each of 4 x 5 output pixels, some far outside.
 
@@ -45,6 +51,7 @@ def assert_same(found, expected, leaves):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.usefixtures("both_algorithms")
 @PADDINGS
 @AT_ONCE
 def test_sums_and_gradients_are_those_of_loops_however_the_work_is_cut(monkeypatch, padding, at_once):
@@ -62,6 +69,7 @@ def test_weights_may_be_common_to_all_groups(padding):
     assert_same(sample_points(x, positions, common, padding), expected, [x, positions, weights])
 
 
+@pytest.mark.usefixtures("both_algorithms")
 @PADDINGS
 def test_one_point_needs_no_weight(padding):
     x, positions, weights, _ = example()
@@ -69,6 +77,7 @@ def test_one_point_needs_no_weight(padding):
     assert_same(sample_points(x, positions[:, :, :1], None, padding), expected, [x, positions])
 
 
+@pytest.mark.usefixtures("both_algorithms")
 @PADDINGS
 @AT_ONCE
 def test_scores_are_inner_products_with_what_is_read(monkeypatch, padding, at_once):
@@ -80,6 +89,7 @@ def test_scores_are_inner_products_with_what_is_read(monkeypatch, padding, at_on
     assert_same(score_points(query, key, positions, padding), expected, [key, positions, query])
 
 
+@pytest.mark.usefixtures("both_algorithms")
 @PADDINGS
 def test_positions_that_are_no_numbers_show_where_they_are_and_harm_nothing_else(padding):
     x, positions, weights, query = (part.detach().float() for part in example())
@@ -110,6 +120,7 @@ def test_positions_are_float32_whatever_autocast_and_features_say():
     assert all(each.item() == 200 for each in found)  # 199.75 in bfloat16
 
 
+@pytest.mark.usefixtures("both_algorithms")
 @PADDINGS
 def test_empty_batches_have_gradients(padding):
     x, positions, weights, query = (part.detach()[:0].requires_grad_() for part in example())

@@ -142,6 +142,29 @@ def test_gradients_reach_every_parameter_and_input(name):
         assert torch.count_nonzero(leaf.grad) > 0, key
 
 
+@pytest.mark.parametrize("name", ["dysample", "dysample-s+", "fam", "lda_aqu", "freqfusion", "sapa-d"])
+def test_deterministic_gradients_are_the_same_without_that_of_grid_sample(name, monkeypatch):
+    upsampler = build(name)
+    x, guide = (tensor.requires_grad_() for tensor in inputs())
+    leaves = [x, *([guide] if name in GUIDED else []), *upsampler.parameters()]
+    grid_sample = torch.nn.functional.grid_sample
+
+    def without_gradient(*arguments, **options):
+        assert not torch.is_grad_enabled()
+        return grid_sample(*arguments, **options)
+
+    results = []
+    for _ in range(2):
+        output = upsampler(x, guide)
+        results.append([output, *torch.autograd.grad(output.square().sum(), leaves)])
+        # On CUDA this gradient is not deterministic. Switching the mode on in earnest takes seconds, for imports.
+        monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+        monkeypatch.setattr(torch.nn.functional, "grid_sample", without_gradient)
+        monkeypatch.setattr(torch.ops.aten, "grid_sampler_2d_backward", None)
+    monkeypatch.undo()
+    torch.testing.assert_close(*results, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "name", ["carafe", "indexnet", "a2u", "fade", "sapa", "dysample+", "dysample-s+", *NEWER_NAMES]
 )
