@@ -9,6 +9,7 @@ the rate at which the loss was lowest, fastai's rule. Nothing of the run is writ
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -61,9 +62,11 @@ def main() -> None:
     if not 0 < arguments.low < arguments.high < math.inf:
         what = "is no range of positive rates"
         raise UserError(f"--low {arguments.low:g} --high {arguments.high:g}", what, "give a smaller and a larger one")
-    experiment = load_experiment(arguments.cfg, arguments.overrides)
+    experiment = load_experiment(arguments.cfg, arguments.overrides).in_steps()
+    # A name of its own: if the run has begun, the range is tried from its start all the same.
+    experiment = experiment.model_copy(update={"run_name": f"{experiment.run_name}_lr_range"})
     experiment.fetch_weights()
-    out = arguments.out or experiment.run_folder.with_name(f"{experiment.run_name}_lr_range")
+    out = arguments.out or experiment.run_folder
     check_writable(out / "lr_range.png")
     processes = start_processes(experiment.system.device, experiment.system.backend)
     rates = rates_between(arguments.low, arguments.high, arguments.steps)
@@ -73,7 +76,7 @@ def main() -> None:
         raise UserError(f"--low {arguments.low:g}", "the loss is not finite at the first step", "correct the settings")
     rates, smoothed = rates[: len(losses)], smooth(losses)
     suggested = suggest_rate(rates, smoothed)
-    record = {"cfg": str(arguments.cfg), "config": experiment.dump(), "suggested": suggested}
+    record: dict[str, Any] = {"cfg": str(arguments.cfg), "config": experiment.dump(), "suggested": suggested}
     record |= {"rates": rates, "losses": losses, "smoothed": smoothed}
     draw(record, out / "lr_range.png")
     write_text(out / "lr_range.json", json.dumps(record, indent=1) + "\n")
