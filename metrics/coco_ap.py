@@ -123,11 +123,11 @@ class CocoAP(Metric):
             for kind, matches, positives in zip(self._kinds, self._matches.values(), self._positives, strict=True):
                 if target.image_id in matches:
                     raise ValueError(f"image {target.image_id} was scored before")
-                pair = [
+                objects, detections = (
                     _annotations(instances, kind, target.size, self._boundary_ratio)
                     for instances in (target.instances, prediction.instances)
-                ]
-                matches[target.image_id] = _match(kind, *pair, positives)
+                )
+                matches[target.image_id] = _match(kind, objects, detections, positives)
             labels = [label for label, crowd in _labels_and_crowd(target.instances) if not crowd]
             self._objects += np.bincount(labels, minlength=len(self._classes))
 

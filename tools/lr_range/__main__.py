@@ -9,6 +9,7 @@ the rate at which the loss was lowest, fastai's rule. Nothing of the run is writ
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -73,7 +74,7 @@ def main() -> None:
         raise UserError(f"--low {arguments.low:g}", "the loss is not finite at the first step", "correct the settings")
     rates, smoothed = rates[: len(losses)], smooth(losses)
     suggested = suggest_rate(rates, smoothed)
-    record = {"cfg": str(arguments.cfg), "config": experiment.dump(), "suggested": suggested}
+    record: dict[str, Any] = {"cfg": str(arguments.cfg), "config": experiment.dump(), "suggested": suggested}
     record |= {"rates": rates, "losses": losses, "smoothed": smoothed}
     draw(record, out / "lr_range.png")
     write_text(out / "lr_range.json", json.dumps(record, indent=1) + "\n")
