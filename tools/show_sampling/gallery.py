@@ -138,9 +138,9 @@ def draw_points_read(stage: Stage, view: View) -> Panels:
     starts, points = stage.initial_points(), stage.sampling_points()
     if starts is None or points is None:
         return {}
-    shown = view.contains(output_centres(*points.shape[1:3], 2))
-    places = [view.on_panel(each[0][shown]) for each in (starts, points)]
-    return {f"{stage.name}: points": draw_arrows(view.crop_with_pixels(), *places, as_tuple(palette(1)[0]))}
+    shown = view.contains(output_centres(points.shape[1], points.shape[2], 2))
+    ends = view.on_panel(starts[0][shown]), view.on_panel(points[0][shown])
+    return {f"{stage.name}: points": draw_arrows(view.crop_with_pixels(), *ends, as_tuple(palette(1)[0]))}
 
 
 def draw_kernels(stage: Stage, view: View) -> Panels:
@@ -154,7 +154,7 @@ def draw_kernels(stage: Stage, view: View) -> Panels:
         maps = shuffle(weights[:, :, 0], 2)[0, 0, top : top + height, left : left + width].numpy()
         window, nowhere = view.on_panel(view.corners / view.stride), np.array([-99.0, -99.0])
         return {f"{stage.name}: weights": draw_kernel(drawn, maps, window, nowhere, 1.0)}
-    kernels = [stage.kernel(*place) for place in chosen_pixels()]
+    kernels = [kernel for kernel in (stage.kernel(*place) for place in chosen_pixels()) if kernel is not None]
     largest = max(float(kernel.weights.max()) for kernel in kernels)
     for column, row, scale, kernel in kernels:
         first = np.array([column // scale, row // scale]) - len(kernel) // 2
