@@ -29,7 +29,7 @@ def apply_by_rows(
         first = max(top - margin, 0)
         tile = function(x[:, first : top + rows + margin])[:, top - first :][:, :rows]
         if total is None:
-            total = tile.new_zeros(len(tile), height, width, tile.shape[3])
+            total = tile.new_zeros(tile.shape[0], height, width, tile.shape[3])
         total[:, top : top + rows] += tile
     assert total is not None
     return total

@@ -74,7 +74,7 @@ class TransformerDecoder(nn.Module):
         memory = self.enter(level).flatten(2).mT
         size = level.shape[2], level.shape[3]
         keys = memory + sine_position(size, memory.shape[2], memory.device, normalised=True)
-        position = self.queries.weight.repeat(len(memory), 1, 1)  # `expand` would confuse PyTorch's FLOP counter
+        position = self.queries.weight.repeat(memory.shape[0], 1, 1)  # `expand` would confuse PyTorch's FLOP counter
         x = torch.zeros_like(position)
         results = []
         for layer in self.layers:

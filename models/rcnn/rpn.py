@@ -78,7 +78,7 @@ class RPN(nn.Module):
         for level in pyramid:
             hidden = F.relu(self.conv(level), inplace=True)
             outputs.logits.append(self.objectness(hidden).float().permute(0, 2, 3, 1).flatten(1))
-            outputs.deltas.append(self.deltas(hidden).float().permute(0, 2, 3, 1).reshape(len(level), -1, 4))
+            outputs.deltas.append(self.deltas(hidden).float().permute(0, 2, 3, 1).reshape(level.shape[0], -1, 4))
         return outputs
 
     def anchors(self, pyramid: Sequence[Tensor]) -> list[Tensor]:

@@ -40,7 +40,7 @@ def test_a_model_is_proven_at_one_size(tmp_path, cfg):
     assert {node.domain for node in onnx.load(path).graph.node} == {""}
 
 
-@pytest.mark.parametrize("cfg", ["seg", "det"])
+@pytest.mark.parametrize("cfg", ["seg", "det", "maskformer"])
 def test_a_model_is_proven_at_free_sizes(tmp_path, cfg):
     done = write(tmp_path / "model.onnx", cfg, ONE_BLOCK, dynamic=True)
     assert len({tuple(size) for size in done.metadata.verified["inputs"]}) == 3
