@@ -1,5 +1,6 @@
 """Export a whole prediction for tests, without the checks and reports of `tools.export_onnx`."""
 
+import logging
 from pathlib import Path
 
 import torch
@@ -41,6 +42,7 @@ def export_whole(experiment: Experiment, model: DenseModel, size: Size, path: Pa
     if dynamic:
         divisor = model.size_divisor
         shapes["images"] = {2: divisor * torch.export.Dim("height"), 3: divisor * torch.export.Dim("width")}
+    logging.disable(logging.WARNING)  # under pytest, PyTorch's messages while it traces take most of the time
     with torch.no_grad():
         program = torch.export.export(
             graph.module,
@@ -56,6 +58,7 @@ def export_whole(experiment: Experiment, model: DenseModel, size: Size, path: Pa
             output_names=list(graph.outputs),
             verbose=False,
         )
+    logging.disable(logging.NOTSET)
     exported.save(path)
     written = onnx.load(path)
     assert {node.domain for node in written.graph.node} <= {"", "ai.onnx"}
