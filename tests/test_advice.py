@@ -359,6 +359,7 @@ DONE = {row.do for row in ROWS}
 # Advice about settings that a start does not give: why, and what it asks for, which must be possible.
 TIMM = "needs timm, which is slow to import: tests/models/backbones"
 NOT_HERE = {
+    "install it (pip install …) or remove it from logging.sinks": ("tests/runtime/test_sinks.py", ["logging.sinks=[]"]),
     "set model.weights, or take it out of frozen": ("tests/test_start_weights.py", ["frozen=[]"]),
     "set optimizer.layer_decay=null": ("tests/runtime/test_optimizer.py", ["optimizer.layer_decay=null"]),
     "add evaluation.patience=null": ("of tools.compare: tests/tools/test_compare.py", ["evaluation.patience=null"]),

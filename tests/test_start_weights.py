@@ -81,7 +81,10 @@ def test_small_configurations_ask_for_random_numbers_themselves(path):
     recipe(path).fetch_weights()
 
 
-@pytest.mark.parametrize("path", [path for path in RECIPES if "probe" not in path.stem], ids=lambda path: path.stem)
+OTHERS = [path for path in RECIPES if path.stem.partition("_")[0] not in ("probe", "finetune")]
+
+
+@pytest.mark.parametrize("path", OTHERS, ids=lambda path: path.stem)
 def test_a_recipe_whose_weights_cannot_be_fetched_does_not_start(path):
     experiment = recipe(path)
     message = refusal(experiment)
@@ -92,6 +95,16 @@ def test_a_recipe_whose_weights_cannot_be_fetched_does_not_start(path):
     assert choices == ([] if frozen else ["model.backbone.weights=null"])
     for choice in choices:
         recipe(path, choice).fetch_weights()
+    with_files(experiment).fetch_weights()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("finetune_*.yaml")), ids=lambda path: path.stem)
+def test_own_data_start_from_a_whole_model_or_not_at_all(path):
+    experiment = recipe(path)
+    message = refusal(experiment)
+    name = experiment.model.weights or experiment.model.backbone.published.name
+    assert find(name).file in message
+    assert "cannot be fetched" in message
     with_files(experiment).fetch_weights()
 
 
@@ -115,7 +128,7 @@ def test_a_resnet_cannot_start_from_random_numbers_since_parts_of_it_are_fixed(f
 
 @pytest.mark.parametrize("path", [*RECIPES, *SMALL], ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_nothing_is_fixed_in_training_that_the_backbone_does_not_tell(path):
-    experiment = recipe(path)
+    experiment = recipe(path, "model.weights=null", "model.weights_exclude=[]")
     with shapes_only():
         model = experiment.build_model()
     fixed = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]

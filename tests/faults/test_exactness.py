@@ -67,6 +67,9 @@ class StandIn(DenseModel):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         return {}
 
+    def predict_tensors(self, images: Tensor, unpadded: Tensor, size: Tensor) -> dict[str, Tensor]:
+        return {}
+
     def predict(self, batch: Batch) -> list[Prediction]:
         found = []
         for image, (height, width), target in zip(batch.images, batch.sizes, batch.targets, strict=True):

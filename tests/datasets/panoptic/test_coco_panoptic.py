@@ -563,9 +563,7 @@ def test_unusable_files(layout: Path, change: Change, message: str, on_error: st
 
 
 def test_missing_paths_name_their_key(layout: Path) -> None:
-    assert "panoptic_annotations_trainval2017.zip and the two zips inside it" in refused(
-        lambda: config(layout / "coco").build("val")
-    )
+    assert "tools.prepare_coco --root" in refused(lambda: config(layout / "coco").build("val"))
     assert "data.val_annotations" in refused(lambda: config(layout, val_annotations="a.json").build("val"))
     assert "data.train_segments" in refused(lambda: config(layout, train_segments="a").build("train"))
     assert "data.train_images" in refused(lambda: config(layout, train_images="a").build("train"))
