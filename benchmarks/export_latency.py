@@ -10,6 +10,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import onnxruntime
@@ -65,7 +66,7 @@ def measure(cfg: str, size: tuple[int, int], threads: int, repeats: int) -> dict
     runs: dict[str, Callable[[], object]] = {"torch": lambda: graph.module(images)}
     for form in ("gather", "grid_sample"):
         session = _session(graph, form, threads)
-        runs[form] = lambda session=session: session.run(None, {"images": images.numpy()})
+        runs[form] = partial(session.run, None, {"images": images.numpy()})
     times: dict[str, list[float]] = {name: [] for name in runs}
     with torch.inference_mode():
         for _ in range(repeats + 1):

@@ -16,10 +16,14 @@ class FeatureInfo(NamedTuple):
 
 
 class Backbone(nn.Module, ABC):
-    """An image encoder. `feature_info` lists its levels from fine to coarse. in_channels: of the images, C."""
+    """An image encoder. `feature_info` lists its levels from fine to coarse. in_channels: of the images, C.
+
+    one_size: whether a traced graph serves only images of the size that it was traced with.
+    """
 
     feature_info: tuple[FeatureInfo, ...]
     in_channels: int = 3
+    one_size: bool = False
 
     @abstractmethod
     def forward(self, images: Tensor) -> list[Tensor]:
