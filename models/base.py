@@ -22,11 +22,13 @@ class Backbone(nn.Module, ABC):
 
     parts: for layer-wise learning rates, in the order of use: the stem, then each stage or, of a plain transformer,
     each block. A part is a list of beginnings of the names of its parameters.
+    one_size: whether a traced graph serves only images of the size that it was traced with.
     """
 
     feature_info: tuple[FeatureInfo, ...]
     in_channels: int = 3
     parts: Sequence[Sequence[str]]
+    one_size: bool = False
 
     @abstractmethod
     def forward(self, images: Tensor) -> list[Tensor]:

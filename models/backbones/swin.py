@@ -91,6 +91,8 @@ class SwinConfig(Schema):
 class Swin(Backbone):
     """Four stages at strides 4, 8, 16, 32. The drop-path rate rises linearly over all blocks, from 0 to `drop_path`."""
 
+    one_size = True
+
     def __init__(self, channels: int, depths: PerStage, window: int, drop_path: float = 0.3) -> None:
         super().__init__()
         widths = [channels << stage for stage in range(4)]

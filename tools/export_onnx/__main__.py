@@ -18,7 +18,7 @@ from models.base import DenseModel
 from storage import replace_atomically
 from structures import Size
 from tools.export_onnx.full import full_graph
-from tools.export_onnx.graph import Graph, raw_graph
+from tools.export_onnx.graph import Graph, check_dynamic, raw_graph
 from tools.export_onnx.inputs import proof_inputs
 from tools.export_onnx.metadata import describe_model
 from tools.export_onnx.proof import Feeds, reference
@@ -76,6 +76,8 @@ def _graph(arguments: Any, experiment: Experiment, model: DenseModel) -> Graph:
     if arguments.size and min(arguments.size) < 1:
         raise UserError("--size", "is not a height and a width", "give two numbers of at least 1")
     size: Size = tuple(arguments.size) if arguments.size else experiment.padded_input(model)
+    if arguments.dynamic:
+        check_dynamic(model)
     if arguments.full:
         return full_graph(model, size)
     return raw_graph(model, size, batch=2 if arguments.dynamic else 1)  # one is never taken for any number

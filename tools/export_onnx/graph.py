@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from errors import UserError
 from models.base import DenseModel
 from structures import Size
 
@@ -42,6 +43,13 @@ def flatten(outputs: dict[str, Any]) -> dict[str, Tensor]:
     for key, value in outputs.items():
         found |= {key: value} if isinstance(value, Tensor) else {f"{key}_{i}": item for i, item in enumerate(value)}
     return found
+
+
+def check_dynamic(model: DenseModel) -> None:
+    """Raise UserError if a graph of the model serves only one size."""
+    if model.backbone.one_size:
+        what = f"{type(model.backbone).__name__} computes its windows for one size"
+        raise UserError("--dynamic", what, "export each size that you need: --size HEIGHT WIDTH")
 
 
 @torch.no_grad()

@@ -6,7 +6,6 @@ import onnx
 import pytest
 import torch
 
-from errors import UserError
 from experiment import load_experiment
 from tests.conftest import ROOT
 from tools.export_onnx.graph import raw_graph
@@ -46,11 +45,8 @@ def test_a_model_is_proven_at_free_sizes(tmp_path, cfg):
     assert len({tuple(size) for size in done.metadata.verified["inputs"]}) == 3
 
 
-def test_swin_is_proven_at_one_size_and_refused_at_free_ones(tmp_path):
+def test_swin_is_proven_at_one_size(tmp_path):
     write(tmp_path / "model.onnx", "depth", SWIN)
-    with pytest.raises(UserError, match=r"--dynamic: cannot be traced .* export one size instead"):
-        write(tmp_path / "free.onnx", "depth", SWIN, dynamic=True)
-    assert not (tmp_path / "free.onnx").exists()
 
 
 def test_half_precision_is_proven_with_its_own_tolerance(tmp_path):

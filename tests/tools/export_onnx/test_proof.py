@@ -1,5 +1,7 @@
 """A file is proven by running it, says how exactly it agrees, and is removed if it does not."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import onnx
 import pytest
@@ -7,9 +9,11 @@ import torch
 from onnx import numpy_helper
 
 from errors import UserError
+from models.backbones.swin import SwinConfig
 from tests.conftest import ROOT
 from tests.tools.export_onnx.small_graph import metadata, small_graph, write
 from tools.export_onnx import write as writing
+from tools.export_onnx.graph import check_dynamic
 from tools.export_onnx.proof import prove
 from tools.verify_export.compare import TOLERANCES, compare, worst
 from workflow.onnx_metadata import read_metadata
@@ -135,6 +139,13 @@ def test_custom_operators_are_refused(tmp_path):
     model = onnx.helper.make_model(onnx.helper.make_graph([outer], "g", [], []))
     with pytest.raises(UserError, match="not ONNX's own: mmcv::Carafe"):
         writing.check_operators(model, tmp_path / "x.onnx")
+
+
+def test_models_of_one_size_are_refused_with_free_sizes():
+    given = {"depths": (1, 1, 1, 1), "channels": 32, "weights": None}
+    swin = SwinConfig(name="swin_t", **given).build(pretrained=False)
+    with pytest.raises(UserError, match="--dynamic: Swin computes its windows for one size"):
+        check_dynamic(SimpleNamespace(backbone=swin))
 
 
 def test_metadata_survive_a_round_trip_and_foreign_files_are_refused(tmp_path):
