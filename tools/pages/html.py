@@ -8,6 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from errors import UserError
+from storage import write_text
 from structures import Size
 
 STYLE = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
@@ -87,3 +89,11 @@ def bar(value: float | None, longest: float, text: str, title: str = "", colour:
     share = 0.0 if value is None or value != value or longest <= 0 else min(max(value / longest, 0.0), 1.0)
     length = f'<b class="{colour}" style="width:{100 * share:.2f}%"></b>' if share else ""
     return f'<div class="bar" title="{escape(title or text)}"><span>{length}</span>{escape(text)}</div>'
+
+
+def write_page(path: Path, parts: Iterable[str]) -> None:
+    """Write a page; a page that is there already is kept until the new one is whole. Raises UserError."""
+    try:
+        write_text(path, "".join(parts))
+    except OSError as error:
+        raise UserError(path, f"cannot be written ({error.strerror})", "free space or choose another file") from None
