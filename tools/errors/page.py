@@ -63,7 +63,7 @@ def _objects(errors: dict[str, Any]) -> Iterator[str]:
         yield tile("Most is lost to", largest, [EXPLAINED[largest], f"{number(found['lost'][largest])} AP"])
         ece = ["mean distance between scores and the share of detections that are right"]
         yield tile("Calibration error", f"{number(calibration['ece'])} %", ece)
-        yield '</div><div class="charts">'
+        yield '</div><div class="charts kinds">'
         yield figure("AP lost to each kind of error", _kinds(found))
         yield figure("Scores, and how many of these detections are right", reliability(calibration["bins"]))
         yield "</div><h3>By size</h3>"
@@ -83,7 +83,7 @@ def _kinds(found: dict[str, Any]) -> str:
         lost, count = found["lost"][kind], found["count"][kind]
         label = f'<i class="c{index}"></i>{kind}<p class="do">{EXPLAINED[kind]}</p>'
         rows.append([label, bar(lost, most, number(lost), f"{count:,} errors", f"c{index}"), f"{count:,}"])
-    return table(["kind", "AP lost", "errors"], rows)
+    return f'<div class="compact">{table(["kind", "AP lost", "errors"], rows)}</div>'
 
 
 def _lost_table(first: str, rows: list[dict[str, Any]], *numbers: str) -> str:
@@ -115,7 +115,7 @@ def _semantic(errors: dict[str, Any]) -> Iterator[str]:
     yield "<h2>What is taken for what</h2>"
     yield '<p class="lead">Rows are true classes, columns predicted ones, in percent of the pixels of the row.</p>'
     yield _matrix(errors)
-    yield '<p class="lead"></p>'
+    yield '<p class="gap"></p>'
     most = max((item["share_of_errors"] for item in errors["confusions"]), default=0)
     rows = [
         [

@@ -10,7 +10,7 @@ from structures import IGNORE, DatasetInfo, Prediction, Target
 from tools.errors.base import NO_SCORES, Analysis, Grade, share
 
 BOUNDARY_RATIO = 0.02  # width of the boundary as a fraction of the image diagonal, as in boundary IoU
-MOST_CONFUSIONS = 20
+MOST_CONFUSIONS = 16
 
 
 class SemanticErrors(Analysis):
