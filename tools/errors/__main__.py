@@ -16,7 +16,7 @@ from tools.errors.analysis import analyse, worst_pictures
 from tools.errors.page import page
 from tools.errors.text import describe
 from tools.pages.html import write_page
-from workflow.results import check_writable, write_result, without_nan
+from workflow.results import check_writable, without_nan, write_result
 from workflow.trained import find_checkpoint, load_trained
 
 
@@ -35,7 +35,9 @@ def main() -> None:
         arguments.json = "-"
     path = find_checkpoint(arguments.checkpoint, arguments.which)
     experiment, model, step = load_trained(path, arguments.cfg, arguments.overrides)
-    out = arguments.out or (arguments.checkpoint / "errors.html" if arguments.checkpoint.is_dir() else Path("errors.html"))
+    out = arguments.out or (
+        arguments.checkpoint / "errors.html" if arguments.checkpoint.is_dir() else Path("errors.html")
+    )
     for file in (out, *([Path(arguments.json)] if arguments.json not in (None, "-") else [])):
         check_writable(file)  # before the work
     if experiment.system.reuse_memory:

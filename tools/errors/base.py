@@ -28,5 +28,5 @@ class Analysis(ABC):
 
 
 def share(part: float, whole: float) -> float:
-    """part / whole in percent; NaN if whole is 0."""
+    """Part / whole in percent; NaN if whole is 0."""
     return 100 * part / whole if whole else float("nan")

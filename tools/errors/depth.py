@@ -86,7 +86,7 @@ class DepthErrorsByPlace(Analysis):
 
 
 def relative_gradient(depth: np.ndarray) -> np.ndarray:
-    """The length of the gradient of a depth map [H, W] over the depth, per pixel; NaN where a neighbour is not measured.
+    """The length of the gradient of a depth map [H, W] over the depth, per pixel; NaN beside what is not measured.
 
     Central differences, as numpy.gradient has them; one-sided at the border.
     """

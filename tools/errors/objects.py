@@ -25,9 +25,7 @@ class ObjectErrors(Analysis):
         """Count the `instances` of one image."""
         assert prediction.instances is not None
         assert target.instances is not None
-        return [
-            shape.add(prediction.instances, target.instances, target.size) for shape in self._shapes.values()
-        ][-1]
+        return [shape.add(prediction.instances, target.instances, target.size) for shape in self._shapes.values()][-1]
 
     def record(self) -> dict[str, Any]:
         """A record for each kind of shape, bbox and segm."""
@@ -102,7 +100,9 @@ class ShapeErrors:
             "detections": int((table.kinds != IGNORED).sum()),
             "per_class": per_class,
             "per_size": per_size,
-            "calibration": calibration(table.scores[table.kinds != IGNORED], (table.kinds == RIGHT)[table.kinds != IGNORED]),
+            "calibration": calibration(
+                table.scores[table.kinds != IGNORED], (table.kinds == RIGHT)[table.kinds != IGNORED]
+            ),
         }
 
 
@@ -125,7 +125,10 @@ def calibration(scores: np.ndarray, right: np.ndarray) -> dict[str, Any]:
 def _counts(table: Table, detections: np.ndarray, objects: np.ndarray) -> dict[str, int]:
     """How many errors of each kind the chosen detections and objects have, and how many are right."""
     counts = {kind: int((detections & (table.kinds == number)).sum()) for number, kind in enumerate(KINDS)}
-    return counts | {"missed": int((objects & table.missed).sum()), "right": int((detections & (table.kinds == RIGHT)).sum())}
+    return counts | {
+        "missed": int((objects & table.missed).sum()),
+        "right": int((detections & (table.kinds == RIGHT)).sum()),
+    }
 
 
 def _mean(values: np.ndarray) -> float:

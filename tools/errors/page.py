@@ -11,7 +11,7 @@ import numpy as np
 from tools.errors.base import Grade
 from tools.errors.tide import KINDS
 from tools.pages.charts import histogram, reliability
-from tools.pages.html import bar, breakable, card, end, figure, number, start, table, tile
+from tools.pages.html import bar, breakable, card, charts, end, figure, lead, note, number, start, table, tile
 
 WIDEST = 1280  # pixels of a picture, which has several panels
 LARGEST_MATRIX = 24  # classes
@@ -34,7 +34,8 @@ def page(record: dict[str, Any], pictures: Iterable[Picture]) -> Iterator[str]:
     yield start(f"{name}: errors")
     yield f'<header><p class="kicker">{escape(record["dataset"])} · {record["task"]} · {date.today()}</p>'
     yield f"<h1>What is wrong with {escape(name)}</h1>"
-    yield f'<p class="note">{breakable(record["checkpoint"])}, step {record["step"]}, {record["images"]} images</p></header>'
+    where = breakable(record["checkpoint"])
+    yield f'<p class="note">{where}, step {record["step"]}, {record["images"]} images</p></header>'
     errors = record["errors"]
     shown: dict[str, Callable[[dict[str, Any]], Iterator[str]]]
     shown = {"semantic": _semantic, "panoptic": _panoptic, "depth": _depth}
@@ -67,11 +68,11 @@ def _objects(errors: dict[str, Any]) -> Iterator[str]:
         yield figure("AP lost to each kind of error", _kinds(found))
         yield figure("Scores, and how many of these detections are right", reliability(calibration["bins"]))
         yield "</div><h3>By size</h3>"
-        yield '<p class="lead">AP lost to the errors about objects of one size: small below 32², large from 96² pixels.</p>'
+        yield lead("AP lost to the errors about objects of one size: small below 32², large from 96² pixels.")
         rows = [{"name": row["size"], **row} for row in found["per_size"]]
         yield _lost_table("size", rows, "objects")
         yield "<h3>By class</h3>"
-        yield '<p class="lead">AP that each class loses; the number of errors in the text of each bar.</p>'
+        yield lead("AP that each class loses; rest on a bar to see the number of errors.")
         rows = [{"name": row["class"], **row} for row in found["per_class"]]
         yield _lost_table("class", sorted(rows, key=lambda row: -row["objects"]), "objects", "AP50")
 
@@ -87,7 +88,9 @@ def _kinds(found: dict[str, Any]) -> str:
 
 
 def _lost_table(first: str, rows: list[dict[str, Any]], *numbers: str) -> str:
-    most = max((row["lost"][kind] for row in rows for kind in KINDS if row["lost"][kind] == row["lost"][kind]), default=0)
+    most = max(
+        (row["lost"][kind] for row in rows for kind in KINDS if row["lost"][kind] == row["lost"][kind]), default=0
+    )
     cells = []
     for row in rows:
         plain = [f"{row[name]:,}" if isinstance(row[name], int) else number(row[name]) for name in numbers]
@@ -107,11 +110,19 @@ def _semantic(errors: dict[str, Any]) -> Iterator[str]:
     total = near["pixels"] + inside["pixels"]
     yield '<div class="tiles">'
     yield tile("mIoU", number(errors["mIoU"]), [f"{number(errors['accuracy'])} % of the pixels are right"])
-    yield tile("Near boundaries", f"{number(near['accuracy'])} %", [f"of {_part(near['pixels'], total)} of the pixels are right"])
-    yield tile("In the interior", f"{number(inside['accuracy'])} %", [f"of {_part(inside['pixels'], total)} of the pixels are right"])
+    yield tile(
+        "Near boundaries",
+        f"{number(near['accuracy'])} %",
+        [f"of {_part(near['pixels'], total)} of the pixels are right"],
+    )
+    yield tile(
+        "In the interior",
+        f"{number(inside['accuracy'])} %",
+        [f"of {_part(inside['pixels'], total)} of the pixels are right"],
+    )
     yield "</div>"
-    yield f'<p class="note">Near: within {100 * errors["boundary_ratio"]:g} % of the image diagonal of another class or '
-    yield f"of pixels without label. Calibration: none, since {errors['calibration']['reason']}.</p>"
+    near_is = f"within {100 * errors['boundary_ratio']:g} % of the image diagonal of another class or no label"
+    yield note(f"Near: {near_is}. {_uncalibrated(errors)}")
     yield "<h2>What is taken for what</h2>"
     yield '<p class="lead">Rows are true classes, columns predicted ones, in percent of the pixels of the row.</p>'
     yield _matrix(errors)
@@ -156,8 +167,13 @@ def _matrix(errors: dict[str, Any]) -> str:
             cells.append(f'<td{own} style="--share:{min(value, 85):.0f}" title="{escape(title)}">{text}</td>')
         rows.append(f"<tr><th>{escape(names[row])}</th>{''.join(cells)}</tr>")
     left_out = len(names) - len(used)
-    note = f'<p class="note">Without {left_out} classes that have fewer errors.</p>' if left_out else ""
-    return f'<div class="scroll"><table class="matrix"><thead><tr><th></th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>{note}'
+    head, body = f"<thead><tr><th></th>{heads}</tr></thead>", f"<tbody>{''.join(rows)}</tbody>"
+    rest = note(f"Without {left_out} classes that have fewer errors.") if left_out else ""
+    return f'<div class="scroll"><table class="matrix">{head}{body}</table></div>{rest}'
+
+
+def _uncalibrated(errors: dict[str, Any]) -> str:
+    return f"Calibration: none, since {errors['calibration']['reason']}."
 
 
 def _part(part: int, whole: int) -> str:
@@ -171,21 +187,41 @@ def _panoptic(errors: dict[str, Any]) -> Iterator[str]:
     values, ious = errors["metrics"], errors["IoU"]
     yield '<div class="tiles">'
     yield tile("PQ", number(values["PQ"]), [f"things {number(values['PQ_th'])}, stuff {number(values['PQ_st'])}"])
-    yield tile("Matched", f"{errors['TP']:,}", [f"IoU {number(ious['mean'])} on average", f"RQ {number(values['RQ'])}, SQ {number(values['SQ'])}"])
-    yield tile("Not matched", f"{errors['FN'] + errors['FP']:,}", [f"{errors['FN']:,} true ones (FN)", f"{errors['FP']:,} predicted ones (FP)"])
+    yield tile(
+        "Matched",
+        f"{errors['TP']:,}",
+        [f"IoU {number(ious['mean'])} on average", f"RQ {number(values['RQ'])}, SQ {number(values['SQ'])}"],
+    )
+    yield tile(
+        "Not matched",
+        f"{errors['FN'] + errors['FP']:,}",
+        [f"{errors['FN']:,} true ones (FN)", f"{errors['FP']:,} predicted ones (FP)"],
+    )
     yield "</div>"
-    yield f'<p class="note">Calibration: none, since {errors["calibration"]["reason"]}.</p>'
+    yield note(_uncalibrated(errors))
     if errors["TP"]:
         counts = np.array(ious["counts"])
         chart = histogram({"val": (np.array(ious["edges"]), counts)}, "{:.0f}".format, "segments")
-        yield f'<h2>IoU of the matched segments</h2><div class="charts">{figure("Segments by their IoU, in percent", chart)}</div>'
-    yield '<h2>Classes</h2><p class="lead">Matched segments (TP), predicted ones that match none (FP), true ones that are not found (FN).</p>'
+        yield f"<h2>IoU of the matched segments</h2>{charts([figure('Segments by their IoU, in percent', chart)])}"
+    yield "<h2>Classes</h2>"
+    yield lead("Matched segments (TP), predicted ones that match none (FP), true ones that are not found (FN).")
     most = max((row[name] for row in errors["per_class"] for name in ("TP", "FP", "FN")), default=0)
     rows = []
     for row in sorted(errors["per_class"], key=lambda row: -row["TP"] - row["FN"]):
-        bars = [bar(row[name], most, f"{row[name]:,}", colour=f"c{colour}") for name, colour in (("TP", 2), ("FP", 1), ("FN", 3))]
+        bars = [
+            bar(row[name], most, f"{row[name]:,}", colour=f"c{colour}")
+            for name, colour in (("TP", 2), ("FP", 1), ("FN", 3))
+        ]
         ious = [number(row["IoU"][name]) for name in ("mean", "median", "lowest_tenth")]
-        rows.append([escape(row["class"]), "thing" if row["thing"] else "stuff", bar(row["PQ"], 100, number(row["PQ"])), *bars, *ious])
+        rows.append(
+            [
+                escape(row["class"]),
+                "thing" if row["thing"] else "stuff",
+                bar(row["PQ"], 100, number(row["PQ"])),
+                *bars,
+                *ious,
+            ]
+        )
     heads = ["class", "", "PQ", "TP", "FP", "FN", "mean IoU", "median", "lowest tenth"]
     yield f'<div class="compact">{table(heads, rows)}</div>'
 
@@ -197,20 +233,25 @@ def _depth(errors: dict[str, Any]) -> Iterator[str]:
     every = errors["all"]
     yield '<div class="tiles">'
     yield tile("abs_rel", number(every["abs_rel"], "{:.3f}"), ["mean of |predicted - true| / true, over all pixels"])
-    yield tile("rms", f"{number(every['rms'], '{:.3f}')} m", [f"{number(100 * every['delta1'])} % within a factor of 1.25"])
+    yield tile(
+        "rms", f"{number(every['rms'], '{:.3f}')} m", [f"{number(100 * every['delta1'])} % within a factor of 1.25"]
+    )
     side = "too far" if every["bias"] > 0 else "too near"
     yield tile("Bias", f"{number(every['bias'], '{:+.3f}')} m", [f"{side} on average"])
     yield "</div>"
-    yield f'<p class="note">Over {every["pixels"]:,} pixels. Calibration: none, since {errors["calibration"]["reason"]}.</p>'
+    yield note(f"Over {every['pixels']:,} pixels. {_uncalibrated(errors)}")
     yield '<h2>By distance</h2><p class="lead">The true depth in metres.</p>'
     yield _bins(errors["by_distance"], "{:.1f}", "metres", 1)
-    yield '<h2>By gradient</h2><p class="lead">How much the true depth changes from pixel to pixel, in percent of the depth: '
-    yield "flat surfaces first, the edges of things last.</p>"
+    yield "<h2>By gradient</h2>"
+    change = "How much the true depth changes from pixel to pixel, in percent of the depth"
+    yield lead(f"{change}: flat surfaces first, the edges of things last.")
     yield _bins(errors["by_gradient"], "{:.1f}", "percent per pixel", 100)
 
 
 def _bins(bins: list[dict[str, Any]], form: str, name: str, scale: float) -> str:
-    most = {key: max((abs(item[key]) for item in bins if item["pixels"]), default=0) for key in ("abs_rel", "rms", "pixels")}
+    most = {
+        key: max((abs(item[key]) for item in bins if item["pixels"]), default=0) for key in ("abs_rel", "rms", "pixels")
+    }
     rows = []
     for item in bins:
         low, high = form.format(item["from"] * scale), None if item["to"] is None else form.format(item["to"] * scale)

@@ -37,7 +37,11 @@ class PanopticErrors(Analysis):
         everything = np.concatenate([*matches, np.zeros(0)])
         for row, ious in zip(rows, matches, strict=True):
             low, middle = np.percentile(ious, (10, 50)).tolist() if len(ious) else (float("nan"),) * 2
-            row["IoU"] = {"mean": float(ious.mean()) if len(ious) else float("nan"), "median": middle, "lowest_tenth": low}
+            row["IoU"] = {
+                "mean": float(ious.mean()) if len(ious) else float("nan"),
+                "median": middle,
+                "lowest_tenth": low,
+            }
         return {
             "metrics": self._metric.compute(),
             **{name: sum(row[name] for row in rows) for name in ("TP", "FP", "FN")},

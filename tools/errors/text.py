@@ -29,7 +29,8 @@ def lines(record: dict[str, Any]) -> Iterator[str]:
         yield f"IoU of the matched: {number(errors['IoU']['mean'])} on average"
     elif record["task"] == "depth":
         every = errors["all"]
-        yield f"abs_rel {number(every['abs_rel'], '{:.3f}')}, rms {number(every['rms'], '{:.3f}')} m, bias {number(every['bias'], '{:+.3f}')} m"
+        error, rms = (number(every[name], "{:.3f}") for name in ("abs_rel", "rms"))
+        yield f"abs_rel {error}, rms {rms} m, bias {number(every['bias'], '{:+.3f}')} m"
         for name, by in (("nearest", errors["by_distance"]), ("flattest", errors["by_gradient"])):
             used = [item for item in by if item["pixels"]]
             if used:

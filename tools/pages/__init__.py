@@ -1,1 +1,1 @@
-"""The HTML pages that commands write: one style, light and dark; a page needs nothing else, no network and no script."""
+"""The HTML pages that commands write, in one style, light and dark. They need nothing else: no network, no script."""

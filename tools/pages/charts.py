@@ -10,7 +10,7 @@ LEFT, RIGHT, TOP, BOTTOM = 44, 12, 10, 26
 BINS = 24  # at most, of whole numbers
 TICKS = 6  # at most, below
 WIDEST = 22  # pixels of a bar
-SPACE = 12  # more to the left of curves, whose numbers are longer
+SPACE = 24  # more to the left of curves, whose numbers are longer
 COLOURS = 8  # of curves, see the style
 MOST_DOTS = 60  # points of a curve that are marked
 

@@ -25,9 +25,9 @@ def start(title: str) -> str:
     )
 
 
-def end(command: str, note: str = "") -> str:
+def end(command: str, remark: str = "") -> str:
     """The rest of the page. command: what made it."""
-    return f"<footer>{escape(note)} Made by <code>python -m {command}</code>.</footer></main></body></html>"
+    return f"<footer>{escape(remark)} Made by <code>python -m {command}</code>.</footer></main></body></html>"
 
 
 def breakable(text: str) -> str:
@@ -59,6 +59,26 @@ def card(picture: np.ndarray, number: int, why: str, name: str, longest_side: in
 def figure(title: str, content: str) -> str:
     """A chart in a frame, with its title above. content: HTML."""
     return f"<figure><figcaption>{escape(title)}</figcaption>{content}</figure>"
+
+
+def lead(text: str) -> str:
+    """What a reader should know before the table or chart that follows."""
+    return f'<p class="lead">{escape(text)}</p>'
+
+
+def note(text: str) -> str:
+    """A remark."""
+    return f'<p class="note">{escape(text)}</p>'
+
+
+def fold(title: str, content: str) -> str:
+    """HTML that is shown after a click on its title."""
+    return f'<details class="group more"><summary>{escape(title)}</summary>{content}</details>'
+
+
+def charts(figures: Iterable[str]) -> str:
+    """Figures side by side."""
+    return f'<div class="charts">{"".join(figures)}</div>'
 
 
 def tile(title: str, big: str, lines: Iterable[str] = ()) -> str:

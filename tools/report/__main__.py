@@ -1,7 +1,7 @@
 """A page for runs: `python -m tools.report RUN [RUN ...] [--out PAGE.html]`.
 
-RUN: a run folder of train.py, finished or not. The page shows curves, scores, classes, pictures, cost, the settings that
-differ and the environment; several runs stand side by side, and the first is the one that others are compared with.
+RUN: a run folder of train.py, finished or not. The page shows curves, scores, classes, cost, the settings that differ,
+the environment and pictures; several runs stand side by side, and the first is the one that others are compared with.
 Without --out the page is report.html in the folder of the first run.
 """
 

@@ -10,7 +10,7 @@ import cv2
 
 from metrics.depth_errors import DepthErrors
 from tools.pages.charts import COLOURS, curves
-from tools.pages.html import bar, card, end, figure, number, start, table, tile
+from tools.pages.html import bar, card, charts, end, figure, fold, lead, number, start, table, tile
 from tools.report.runs import Run, flat
 
 WIDEST = 1280  # pixels of a picture, which has several panels
@@ -54,7 +54,9 @@ def _tile(run: Run, index: int, count: int) -> str:
         name, _ = run.metric
         big = f"{name} {number(run.result['metrics'][name], '{:.4g}')}"
         lines.append(f"best evaluation: at step {run.result.get('step')}, of {run.result.get('num_images')} images")
-    return tile(run.name, big, lines).replace("<h3>", f'<h3 class="run"><i class="c{index % COLOURS}"></i>' if count > 1 else "<h3>")
+    return tile(run.name, big, lines).replace(
+        "<h3>", f'<h3 class="run"><i class="c{index % COLOURS}"></i>' if count > 1 else "<h3>"
+    )
 
 
 # --- curves ----------------------------------------------------------------------------------------------------------
@@ -67,13 +69,15 @@ def _curves(runs: list[Run]) -> Iterator[str]:
         first = [run.metric[0] for run in runs if run.metric] if section == "val" else ["loss"]
         names = list(dict.fromkeys([*first, *(name for series in found for name in series)]))
         if section == "train" and {"loss"} < set(names) and sum(name.startswith("loss") for name in names) == 2:
-            names = [name for name in names if name == "loss" or not name.startswith("loss")]  # the only term is the loss
-        charts = [_chart(name, runs, found) for name in names if any(name in series for series in found)]
-        if charts:
+            names = [
+                name for name in names if name == "loss" or not name.startswith("loss")
+            ]  # the only term is the loss
+        shown = [_chart(name, runs, found) for name in names if any(name in series for series in found)]
+        if shown:
             yield f"<h2>{heading}</h2>{legend if len(runs) > 1 else ''}"
-            yield f'<div class="charts">{"".join(charts[:CHARTS_SHOWN])}</div>'
-            if more := charts[CHARTS_SHOWN:]:
-                yield f'<details class="group more"><summary>{len(more)} more</summary><div class="charts">{"".join(more)}</div></details>'
+            yield charts(shown[:CHARTS_SHOWN])
+            if more := shown[CHARTS_SHOWN:]:
+                yield fold(f"{len(more)} more", charts(more))
 
 
 def _chart(name: str, runs: list[Run], found: list[dict[str, tuple[list[float], list[float]]]]) -> str:
@@ -93,7 +97,9 @@ def _scores(runs: list[Run]) -> Iterator[str]:
         values = [run.result.get("metrics", {}).get(name) for run in runs]
         rows.append([escape(name), *_compared(values, name in DepthErrors.lower_is_better)])
     yield '<h2>Scores</h2><p class="lead">Of the best evaluation of each run'
-    yield "; in brackets: less the first run, from single runs, so not free of chance.</p>" if len(runs) > 1 else ".</p>"
+    yield (
+        "; in brackets: less the first run, from single runs, so not free of chance.</p>" if len(runs) > 1 else ".</p>"
+    )
     yield _beside(runs, "metric", rows)
 
 
@@ -122,7 +128,11 @@ def _classes(runs: list[Run]) -> Iterator[str]:
         scores = [name for name in records[0] if name not in (*TEXTS, *COUNTS)]
         counts = [name for name in records[0] if name in COUNTS]
         rows = [
-            [escape(record["class"]), *(_score(record[name]) for name in scores), *(f"{record[name]:,}" for name in counts)]
+            [
+                escape(record["class"]),
+                *(_score(record[name]) for name in scores),
+                *(f"{record[name]:,}" for name in counts),
+            ]
             for record in records
         ]
         yield "<h2>Classes</h2>" + f'<div class="compact">{table(["class", *scores, *counts], rows)}</div>'
@@ -138,7 +148,7 @@ def _classes(runs: list[Run]) -> Iterator[str]:
         if place == 0:
             yield f'<h2>Classes</h2><p class="lead">{escape(name)}</p>{content}'
         else:
-            yield f'<details class="group more"><summary>{escape(name)}</summary>{content}</details>'
+            yield fold(name, content)
 
 
 def _score(value: float | None, colour: str = "c0") -> str:
@@ -200,8 +210,8 @@ def _settings(runs: list[Run]) -> Iterator[str]:
     else:
         yield "<h2>Settings</h2>"
     same = [[escape(key), *map(escape, values[:1])] for key, values in rows.items() if key not in different]
-    word = "that are equal" if len(runs) > 1 else ""
-    yield f'<details class="group more"><summary>{len(same)} settings {word}</summary>{table(["setting", "value"], same)}</details>'
+    title = f"{len(same)} settings{' that are equal' if len(runs) > 1 else ''}"
+    yield fold(title, table(["setting", "value"], same))
 
 
 def _differing(values: list[str]) -> list[str]:
@@ -229,7 +239,7 @@ def _pictures(runs: list[Run]) -> Iterator[str]:
     images = sorted({name for pictures in found for name in pictures})
     if not images:
         return
-    yield '<h2>Pictures</h2><p class="lead">Of the last evaluation. Click one to enlarge it.</p><div class="sheet wide">'
+    yield f'<h2>Pictures</h2>{lead("Of the last evaluation. Click one to enlarge it.")}<div class="sheet wide">'
     count = 0
     for image in images:
         for run, pictures in zip(runs, found, strict=True):
