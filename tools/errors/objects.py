@@ -159,9 +159,9 @@ def _ious(detected: list[Any], true: list[Any], crowd: np.ndarray) -> np.ndarray
     """[D, T]; with crowds, the share of the detection that is on them."""
     if not detected or not true:
         return np.zeros((len(detected), len(true)))
-    if not isinstance(true[0], dict):
-        detected, true = np.array(detected), np.array(true)
-    return np.asarray(coco_mask.iou(detected, true, crowd.astype(np.uint8).tolist()))
+    are_boxes = not isinstance(true[0], dict)
+    pair = (np.array(detected), np.array(true)) if are_boxes else (detected, true)
+    return np.asarray(coco_mask.iou(*pair, crowd.astype(np.uint8).tolist()))
 
 
 def _sizes(areas: np.ndarray) -> np.ndarray:

@@ -153,8 +153,8 @@ def _matrix(errors: dict[str, Any]) -> str:
     matrix, names = np.array(errors["confusion"]), [row["class"] for row in errors["per_class"]]
     diagonal = matrix.diagonal()
     wrong = matrix.sum(0) + matrix.sum(1) - 2 * diagonal
-    used = np.argsort(-wrong, kind="stable")[:LARGEST_MATRIX]
-    used = sorted(used[(matrix.sum(0) + matrix.sum(1))[used] > 0].tolist())
+    order = np.argsort(-wrong, kind="stable")[:LARGEST_MATRIX]
+    used: list[int] = sorted(order[(matrix.sum(0) + matrix.sum(1))[order] > 0].tolist())
     shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     heads = "".join(f"<th>{escape(names[column])}</th>" for column in used)
     rows = []

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,13 +15,14 @@ SPACE = 24  # more to the left of curves, whose numbers are longer
 COLOURS = 8  # of curves, see the style
 MOST_DOTS = 60  # points of a curve that are marked
 
+Name = TypeVar("Name", bound=str)  # of a series
 # (lower edge of each bin and the end of the last, number in each bin)
 Histogram = tuple[np.ndarray, np.ndarray]
 # Values and how often each occurs; None: once.
 Values = tuple[np.ndarray, np.ndarray | None]
 
 
-def evenly(series: Mapping[str, Values], edges: np.ndarray | None = None) -> dict[str, Histogram]:
+def evenly(series: Mapping[Name, Values], edges: np.ndarray | None = None) -> dict[Name, Histogram]:
     """Histograms with common edges. edges: None: for whole numbers, evenly spaced from the least to the largest.
 
     Values beyond the edges count to the first or the last bin.
@@ -36,7 +38,7 @@ def evenly(series: Mapping[str, Values], edges: np.ndarray | None = None) -> dic
     }
 
 
-def histogram(series: Mapping[str, Histogram], label: Callable[[float], str], unit: str) -> str:
+def histogram(series: Mapping[Name, Histogram], label: Callable[[float], str], unit: str) -> str:
     """Bars for each split, as shares of the split, so that a small one can be compared with a large one.
 
     series: by split, with common edges; bins that are empty at both ends are left out. label: the text of an edge.
