@@ -27,7 +27,7 @@ class PanopticErrors(Analysis):
         false, missed = (sum(row[name] for row in image.per_class()) for name in ("FP", "FN"))
         quality = share(sum(ious), len(ious) + (false + missed) / 2)
         found = len(ious) + missed
-        text = f"PQ {quality:.1f}: {len(ious)} of {found} segments matched, {false} predicted ones match none"
+        text = f"PQ {quality:.1f}: {len(ious)} of {found} segments matched; {false} predicted without a match"
         return Grade(100 - quality if quality == quality else 0.0, text)
 
     def record(self) -> dict[str, Any]:

@@ -165,35 +165,32 @@ def _cost(runs: list[Run]) -> Iterator[str]:
             value = value[key] if isinstance(value, dict) else None
         return value
 
-    def line(name: str, values: Iterable[str]) -> list[str]:
-        return [name, *values]
+    def line(name: str, *keys: str) -> list[str]:
+        return [name, *(_rounded(counted(run, *keys)) for run in runs)]
 
-    def millions(run: Run, *keys: str) -> str:
-        value = counted(run, *keys)
-        return "–" if value is None else f"{value / 1e6:.2f} M"
-
-    def billions(run: Run, *keys: str) -> str:
-        value = counted(run, *keys)
-        return "–" if value is None else f"{value / 1e9:.2f} G"
-
-    def size(run: Run) -> str:
-        value = counted(run, "input")
-        return "–" if value is None else f"{value[2]} x {value[1]}"
-
+    sizes = (counted(run, "input") for run in runs)
     rows = [
-        line("parameters", (millions(run, "params") for run in runs)),
-        line("of them in upsamplers", (millions(run, "upsamplers", "params") for run in runs)),
-        line("MACs of one image", (billions(run, "macs") for run in runs)),
-        line("of them in upsamplers", (billions(run, "upsamplers", "macs") for run in runs)),
-        line("size of that image (width x height)", (size(run) for run in runs)),
-        line("images per second in training", (number(run.median("images_per_second")) for run in runs)),
-        line("memory in training, GiB", (number(run.median("memory_gb"), "{:.2f}") for run in runs)),
-        line("seconds of the best evaluation", (number(run.result.get("seconds")) for run in runs)),
+        line("parameters", "params"),
+        line("of them in upsamplers", "upsamplers", "params"),
+        line("MACs of one image", "macs"),
+        line("of them in upsamplers", "upsamplers", "macs"),
+        ["size of that image (width x height)", *(f"{size[2]} x {size[1]}" if size else "–" for size in sizes)],
+        ["images per second in training", *(number(run.median("images_per_second")) for run in runs)],
+        ["memory in training, GiB", *(number(run.median("memory_gb"), "{:.2f}") for run in runs)],
+        ["seconds of the best evaluation", *(number(run.result.get("seconds")) for run in runs)],
     ]
     yield "<h2>Cost</h2>" + _beside(runs, "", rows)
     for run in runs:
         if isinstance(run.cost, str):
             yield f'<p class="note">{escape(run.name)} could not be counted: {escape(run.cost)}</p>'
+
+
+def _rounded(count: float | None) -> str:
+    """A count with its unit: thousands, millions, thousands of millions."""
+    if count is None:
+        return "–"
+    unit, scale = next((pair for pair in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if count >= pair[1]), ("", 1))
+    return f"{count / scale:.2f} {unit}" if unit else f"{count:.0f}"
 
 
 def _settings(runs: list[Run]) -> Iterator[str]:

@@ -98,7 +98,9 @@ def _read(folder: Path, name: str) -> Run:
         content = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else {}
     except ValueError:
         raise UserError(result, "is not JSON", "remove it, or write it again with eval.py --json") from None
-    return Run(folder, name, settings, _records(log), content if isinstance(content, dict) else {})
+    if content and not (isinstance(content, dict) and {"task", "dataset", "metrics", "per_class"} <= content.keys()):
+        raise UserError(result, "is no result of eval.py", "remove it, or write it again with eval.py --json")
+    return Run(folder, name, settings, _records(log), content or {})
 
 
 def _records(path: Path) -> list[dict[str, Any]]:

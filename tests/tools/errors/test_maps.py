@@ -62,7 +62,7 @@ def test_matched_and_unmatched_segments():
     assert record["per_class"][0]["IoU"]["mean"] == pytest.approx(80)
     assert sum(record["IoU"]["counts"]) == 1
     assert grade.badness == pytest.approx(100 - 100 * 0.8 / 2.5)
-    assert grade.why == "PQ 32.0: 1 of 2 segments matched, 2 predicted ones match none"
+    assert grade.why == "PQ 32.0: 1 of 2 segments matched; 2 predicted without a match"
 
 
 def test_depth_by_distance_and_gradient():
