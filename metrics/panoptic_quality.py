@@ -158,6 +158,10 @@ class PanopticQuality(Metric):
                 record |= {kind + name: value for name, value in zip(COLUMNS, [*percents, *row], strict=True)}
         return records
 
+    def matched_ious(self) -> list[list[float]]:
+        """The IoU of each match, of each class, from 0 to 1."""
+        return [ious.tolist() for ious in self._tallies[""].ious]
+
     def _add(self, target: Panoptic, prediction: Panoptic) -> None:
         """Match the segments of one image."""
         true, predicted = _segments(target, len(self._classes)), _segments(prediction, len(self._classes))

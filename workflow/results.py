@@ -50,7 +50,7 @@ def write_result(path: Path, result: dict[str, Any]) -> None:
     """Write a result record as JSON, atomically. NaN (a metric without any class or pixel to count) becomes null."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(_without_nan(result), indent=2, allow_nan=False) + "\n")
+        write_text(path, json.dumps(without_nan(result), indent=2, allow_nan=False) + "\n")
     except OSError as error:
         raise _unwritable(path, error) from None
 
@@ -99,11 +99,12 @@ def check_outside_data(folder: Path, option: str, experiment: Experiment) -> Non
         raise UserError(f"{option} {folder}", what, "choose a folder outside")
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """A record with None for every NaN, since JSON has none."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and value != value else value
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from pictures import class_colours
-from tools.check_data.charts import Histogram, evenly, histogram
 from tools.check_data.check import Report, Split
 from tools.check_data.findings import Finding, SplitName, by_kind
 from tools.check_data.sheet import MOST, Card, cards
 from tools.check_data.tally import ASPECTS, SHARES
 from tools.check_data.text import SHOWN, split_lines, verdict
+from tools.pages.charts import Histogram, evenly, histogram
+from tools.pages.html import breakable, end, start
 
-STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 STATES = ("sound", "warns", "stops")  # by exit code
 SIGNS = ("✓", "!", "✕")
 ORDER = (
@@ -27,9 +27,7 @@ ORDER += "most objects; then an even spread"
 def page(report: Report) -> Iterator[str]:
     """The page in parts; the pictures are read and drawn one at a time."""
     name, code = escape(report.source), report.code
-    yield '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-    yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    yield f"<title>{name}: data</title><style>{STYLE}</style></head><body><main>"
+    yield start(f"{report.source}: data")
     yield f'<header><p class="kicker">{escape(report.info.name)} · {report.info.task} · {date.today()}</p>'
     sign, text = SIGNS[code], escape(verdict(report))
     yield f'<h1>{name}</h1><p class="verdict {STATES[code]}"><span>{sign}</span>{text}</p></header>'
@@ -38,8 +36,7 @@ def page(report: Report) -> Iterator[str]:
     yield from _charts(report)
     yield from _classes(report)
     yield from _sheet(report)
-    yield "<footer>Nothing in the data was changed. Made by <code>python -m tools.check_data</code>.</footer>"
-    yield "</main></body></html>"
+    yield end("tools.check_data", "Nothing in the data was changed.")
 
 
 def _summary(report: Report) -> Iterator[str]:
@@ -81,14 +78,9 @@ def _findings(report: Report) -> Iterator[str]:
 def _table(findings: Iterable[Finding]) -> Iterator[str]:
     yield "<table>"
     for item in findings:
-        yield f'<tr><td class="split">{_mark(item.split)}{item.split}</td><td class="file">{_path(item.file)}</td>'
+        yield f'<tr><td class="split">{_mark(item.split)}{item.split}</td><td class="file">{breakable(item.file)}</td>'
         yield f'<td>{escape(item.what)}<p class="do">{escape(item.do)}</p></td></tr>'
     yield "</table>"
-
-
-def _path(text: str) -> str:
-    """A path that may break after slashes and underscores."""
-    return escape(text).replace("/", "/<wbr>").replace("_", "_<wbr>")
 
 
 # --- charts ----------------------------------------------------------------------------------------------------------
@@ -193,6 +185,6 @@ def _card(card: Card, number: int) -> str:
     chips = "".join(f'<span><i style="background:rgb{rgb}"></i>{escape(name)}</span>' for name, rgb in card.classes)
     return (
         f'<figure class="card {state}" id="picture{number}">{picture}<figcaption>'
-        f'<p class="why">{escape(card.reason)}</p><p class="file">{_mark(card.split)}{_path(card.file)}</p>'
+        f'<p class="why">{escape(card.reason)}</p><p class="file">{_mark(card.split)}{breakable(card.file)}</p>'
         f'<p class="chips">{chips}</p></figcaption><a class="close" href="#_" aria-label="close"></a></figure>'
     )

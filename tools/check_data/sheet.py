@@ -1,6 +1,5 @@
 """The contact sheet: which pictures it shows, worst first, and how they look."""
 
-import base64
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,12 +15,12 @@ from structures import DatasetInfo, Target
 from tools.check_data.check import Report, Split
 from tools.check_data.findings import Finding, SplitName, by_kind
 from tools.check_data.reading import measure
+from tools.pages.html import encode
 
 MOST = 40  # pictures
 WITH_FINDINGS = 20
 LEAST_LABELLED = MOST_OBJECTS = 5  # of each split
 FEW = 0.8  # of the mean share of labelled pixels
-LONGEST_SIDE, QUALITY = 640, 82  # of the JPEGs: pixels, and OpenCV's scale to 100
 CLASSES_SHOWN = 6
 
 
@@ -84,14 +83,14 @@ def _draw(card: Card, split: Split, index: int, info: DatasetInfo) -> None:
     except UserError:
         image = _image_alone(card, split, index)
         if image is not None:
-            card.jpeg, card.size = _encode(image)
+            card.jpeg, card.size = encode(image)
         return
     target = sample.target()
     picture = draw_truth(sample.image, target, info)
     if info.task == "depth":
         image = cv2.resize(sample.image, picture.shape[1::-1], interpolation=cv2.INTER_AREA)
         picture = np.hstack([image, picture])
-    card.jpeg, card.size = _encode(picture)
+    card.jpeg, card.size = encode(picture)
     card.classes = tuple(_frequent(target, info))
 
 
@@ -108,13 +107,3 @@ def _frequent(target: Target, info: DatasetInfo) -> Iterator[tuple[str, Colour]]
     amounts = reading.pixels if reading.pixels.any() else reading.objects
     for label in reading.labels[np.argsort(-amounts, kind="stable")][:CLASSES_SHOWN].tolist():
         yield info.classes[label], colours[info.classes[label]]
-
-
-def _encode(picture: np.ndarray) -> tuple[str, tuple[int, int]]:
-    """The picture as a JPEG of at most LONGEST_SIDE, in base64, and its (height, width)."""
-    scale = LONGEST_SIDE / max(picture.shape[:2])
-    if scale < 1:
-        height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
-        picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-    _, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-    return base64.b64encode(data.tobytes()).decode(), picture.shape[:2]

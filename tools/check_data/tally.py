@@ -7,9 +7,8 @@ import numpy as np
 
 from structures import DatasetInfo, Size
 from tools.check_data.reading import DEPTH_BINS, SIDE_BINS, Reading, side_edges
+from tools.pages.charts import Histogram
 
-# (lower edge of each bin and the end of the last, number in each bin)
-Histogram = tuple[np.ndarray, np.ndarray]
 ASPECTS = 2 ** np.linspace(-2, 2, 25)  # edges of width / height, from 1:4 to 4:1
 SHARES = np.linspace(0, 100, 21)  # edges of shares in percent
 

@@ -1,17 +1,15 @@
 """tools.check_data as a command: exit codes, JSON, the page, workers; and that it changes nothing."""
 
 import json
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
 from errors import UserError
 from tests.tools.check_data.breaking import LAYOUTS, Copy, write
+from tests.tools.pages.reader import check_alone
 from tools.check_data.page import page
 from tools.check_data.text import SHOWN, describe
-
-VOID = {"meta", "img", "wbr"}
 
 
 @pytest.fixture
@@ -127,37 +125,10 @@ def test_the_terminal_shows_some_findings_of_each_kind(copy):
 # --- the page --------------------------------------------------------------------------------------------------------
 
 
-class Reader(HTMLParser):
-    """Checks that all elements are closed, and collects what a browser would fetch or run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.links: list[str] = []
-        self.names: set[str] = set()
-
-    def handle_starttag(self, tag: str, attrs: list) -> None:
-        self.names.add(tag)
-        self.links += [value for key, value in attrs if key in ("src", "href")]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list) -> None:
-        self.names.add(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
 @pytest.mark.parametrize("task", LAYOUTS)
 def test_the_page_is_complete_and_needs_nothing_else(copy, task):
     text = "".join(page(copy(task).check()))
-    reader = Reader()
-    reader.feed(text)
-    assert reader.open == []
-    assert "script" not in reader.names
-    assert all(link.startswith(("#", "data:image/jpeg;base64,")) for link in reader.links)
-    assert "url(" not in text
+    check_alone(text)
     assert "sound: nothing was found" in text
     assert text.count("<svg") >= 2
 

@@ -1,0 +1,1 @@
+"""One page for a run of train.py, or for several side by side."""

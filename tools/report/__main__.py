@@ -1,0 +1,31 @@
+"""A page for runs: `python -m tools.report RUN [RUN ...] [--out PAGE.html]`.
+
+RUN: a run folder of train.py, finished or not. The page shows curves, scores, classes, cost, the settings that differ,
+the environment and pictures; several runs stand side by side, and the first is the one that others are compared with.
+Without --out the page is report.html in the folder of the first run.
+"""
+
+from pathlib import Path
+
+from errors import ArgumentParser, run_command
+from tools.pages.html import write_page
+from tools.report.page import page
+from tools.report.runs import read_runs
+from workflow.results import check_writable
+
+
+def main() -> None:
+    """Run the command."""
+    parser = ArgumentParser(prog="tools.report", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--out", type=Path, metavar="PAGE.html")
+    arguments = parser.parse_args()
+    runs = read_runs(arguments.runs)
+    out = arguments.out or arguments.runs[0] / "report.html"
+    check_writable(out)
+    write_page(out, page(runs))
+    print(f"page: {out}")
+
+
+if __name__ == "__main__":
+    run_command(main)
