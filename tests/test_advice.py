@@ -212,6 +212,7 @@ ROWS = [
     Row("set …", "seg", ["data.classes=[a]"], None),
     Row("PNGs hold 16 bits", "seg", ["data.ignore_labels=[70000]"], ["data.ignore_labels=[65535]"]),
     Row("set …", "seg", ["data.root=ROOT/.."], None),
+    Row("set data.kb_crop=false, or take the original images", "depth", ["data.kb_crop=true"], None),
     Row(
         "correct data.root, or fetch … with python -m tools.… --root …",
         "seg",
@@ -361,6 +362,7 @@ TIMM = "needs timm, which is slow to import: tests/models/backbones"
 NOT_HERE = {
     "set model.weights, or take it out of frozen": ("tests/test_start_weights.py", ["frozen=[]"]),
     "set optimizer.layer_decay=null": ("tests/runtime/test_optimizer.py", ["optimizer.layer_decay=null"]),
+    "install it (pip install …) or remove it from logging.sinks": ("tests/runtime/test_sinks.py", ["logging.sinks=[]"]),
     "add evaluation.patience=null": ("of tools.compare: tests/tools/test_compare.py", ["evaluation.patience=null"]),
     "…; or add model.backbone.weights=null to start from random numbers": (
         "tests/test_start_weights.py",
@@ -417,6 +419,7 @@ NOT_HERE = {
         "tests/datasets/semantic",
         ["data.train_list=list.txt"],
     ),
+    "correct data.root, or get KITTI as docs/depth.md says": ("tests/datasets/nyu", ["data.root=data/kitti"]),
     "give it the size and orientation of its image, or set data.resize_depth=true": (
         "tests/datasets/nyu",
         ["data.resize_depth=true"],
