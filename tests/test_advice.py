@@ -163,6 +163,13 @@ ROWS = [
         ["model.losses=[{name: focal, class_weights: {wall: 2}}]"],
     ),
     Row("list it once and give it a weight", "seg", ["model.losses=[dice, dice]"], ["model.losses=[dice]"]),
+    Row(
+        "remove model.calibration",
+        "seg",
+        [f"model={{{PROBE}, calibration: {{scale: 2}}}}"],
+        [f"model={{{PROBE}}}"],
+        instead=True,
+    ),
     Row("remove model.losses", "depth", [f"model={{{PROBE}, losses: [dice]}}"], [f"model={{{PROBE}}}"], instead=True),
     Row(
         "set data.masks=true, or metrics.coco_ap.boundary=false",
@@ -418,6 +425,10 @@ NOT_HERE = {
     "data.on_error=skip": (
         "tests/datasets/semantic",
         ["data.train_list=list.txt"],
+    ),
+    "name data with depth, or the other --split; python -m tools.check_data shows what is in them": (
+        "of tools.calibrate: tests/tools/test_calibrate.py",
+        [],
     ),
     "correct data.root, or get KITTI as docs/depth.md says": ("tests/datasets/nyu", ["data.root=data/kitti"]),
     "give it the size and orientation of its image, or set data.resize_depth=true": (
