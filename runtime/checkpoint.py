@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from errors import ABSENT, NO_LINKS, UNREADABLE, UserError
-from storage import flush_folder, fsync, is_state, read_tensors
+from storage import flush_folder, fsync, is_state, read_tensors, replace_atomically
 
 LABEL = b"sha256:"
 COMMENT_LENGTH = len(LABEL) + 64
@@ -105,6 +105,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(path, str(error), "use another checkpoint, for example previous.pt beside it") from None
     check_content(state, path)
     return state
+
+
+def save_checkpoint(state: dict[str, Any], path: Path) -> None:
+    """Save a checkpoint outside a run's folder, atomically. Raises UserError if it cannot be written."""
+    try:
+        with replace_atomically(path) as part:
+            _write(state, part)
+    except (OSError, RuntimeError) as error:
+        raise UserError(path, f"cannot be written ({error})", "name a file in a folder with space left") from error
 
 
 def check_content(state: dict[str, Any], path: Path) -> None:

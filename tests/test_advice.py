@@ -163,6 +163,13 @@ ROWS = [
         ["model.losses=[{name: focal, class_weights: {wall: 2}}]"],
     ),
     Row("list it once and give it a weight", "seg", ["model.losses=[dice, dice]"], ["model.losses=[dice]"]),
+    Row(
+        "remove model.calibration",
+        "seg",
+        [f"model={{{PROBE}, calibration: {{scale: 2}}}}"],
+        [f"model={{{PROBE}}}"],
+        instead=True,
+    ),
     Row("remove model.losses", "depth", [f"model={{{PROBE}, losses: [dice]}}"], [f"model={{{PROBE}}}"], instead=True),
     Row(
         "set data.masks=true, or metrics.coco_ap.boundary=false",
@@ -212,6 +219,7 @@ ROWS = [
     Row("set …", "seg", ["data.classes=[a]"], None),
     Row("PNGs hold 16 bits", "seg", ["data.ignore_labels=[70000]"], ["data.ignore_labels=[65535]"]),
     Row("set …", "seg", ["data.root=ROOT/.."], None),
+    Row("set data.kb_crop=false, or take the original images", "depth", ["data.kb_crop=true"], None),
     Row(
         "correct data.root, or fetch … with python -m tools.… --root …",
         "seg",
@@ -362,6 +370,7 @@ NOT_HERE = {
     "install it (pip install …) or remove it from logging.sinks": ("tests/runtime/test_sinks.py", ["logging.sinks=[]"]),
     "set model.weights, or take it out of frozen": ("tests/test_start_weights.py", ["frozen=[]"]),
     "set optimizer.layer_decay=null": ("tests/runtime/test_optimizer.py", ["optimizer.layer_decay=null"]),
+    "install it (pip install …) or remove it from logging.sinks": ("tests/runtime/test_sinks.py", ["logging.sinks=[]"]),
     "add evaluation.patience=null": ("of tools.compare: tests/tools/test_compare.py", ["evaluation.patience=null"]),
     "…; or add model.backbone.weights=null to start from random numbers": (
         "tests/test_start_weights.py",
@@ -418,6 +427,11 @@ NOT_HERE = {
         "tests/datasets/semantic",
         ["data.train_list=list.txt"],
     ),
+    "name data with depth, or the other --split; python -m tools.check_data shows what is in them": (
+        "of tools.calibrate: tests/tools/test_calibrate.py",
+        [],
+    ),
+    "correct data.root, or get KITTI as docs/depth.md says": ("tests/datasets/nyu", ["data.root=data/kitti"]),
     "give it the size and orientation of its image, or set data.resize_depth=true": (
         "tests/datasets/nyu",
         ["data.resize_depth=true"],

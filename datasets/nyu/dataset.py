@@ -1,7 +1,9 @@
-"""NYU Depth V2 (Silberman et al., ECCV 2012) as DepthFormer uses it, and any RGB images with 16-bit depth maps.
+"""NYU Depth V2 (Silberman et al., ECCV 2012), KITTI (Geiger et al., IJRR 2013), and any RGB images with depth maps.
 
-Official data: two lists of image and depth files (see `lists.py`), 24,231 pairs for training, 654 for evaluation. Own
-data: such lists, or a folder of images and a folder of depth maps with the same stems.
+Official data: two lists of image and depth files (see `lists.py`), as DepthFormer uses them. NYU: 24,231 pairs for
+training, 654 for evaluation. KITTI: the split of Eigen et al. (NeurIPS 2014), 697 images for evaluation, of which 652
+have the denser depths of Uhrig et al. (3DV 2017). Own data: such lists, or a folder of images and a folder of depth
+maps with the same stems.
 """
 
 import os
@@ -20,8 +22,8 @@ from datasets.files.folders import Names, evenly_spread, list_files, other_files
 from datasets.files.images import IMAGE_SUFFIXES, check_image_range, read_image
 from datasets.files.paths import check_root, problem_with, resolve_path
 from datasets.files.unusable import OnError, Unusable
-from datasets.nyu.depth_maps import read_depth_values, resize_depth
-from datasets.nyu.lists import SOURCE, describe_list, find_pairs, image_id, read_list
+from datasets.nyu.depth_maps import KB_CROP, kb_window, read_depth_values, resize_depth
+from datasets.nyu.lists import BTS_NAMES, LISTS, SOURCE, describe_list, find_pairs, image_id, read_list
 from datasets.nyu.predictions import DepthFiles
 from datasets.nyu.scale import DepthCount
 from datasets.transforms import TestTransforms, TrainTransforms
@@ -31,24 +33,25 @@ from structures import DatasetInfo, Size, Target
 Split = Literal["train", "val"]
 SURVEYED_MAPS, SURVEYED_IMAGES = 64, 16  # read at most so many before the start, evenly spread
 DEPTH_SUFFIXES = frozenset({".png"})
-LISTS = {"train": "nyu_train.txt", "val": "nyu_test.txt"}
-BTS_NAMES = {"train": "nyudepthv2_train_files_with_gt.txt", "val": "nyudepthv2_test_files_with_gt.txt"}
 
 
 class NYUConfig(Schema):
     """root: the folder with the lists and the folders in them; the other paths are relative to it, or absolute.
 
-    train_list, val_list: lists of pairs; None: the official nyu_train.txt, nyu_test.txt, unless the split has folders.
+    name: nyu, also for data of your own; kitti: other official lists.
+    train_list, val_list: lists of pairs; None: the official ones, such as nyu_train.txt, unless the split has folders.
     train_images and train_depths, val_images and val_depths: instead of a list, a folder of images and a folder of
     depth maps, paired by their paths without suffix; subfolders are searched if it holds no files itself.
     depth_scale: units of the depth files per metre; 1000: millimetres. min_depth, max_depth: metres; pixels nearer or
     farther count as not measured, in training and evaluation.
     resize_depth: give depth maps of another size than their image its size, by the nearest pixel, in training and
-    evaluation; False: they are errors. With it, tools.score needs the images. on_error: what to do with a line or file
-    that cannot be paired: "stop" with an error, or "skip" and list it. image_range: see `ImageRange`.
+    evaluation; False: they are errors. With it, tools.score needs the images. kb_crop: of every image and depth map use
+    only KITTI's 352 rows and 1216 columns (see `kb_window`), in training and evaluation; larger files may differ in
+    size. on_error: what to do with a line or file that cannot be paired: "stop" with an error, or "skip" and list it.
+    image_range: see `ImageRange`.
     """
 
-    name: Literal["nyu"] = "nyu"
+    name: Literal["nyu", "kitti"] = "nyu"
     root: Path
     train_list: str | None = None
     val_list: str | None = None
@@ -60,6 +63,7 @@ class NYUConfig(Schema):
     min_depth: PositiveFloat = 0.001
     max_depth: PositiveFloat = 10
     resize_depth: bool = False
+    kb_crop: bool = False
     on_error: OnError = "stop"
     image_range: ImageRange = None
     train_transforms: TrainTransforms
@@ -67,7 +71,7 @@ class NYUConfig(Schema):
 
     @model_validator(mode="after")
     def _check_paths_and_range(self) -> Self:
-        for split in LISTS:
+        for split in ("train", "val"):
             file, images, depths = self._paths(split)
             if (images is None) != (depths is None):
                 missing = f"{split}_images" if images is None else f"{split}_depths"
@@ -106,7 +110,7 @@ class NYUConfig(Schema):
         file, images, depths = self._paths(split)
         if images is not None:
             return f"own folders {images} and {depths}"
-        return describe_list(self.root.expanduser() / (file or LISTS[split]))
+        return describe_list(self.root.expanduser() / (file or LISTS[self.name][split]))
 
 
 class NYU(DenseDataset):
@@ -121,7 +125,7 @@ class NYU(DenseDataset):
     def __init__(self, config: NYUConfig, split: Split, annotations_only: bool = False) -> None:
         self.info = config.info
         self._config = config
-        root = _existing_root(resolve_path(config.root, ""), split)
+        root = _existing_root(config, split)
         file, images, depths = config._paths(split)
         unusable = Unusable(config.on_error)
         self._without_depth: list[UserError] = []
@@ -130,13 +134,15 @@ class NYU(DenseDataset):
             pairs = _pair_files(self._images, self._depths, split, annotations_only, unusable)
         else:
             self._images = self._depths = root
-            pairs, self._without_depth = _read_pairs(root, file, split, annotations_only, unusable)
+            pairs, self._without_depth = _read_pairs(config.name, root, file, split, annotations_only, unusable)
         self._has_list = images is None
         self.unusable = unusable.errors
         self._image_names = Names(image for image, _ in pairs)
         self._depth_names = Names(depth for _, depth in pairs)
         self._has_images = not annotations_only
         self.protocol = {"train_data": config.describe("train"), "val_data": config.describe("val")}
+        if config.kb_crop:
+            self.protocol["image_crop"] = KB_CROP
 
     def __len__(self) -> int:
         return len(self._image_names)
@@ -201,7 +207,10 @@ class NYU(DenseDataset):
     def load(self, index: int) -> Sample:
         """The image and its depth. Raises UserError if one of them is unusable or their sizes differ."""
         image = self._image(index)
-        return Sample(self.image_id(index), image.shape[:2], image, depth=self._depth(index, image.shape[:2]))
+        depth = self._depth(index, image.shape[:2])
+        if self._config.kb_crop:
+            image = image[kb_window(self.files(index)[0], image.shape[:2])]
+        return Sample(self.image_id(index), image.shape[:2], image, depth=depth)
 
     def target(self, index: int) -> Target:
         """The depth at original size; reads no image, unless depth is resized to it."""
@@ -232,17 +241,17 @@ class NYU(DenseDataset):
                 do = "give it the size and orientation of its image, or set data.resize_depth=true"
                 raise UserError(path, f"{what} {width} x {height}", do)
             depth = resize_depth(path, depth, size)
-        return depth
+        return depth[kb_window(path, depth.shape)] if config.kb_crop else depth
 
 
 def _read_pairs(
-    root: Path, file: str | None, split: Split, depths_only: bool, unusable: Unusable
+    name: str, root: Path, file: str | None, split: Split, depths_only: bool, unusable: Unusable
 ) -> tuple[list[tuple[str, str]], list[UserError]]:
     """The images and depth maps of a list, and what to say of each image without depth."""
-    path = resolve_path(root, file or LISTS[split])
+    path = resolve_path(root, file or LISTS[name][split])
     do = f"name a list in data.{split}_list"
     if file is None:
-        do = f"put {BTS_NAMES[split]} of {SOURCE} there under this name, or {do}; see docs/depth.md"
+        do = f"put {BTS_NAMES[name][split]} of {SOURCE} there under this name, or {do}; see docs/depth.md"
     pairs, without_depth = read_list(path, do, unusable)
     pairs = find_pairs(path, root, pairs, not depths_only, unusable)
     return [(pair.image, pair.depth) for pair in pairs], without_depth
@@ -279,10 +288,14 @@ def _list_files(folder: Path, suffixes: frozenset[str], key: str, unusable: Unus
     return names
 
 
-def _existing_root(root: Path, split: Split) -> Path:
-    inner = root / "nyu"
+def _existing_root(config: NYUConfig, split: Split) -> Path:
+    root, file = resolve_path(config.root, ""), LISTS[config.name][split]
+    inner = root / config.name
     # Unlike Path's methods, these do not raise an error if a folder may not be entered.
-    if os.path.isfile(inner / LISTS[split]) and not os.path.exists(root / LISTS[split]):
+    if os.path.isfile(inner / file) and not os.path.exists(root / file):
         raise UserError(root, "is one folder too high", f"set {shlex.quote(f'data.root={inner}')}")
-    check_root(root, "NYU Depth V2", "prepare_nyu")
+    if config.name == "nyu":
+        check_root(root, "NYU Depth V2", "prepare_nyu")
+    elif problem := problem_with(root, "folder"):
+        raise UserError(root, problem, "correct data.root, or get KITTI as docs/depth.md says")
     return root

@@ -8,6 +8,8 @@ from datasets.files.reading import read_bytes, read_header, reporting_damage
 from errors import UserError
 from structures import Size
 
+KB_SIZE = 352, 1216  # (height, width)
+KB_CROP = "kb: the lowest 352 rows and the middle 1216 columns of images and depth maps"
 SATURATED = 2**16 - 1  # some sensors store it where they cannot measure
 
 
@@ -48,3 +50,15 @@ def resize_depth(path: Path, depth: np.ndarray, size: Size) -> np.ndarray:
         raise UserError(path, what, "give it the orientation of its image, and cut both in the same way")
     rows, columns = ((2 * np.arange(height) + 1) * h // (2 * height), (2 * np.arange(width) + 1) * w // (2 * width))
     return depth[rows[:, None], columns]
+
+
+def kb_window(path: Path, size: Size) -> tuple[slice, slice]:
+    """The rows and columns that KITTI's benchmark (Uhrig et al., 3DV 2017) cuts out of images of `size`, (H, W).
+
+    Raises UserError, naming `path`, if that is smaller.
+    """
+    top, left = size[0] - KB_SIZE[0], (size[1] - KB_SIZE[1]) // 2
+    if top < 0 or left < 0:
+        what = f"is {size[1]} x {size[0]} pixels (width x height), and KITTI's crop takes {KB_SIZE[1]} x {KB_SIZE[0]}"
+        raise UserError(path, what, "set data.kb_crop=false, or take the original images")
+    return slice(top, size[0]), slice(left, left + KB_SIZE[1])

@@ -1,4 +1,4 @@
-"""Split lists of NYU Depth V2: read and write them, and recognise the published ones.
+"""Split lists of NYU Depth V2 and KITTI: read and write them, and recognise the published ones.
 
 A list has a line `image depth focal-length` for each pair. The published lists are those of BTS (Lee et al., 2019),
 which DepthFormer uses. Paths are relative to the data's root, even if they start with a slash, as in the training list.
@@ -18,6 +18,14 @@ from datasets.files.unusable import Unusable
 from errors import UserError
 
 SOURCE = "https://github.com/cleinc/bts (train_test_inputs)"
+LISTS = {
+    "nyu": {"train": "nyu_train.txt", "val": "nyu_test.txt"},
+    "kitti": {"train": "kitti_eigen_train.txt", "val": "kitti_eigen_test.txt"},
+}
+BTS_NAMES = {
+    "nyu": {"train": "nyudepthv2_train_files_with_gt.txt", "val": "nyudepthv2_test_files_with_gt.txt"},
+    "kitti": {"train": "eigen_train_files_with_gt.txt", "val": "eigen_test_files_with_gt.txt"},
+}
 PUBLISHED = {  # by SHA-256 of the file; the last one is the hash of the test list's sorted lines without focal lengths
     "66e2beb718a58c5c946c169f6e70cc6ae166ddd19f5618266fff52ff7443e0e9": "published training list, 24,231 pairs",
     "e92c191d5835a22589b843c11b80cd7235d5bd0d4136e42a6debcea4511bf906": "published test list, 654 pairs",
@@ -119,7 +127,8 @@ def describe_list(file: Path) -> str:
     for candidate in (data, unix, "\n".join(sorted(pairs)).encode()):
         if name := PUBLISHED.get(hashlib.sha256(candidate).hexdigest()):
             return name
-    return f"own list {file.name}, {len(pairs)} pairs, sha256 {hashlib.sha256(data).hexdigest()}"
+    count = sum(fields[1:2] != ["None"] for fields in lines)
+    return f"own list {file.name}, {count} pairs, sha256 {hashlib.sha256(data).hexdigest()}"
 
 
 def format_list(pairs: Iterable[tuple[str, str]], focal: float) -> str:

@@ -16,6 +16,7 @@ from models.backbones.swin import SwinConfig
 from models.base import Backbone, DenseModel
 from models.components import BackboneConfig, UpsamplerConfig
 from models.depthformer.decoder import Activation, Decoder
+from models.depthformer.finish import CalibrationConfig, Finish
 from models.depthformer.hahi import HAHI, conv_norm_relu
 from models.depthformer.loss import scale_invariant_log_loss
 from models.layers.resize import size_of
@@ -31,6 +32,7 @@ class DepthFormerConfig(Schema):
     activation: relu: ReLU(x) + min_depth, as published; sigmoid: sigmoid(x) * max_depth, the toolbox's alternative.
     min_depth: smallest predicted depth, in metres. flip_test: predict the mean over the image and its mirror image, as
     for the published numbers. size_divisor: images are padded to multiples of it; 1: not padded, as in the toolbox.
+    calibration: of predictions to another camera; see models/depthformer/finish.py.
     weights: a converted DepthFormer or a checkpoint of this repository. weights_exclude: names of tensors or submodules
     that keep their initial values.
     """
@@ -46,6 +48,7 @@ class DepthFormerConfig(Schema):
     min_depth: PositiveFloat = 0.001
     flip_test: bool = True
     size_divisor: PositiveInt = 32
+    calibration: CalibrationConfig | None = None
     weights: Source | None = None
     weights_exclude: tuple[str, ...] = ()
 
@@ -67,6 +70,7 @@ class DepthFormerConfig(Schema):
         stem = conv_norm_relu(backbone.in_channels, self.stem_channels, 7, stride=2)
         model = DepthFormer(backbone, stem, neck, decoder, self.flip_test)
         model.size_divisor = self.size_divisor
+        model.finish = Finish(self.min_depth, info.max_depth, self.calibration)
         if self.weights and pretrained:
             load_weights(model, self.weights, "model.weights", self.weights_exclude)
         return model
@@ -82,6 +86,7 @@ class DepthFormer(DenseModel):
         self.neck = neck
         self.decoder = decoder
         self.flip_test = flip_test
+        self.finish = Finish(decoder.min_depth, decoder.max_depth)
 
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
         """Images [B, 3, H, W] -> {"depth": [B, 1, H, W]}, metres; with activation "relu" without an upper bound."""
@@ -104,7 +109,7 @@ class DepthFormer(DenseModel):
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Prediction]:
-        """Depth maps [H, W] at original size, metres, float32, clamped to min_depth..max_depth."""
+        """Depth maps [H, W] at original size, metres, float32, calibrated and clamped to min_depth..max_depth."""
         depth = self._predict_depth(batch.images)
         if self.flip_test:
             mirrored = self._predict_depth(_mirror_each(batch.images, batch.sizes))
@@ -119,8 +124,8 @@ class DepthFormer(DenseModel):
         return self.decoder(self.neck([self.stem(images), *self.backbone(images)]))
 
     def _predict_depth(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, W] -> depth [B, 1, H, W], metres, clamped to min_depth..max_depth."""
-        depth = self._half_size_depth(images).clamp(self.decoder.min_depth, self.decoder.max_depth)
+        """Images [B, 3, H, W] -> depth [B, 1, H, W], metres, calibrated and clamped to min_depth..max_depth."""
+        depth = self.finish(self._half_size_depth(images))
         return _resize(depth, images.shape[-2:])
 
 

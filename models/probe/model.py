@@ -17,6 +17,7 @@ from config import Schema
 from models.backbones.timm import TimmBackbone
 from models.base import Backbone, DenseModel
 from models.components import BackboneConfig, LossConfigs, UpsamplerConfig
+from models.depthformer.finish import CalibrationConfig, Finish
 from models.depthformer.loss import scale_invariant_log_loss
 from models.layers.pixel_losses import CrossEntropyConfig, PixelLoss, pixel_losses
 from models.layers.resize import resized_argmax, semantic_tensors, size_of
@@ -35,6 +36,7 @@ class ProbeConfig(Schema):
     backbone: stays as it is, whatever it says of frozen parts; a plain vision transformer of timm has no feature
     pyramid here. upsampler: of each x2 step from the coarsest level up to `size`. size: quarter or full size of the
     image. losses: for classes; see LossConfig in models/components.py. min_depth: smallest predicted depth, in metres.
+    calibration: of predicted depth to another camera; see models/depthformer/finish.py.
     weights: a checkpoint of this repository. weights_exclude: names of tensors or submodules that keep their initial
     values, for example classifier for another class list.
     """
@@ -45,6 +47,7 @@ class ProbeConfig(Schema):
     size: Literal["quarter", "full"] = "quarter"
     losses: LossConfigs = LOSSES
     min_depth: PositiveFloat = 0.001
+    calibration: CalibrationConfig | None = None
     weights: Source | None = None
     weights_exclude: tuple[str, ...] = ()
 
@@ -55,6 +58,8 @@ class ProbeConfig(Schema):
             raise ValueError(f"probe needs a class or a depth for every pixel, but {what}; use ade20k or nyu")
         if info.task == "depth" and self.losses != LOSSES:
             raise ValueError("losses compare classes, and the data have depths; remove model.losses")
+        if info.task == "semantic" and self.calibration is not None:
+            raise ValueError("calibration is of depth, and the data have classes; remove model.calibration")
         backbone = self.backbone.build(pretrained and not replaces_backbone(self.weights, self.weights_exclude))
         if isinstance(backbone, TimmBackbone):
             backbone.remove_pyramid()
@@ -70,7 +75,8 @@ class ProbeConfig(Schema):
             model = SemanticProbe(backbone, upsamplers, nn.Conv2d(channels, info.num_classes, 1), losses)
         else:
             assert info.max_depth is not None
-            model = DepthProbe(backbone, upsamplers, nn.Conv2d(channels, 1, 1), self.min_depth, info.max_depth)
+            finish = Finish(self.min_depth, info.max_depth, self.calibration)
+            model = DepthProbe(backbone, upsamplers, nn.Conv2d(channels, 1, 1), finish)
         if self.weights and pretrained:
             load_weights(model, self.weights, "model.weights", self.weights_exclude)
         return model
@@ -155,13 +161,12 @@ class DepthProbe(Probe):
         backbone: Backbone,
         upsamplers: Sequence[nn.Module],
         classifier: nn.Conv2d,
-        min_depth: float,
-        max_depth: float,
+        finish: Finish,
     ) -> None:
         super().__init__(backbone, upsamplers, classifier)
-        self.min_depth, self.max_depth = min_depth, max_depth
+        self.min_depth, self.finish = finish.nearest, finish
         nn.init.normal_(classifier.weight, std=0.001)  # features of a trained transformer may be large
-        nn.init.constant_(classifier.bias, INITIAL_SHARE * max_depth)  # type: ignore[arg-type]
+        nn.init.constant_(classifier.bias, INITIAL_SHARE * finish.farthest)  # type: ignore[arg-type]
 
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
         """Images [B, C, H, W] -> {"depth": [B, 1, h, w]}, metres, float32."""
@@ -184,7 +189,7 @@ class DepthProbe(Probe):
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Prediction]:
-        """Depth maps [H, W] at original size, metres, float32, clamped to min_depth..max_depth."""
+        """Depth maps [H, W] at original size, metres, float32, calibrated and clamped to min_depth..max_depth."""
         depth = self._depth_at_input_size(batch.images)
         return [
             Prediction(depth=F.interpolate(each[None, :, : size[0], : size[1]], target.size, mode="bilinear")[0, 0])
@@ -192,6 +197,6 @@ class DepthProbe(Probe):
         ]
 
     def _depth_at_input_size(self, images: Tensor) -> Tensor:
-        """Images [B, C, H, W] -> depth [B, 1, H, W], metres, clamped to min_depth..max_depth."""
-        depth = self.outputs(images)["depth"].clamp(self.min_depth, self.max_depth)
+        """Images [B, C, H, W] -> depth [B, 1, H, W], metres, calibrated and clamped to min_depth..max_depth."""
+        depth = self.finish(self.outputs(images)["depth"])
         return F.interpolate(depth, images.shape[-2:], mode="bilinear")

@@ -15,7 +15,7 @@ TOOLS = sorted(
 
 
 def test_all_commands_are_tried():
-    assert len(TOOLS) == 23
+    assert len(TOOLS) == 24
 
 
 @pytest.mark.filterwarnings("ignore:.* found in sys.modules:RuntimeWarning")
