@@ -19,7 +19,7 @@ from datasets.base import DenseDataset, PredictionFiles
 from datasets.loading import evaluation_loader
 from errors import ArgumentParser, run_command
 from experiment import Experiment
-from inference.base import Inference
+from inference import Inference
 from metrics.base import Metric
 from models.base import DenseModel
 from runtime.distributed import Processes, start_processes

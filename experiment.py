@@ -15,8 +15,7 @@ from datasets import DataConfig
 from datasets.loading import BatchLayout
 from datasets.transforms import Pad, RandomCrop, ResizeFit
 from errors import UserError, suggest
-from inference import InferenceConfig
-from inference.base import Inference
+from inference import Inference, InferenceConfig
 from metrics import MetricConfig
 from metrics.base import Metric
 from models import ModelConfig
@@ -43,8 +42,7 @@ class EvaluationConfig(Schema):
     every: interval in optimiser steps or epochs; the last step is always evaluated. batch_size: images per process and
     batch; affects results only by rounding. pictures: number of validation images drawn after each evaluation. best:
     name of the number that selects the best checkpoint; None: the primary number of the first metric. patience: stop
-    after this many evaluations in a row without a new best number (early stopping); None: do all steps. inference:
-    windows and views of an image, here and wherever a trained model predicts; None: the whole image at once, as it is.
+    after so many evaluations without a new best number (early stopping); None: do all steps. inference: see its record.
     """
 
     every: Steps

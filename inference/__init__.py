@@ -17,6 +17,8 @@ from inference.objects import ObjectInference
 from inference.windows import WindowConfig
 from models.base import DenseModel
 
+__all__ = ["Inference", "InferenceConfig"]
+
 
 class InferenceConfig(Schema):
     """How to predict an image. By default: the whole image at once, as it is.

@@ -40,7 +40,7 @@ class Finder(DenseModel):
         for image, (height, width), target in zip(batch.images, batch.sizes, batch.targets, strict=True):
             red = image[0, :height, :width]
             boxes, scores, rles = [], [], []
-            for value in red.unique()[red.unique() > 0]:
+            for value in sorted(red[red > 0].unique(), key=lambda level: -int((red == level).sum())):
                 mask = red == value
                 rows, columns = mask.any(dim=1).nonzero(), mask.any(dim=0).nonzero()
                 boxes.append([int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1])
