@@ -42,7 +42,7 @@ class EvaluationConfig(Schema):
     every: interval in optimiser steps or epochs; the last step is always evaluated. batch_size: images per process and
     batch; affects results only by rounding. pictures: number of validation images drawn after each evaluation. best:
     name of the number that selects the best checkpoint; None: the primary number of the first metric. patience: stop
-    after so many evaluations without a new best number (early stopping); None: do all steps. inference: see its record.
+    after so many evaluations without a new best number (early stopping); None: do all steps. inference: see there.
     """
 
     every: Steps
