@@ -62,9 +62,10 @@ class PartsInference(Inference):
         self.size_divisor = 1  # views are padded, not the image
         self.windows, self.flip, self.scales = windows, flip, scales
         self._normalize: Normalize | None = None
-        if isinstance(self.transforms[-1], Normalize):
-            *first, self._normalize = self.transforms
-            self.transforms = tuple(first)
+        last = self.transforms[-1]
+        if isinstance(last, Normalize):
+            self._normalize = last
+            self.transforms = self.transforms[:-1]
 
     def grid(self, inputs: Size, original: Size, device: torch.device) -> tuple[list[Window], list[Window]]:
         """The windows along the height and along the width. inputs: size of the image that is given to the network."""

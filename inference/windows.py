@@ -94,7 +94,11 @@ def windows_of(
             (weights / total[part]).float().to(device),
             None
             if length == original
-            else tuple(each[part].to(device) for each in (lower - start, upper - start, share.float())),
+            else (
+                (lower[part] - start).to(device),
+                (upper[part] - start).to(device),
+                share[part].float().to(device),
+            ),
         )
         for start, part, weights in parts
     ]
