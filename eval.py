@@ -19,6 +19,7 @@ from datasets.base import DenseDataset, PredictionFiles
 from datasets.loading import evaluation_loader
 from errors import ArgumentParser, run_command
 from experiment import Experiment
+from inference import Inference
 from metrics.base import Metric
 from models.base import DenseModel
 from runtime.distributed import Processes, start_processes
@@ -31,7 +32,7 @@ from workflow.trained import find_checkpoint, load_trained
 
 @torch.inference_mode()
 def evaluate(
-    model: DenseModel,
+    inference: Inference,
     batches: Iterable[Batch],
     metrics: list[Metric],
     processes: Processes,
@@ -41,16 +42,16 @@ def evaluate(
 
     files: where predictions are also written, if given. The model is set back to its mode (train or eval).
     """
-    was_training = model.training
-    model.eval()
+    was_training = inference.model.training
+    inference.model.eval()
     for batch in batches:
-        predictions = [prediction.to("cpu") for prediction in model.predict(batch.to(processes.device))]
+        predictions = [prediction.to("cpu") for prediction in inference.predict(batch.to(processes.device))]
         for metric in metrics:
             metric.update(predictions, batch.targets)
         if files is not None:
             for prediction, target in zip(predictions, batch.targets, strict=True):
                 files.write(prediction, target)
-    model.train(was_training)
+    inference.model.train(was_training)
     processes.wait()
     if files is not None:
         files.finish()
@@ -67,11 +68,12 @@ def score(
 ) -> dict[str, Any]:
     """Evaluate on a whole dataset. Return the result record; the README lists its fields."""
     metrics = experiment.build_metrics()
+    inference = experiment.inference(model)
     loader = evaluation_loader(
         dataset,
-        experiment.data.test_transforms,
+        inference.transforms,
         batch_size=experiment.evaluation.batch_size,
-        size_divisor=model.size_divisor,
+        size_divisor=inference.size_divisor,
         rank=processes.rank,
         world_size=processes.count,
         workers=experiment.system.workers,
@@ -79,7 +81,7 @@ def score(
     )
     start = time.perf_counter()
     with experiment.arithmetic(processes.device):
-        evaluate(model, loader, metrics, processes, files)
+        evaluate(inference, loader, metrics, processes, files)
     return result_record(experiment, metrics, dataset, processes, start)
 
 

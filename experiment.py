@@ -15,6 +15,7 @@ from datasets import DataConfig
 from datasets.loading import BatchLayout
 from datasets.transforms import Pad, RandomCrop, ResizeFit
 from errors import UserError, suggest
+from inference import Inference, InferenceConfig
 from metrics import MetricConfig
 from metrics.base import Metric
 from models import ModelConfig
@@ -41,7 +42,7 @@ class EvaluationConfig(Schema):
     every: interval in optimiser steps or epochs; the last step is always evaluated. batch_size: images per process and
     batch; affects results only by rounding. pictures: number of validation images drawn after each evaluation. best:
     name of the number that selects the best checkpoint; None: the primary number of the first metric. patience: stop
-    after this many evaluations in a row without a new best number (early stopping); None: do all steps.
+    after so many evaluations without a new best number (early stopping); None: do all steps. inference: see there.
     """
 
     every: Steps
@@ -49,6 +50,7 @@ class EvaluationConfig(Schema):
     pictures: NonNegativeInt = 8
     best: str | None = None
     patience: PositiveInt | None = None
+    inference: InferenceConfig | None = None
 
 
 class LoggingConfig(Schema):
@@ -153,6 +155,8 @@ class Experiment(Schema):
         stands for random numbers, so that models can be looked at anywhere.
         Raises UserError if the options do not fit together or the model does not fit in memory.
         """
+        if self.evaluation.inference is not None:
+            self.evaluation.inference.check(self.data.info.task, self._where("evaluation.inference"))
         settings = self._with_files() if pretrained else self.model
         torch.manual_seed(self.seed)
         try:
@@ -164,6 +168,11 @@ class Experiment(Schema):
             raise UserError(self._where("model"), what or "does not fit in memory", advice) from error
         model.freeze(self.frozen)
         return model
+
+    def inference(self, model: DenseModel) -> Inference:
+        """The model as it predicts whole images, by `evaluation.inference`."""
+        settings = self.evaluation.inference or InferenceConfig()
+        return settings.build(model, self.data.test_transforms, self.data.info.task)
 
     def build_metrics(self) -> list[Metric]:
         """Build the metrics, empty."""

@@ -51,7 +51,7 @@ class Predictor:
         settings += [] if precision is None else [f"precision={precision}"]
         self._experiment, network, _ = load_trained(find_checkpoint(Path(model)), None, settings)
         self._device = start_processes(self._experiment.system.device).device
-        self._network = network.to(self._device).eval()
+        self._inference = self._experiment.inference(network.to(self._device).eval())
         self._batch_size = batch_size
 
     @property
@@ -88,9 +88,9 @@ class Predictor:
     def _predict(self, images: list[np.ndarray]) -> list[structures.Prediction]:
         samples = [Sample(str(index), image.shape[:2], image) for index, image in enumerate(images)]
         found: dict[str, structures.Prediction] = {}
-        for batch in image_batches(samples, self._experiment.data.test_transforms, self._network.size_divisor):
+        for batch in image_batches(samples, self._inference.transforms, self._inference.size_divisor):
             with self._experiment.arithmetic(self._device):
-                predictions = self._network.predict(batch.to(self._device))
+                predictions = self._inference.predict(batch.to(self._device))
             ids = [target.image_id for target in batch.targets]
             found |= zip(ids, (prediction.to("cpu") for prediction in predictions), strict=True)
         return [found[sample.image_id] for sample in samples]

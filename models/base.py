@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self
 from torch import Tensor, nn
 
 from errors import UserError, suggest
-from structures import Batch, Prediction
+from structures import Batch, Prediction, Size
 
 
 class FeatureInfo(NamedTuple):
@@ -83,6 +83,15 @@ class DenseModel(nn.Module, ABC):
         [N, 4] float32, "scores" [N] float32, "labels" [N] int64 and, with masks, "masks" [N, h, w] bool, all of them at
         once in memory. Panoptic: "ids" [h, w] int32, segments from 1 and 0 for void, and "segment_labels" [S] int64.
         """
+
+    def maps(self, images: Tensor, unpadded: Size) -> Tensor:
+        """What the classes or depths of a prediction are chosen from: maps that can be averaged over parts of an image.
+
+        images: [B, C, H, W], padded. unpadded: their (height, width) (h, w) without padding. Returns [B, K, h, w]
+        float32: class probabilities or scores, or with K = 1 depths in metres. Raises TypeError for models that predict
+        objects or segments.
+        """
+        raise TypeError(f"{type(self).__name__} predicts no maps")
 
     @abstractmethod
     def predict(self, batch: Batch) -> list[Prediction]:

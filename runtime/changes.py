@@ -26,7 +26,7 @@ PLACES = frozenset(
         *("train_instances", "train_list", "val_list", "image_suffix", "label_suffix"),
     )
 )
-SCORES = frozenset({"metrics", "evaluation.best", "data.test_transforms"})
+SCORES = frozenset({"metrics", "evaluation.best", "evaluation.inference", "data.test_transforms"})
 
 
 @dataclass(frozen=True)

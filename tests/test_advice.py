@@ -361,6 +361,8 @@ ROWS = [
         ["data.train_list=nyu_train.txt"],
         prepare=list_of_missing,
     ),
+    # of inference
+    Row("set evaluation.inference=null", "pan", ["evaluation.inference.flip=true"], None),
 ]
 
 DONE = {row.do for row in ROWS}
@@ -403,6 +405,10 @@ NOT_HERE = {
         ["run_name=other"],
     ),
     "start one per GPU, or add system.backend=gloo to let them share GPUs": ("needs CUDA", ["system.backend=gloo"]),
+    "use the checkpoint that it is exported from, or set evaluation.inference=null": (
+        "an exported file: tests/workflow/test_onnx_model.py",
+        ["evaluation.inference=null"],
+    ),
     "run the same command again with evaluation.pictures=0": ("a disk has to be full", ["evaluation.pictures=0"]),
     "give 1 or more": ("an argument in Python, no setting", []),
     "choose another component, or set it to false": ("needs CUDA", ["system.deterministic=false"]),

@@ -12,7 +12,7 @@ from PIL import Image
 from errors import UserError
 from predictor import Predictor
 from tests import launch
-from tests.conftest import ROOT, SHORT, TINY
+from tests.conftest import ROOT, SHORT, TINY, read
 
 NARROW = ["model.backbone.channels=[8, 16, 40, 64]", "model.channels=16", *SHORT, "steps=1", "evaluation.pictures=0"]
 TASKS = {
@@ -157,3 +157,29 @@ def test_the_program_of_the_documentation_runs(runs, image, tmp_path, monkeypatc
     monkeypatch.setattr(sys, "argv", ["program", str(image)])
     exec(compile(program, "docs/python.md", "exec"), {})
     assert (tmp_path / "prediction.png").is_file()
+
+
+WINDOWS = ["evaluation.inference.windows.size=[32, 32]", "evaluation.inference.flip=true"]
+
+
+@pytest.mark.parametrize("task", ["seg", "inst", "depth"])
+def test_windows_and_views_are_settings_of_any_model(task, runs, image):
+    found = Predictor(runs / f"demo_{task}", device="cpu", overrides=WINDOWS)(image)
+    size = found.image.shape[:2]
+    if task == "inst":
+        assert all(each.mask.shape == size for each in found.objects)
+    else:
+        assert (found.semantic if task == "seg" else found.depth).shape == size
+
+
+def test_windows_and_views_stand_in_the_result(runs, tmp_path):
+    done = launch.run("eval", "--checkpoint", runs / "demo_seg", "--json", tmp_path / "a.json", *WINDOWS)
+    assert done.code == 0, done.err
+    inference = read(tmp_path / "a.json")["protocol"]["inference"]
+    assert inference["windows"] == {"size": [32, 32], "overlap": 0.25, "blend": "linear"}
+    assert inference["flip"] is True
+
+
+def test_panoptic_predictions_of_several_views_are_refused(runs):
+    with pytest.raises(UserError, match=r"panoptic predictions cannot be put together.*set evaluation.inference=null"):
+        Predictor(runs / "demo_pan", device="cpu", overrides=WINDOWS)

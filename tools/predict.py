@@ -134,7 +134,7 @@ def main() -> None:
     if experiment.system.reuse_memory:
         keep_freed_memory(EVALUATION)
     device = start_processes(experiment.system.device).device
-    model.to(device).eval()
+    inference = experiment.inference(model.to(device).eval())
     pictures = arguments.out / "pictures"
     try:
         pictures.mkdir(parents=True, exist_ok=True)
@@ -147,9 +147,9 @@ def main() -> None:
         while (picture := _next(found, errors)) is not None:
             name, image = picture
             sample = Sample(name, image.shape[:2], image)
-            batch = single_batch(sample, experiment.data.test_transforms, model.size_divisor).to(device)
+            batch = single_batch(sample, inference.transforms, inference.size_divisor).to(device)
             with torch.inference_mode(), experiment.arithmetic(device):
-                prediction = model.predict(batch)[0].to("cpu")
+                prediction = inference.predict(batch)[0].to("cpu")
             files.write(prediction, batch.targets[0])
             _save(draw(image, prediction, None, experiment.data.info), pictures / f"{name}.png")
             count += 1

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from errors import UserError
 from models.base import DenseModel
-from structures import Batch, Instances, Panoptic, Prediction
+from structures import Batch, Instances, Panoptic, Prediction, Size
 from workflow.onnx_metadata import read_metadata
 from workflow.onnx_runtime import open_session
 
@@ -47,6 +47,11 @@ class OnnxModel(DenseModel):
         inputs = {"images": self._padded(images), "unpadded": unpadded, "size": size}
         found = self._session.run(self._outputs, {name: value.cpu().numpy() for name, value in inputs.items()})
         return {name: torch.from_numpy(value) for name, value in zip(self._outputs, found, strict=True)}
+
+    def maps(self, images: Tensor, unpadded: Size) -> Tensor:
+        """Raises UserError: a whole prediction has labels alone."""
+        advice = "use the checkpoint that it is exported from, or set evaluation.inference=null"
+        raise UserError(self.path, "gives labels or depths of whole images, which are not blended", advice)
 
     def predict(self, batch: Batch) -> list[Prediction]:
         """See DenseModel."""

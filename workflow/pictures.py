@@ -24,10 +24,11 @@ def validation_pictures(
     count = min(experiment.evaluation.pictures, len(dataset)) if processes.is_main else 0
     was_training = model.training
     model.eval()
+    inference = experiment.inference(model)
     for index in range(count):
         sample = dataset.load(index * len(dataset) // count)
-        batch = single_batch(sample, experiment.data.test_transforms, model.size_divisor)
+        batch = single_batch(sample, inference.transforms, inference.size_divisor)
         with experiment.arithmetic(processes.device):
-            prediction = model.predict(batch.to(processes.device))[0].to("cpu")
+            prediction = inference.predict(batch.to(processes.device))[0].to("cpu")
         yield sample.image_id, draw(sample.image, prediction, batch.targets[0], experiment.data.info)
     model.train(was_training)

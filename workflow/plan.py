@@ -109,6 +109,7 @@ def _try_prediction(run: PlannedRun) -> None:
     experiment, device = run.experiment, run.processes.device
     model: DenseModel = run.ema.module if run.ema else run.model  # type: ignore[assignment]
     sample = run.validation_set.load(0)
-    batch = single_batch(sample, experiment.data.test_transforms, model.size_divisor).to(device)
+    inference = experiment.inference(model.eval())
+    batch = single_batch(sample, inference.transforms, inference.size_divisor).to(device)
     with torch.inference_mode(), experiment.arithmetic(device):
-        model.eval().predict(batch)
+        inference.predict(batch)

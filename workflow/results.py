@@ -36,6 +36,7 @@ def result_record(
         "skipped": {"count": len(dataset.skipped), "items": list(dataset.skipped)},
         "protocol": {
             "test_transforms": experiment.dump()["data"]["test_transforms"],
+            "inference": experiment.dump()["evaluation"]["inference"],
             **dataset.protocol,
             **{name: value for metric in metrics for name, value in metric.protocol.items()},
         },

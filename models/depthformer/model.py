@@ -108,16 +108,25 @@ class DepthFormer(DenseModel):
         return {"depth": _resize(depth[:, :, :rows, :columns], size_of(size))[0, 0]}
 
     @torch.no_grad()
+    def maps(self, images: Tensor, unpadded: Size) -> Tensor:
+        """Depths; see DenseModel."""
+        return self._predict_twice(images, [unpadded] * len(images))[:, :, : unpadded[0], : unpadded[1]]
+
+    @torch.no_grad()
     def predict(self, batch: Batch) -> list[Prediction]:
         """Depth maps [H, W] at original size, metres, float32, calibrated and clamped to min_depth..max_depth."""
-        depth = self._predict_depth(batch.images)
-        if self.flip_test:
-            mirrored = self._predict_depth(_mirror_each(batch.images, batch.sizes))
-            depth = (depth + _mirror_each(mirrored, batch.sizes)) / 2
+        depth = self._predict_twice(batch.images, batch.sizes)
         return [
             Prediction(depth=_resize(each[None, :, : size[0], : size[1]], target.size)[0, 0])
             for each, size, target in zip(depth, batch.sizes, batch.targets, strict=True)
         ]
+
+    def _predict_twice(self, images: Tensor, sizes: list[Size]) -> Tensor:
+        """`_predict_depth`; with `flip_test` the mean over the images and their mirror images."""
+        depth = self._predict_depth(images)
+        if self.flip_test:
+            depth = (depth + _mirror_each(self._predict_depth(_mirror_each(images, sizes)), sizes)) / 2
+        return depth
 
     def _half_size_depth(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] -> depth [B, 1, H / 2, W / 2], metres."""

@@ -61,6 +61,12 @@ def resized_argmax(logits: Tensor, padded: Size, unpadded: Size, size: Size) -> 
     return classes
 
 
+def class_probabilities(logits: Tensor, images: Tensor, unpadded: Size) -> Tensor:
+    """[B, K, *unpadded] float32, at the size of images [B, C, H, W] without padding, from logits [B, K, h, w]."""
+    maps = F.interpolate(logits.float(), size=images.shape[-2:], mode="bilinear")
+    return maps[:, :, : unpadded[0], : unpadded[1]].softmax(dim=1)
+
+
 def semantic_tensors(logits: Tensor, images: Tensor, unpadded: Tensor, size: Tensor) -> dict[str, Tensor]:
     """{"semantic": [h, w] int32} of one image: `resized_argmax` of logits [1, K, h, w]; see DenseModel."""
     padded = images.shape[2], images.shape[3]

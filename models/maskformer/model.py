@@ -16,7 +16,7 @@ from models.maskformer.partition import PartitionConfig, partition, partition_te
 from models.maskformer.pixel_decoder import PixelDecoder
 from models.maskformer.transformer import TransformerDecoder, TransformerEncoder
 from models.weights import Source, load_weights, replaces_backbone
-from structures import Batch, DatasetInfo, Prediction
+from structures import Batch, DatasetInfo, Prediction, Size
 
 
 class MaskFormerConfig(Schema):
@@ -143,6 +143,16 @@ class MaskFormer(DenseModel):
             return dict(zip(("ids", "segment_labels"), found, strict=True))
         probabilities = class_logits.float().softmax(dim=1)[:, :-1]
         return {"semantic": argmax_from_masks(probabilities, mask_logits, *sizes).int()}
+
+    @torch.no_grad()
+    def maps(self, images: Tensor, unpadded: Size) -> Tensor:
+        """Class scores, the sum over masks of class probability times mask probability; see DenseModel."""
+        if self.is_panoptic:
+            return super().maps(images, unpadded)
+        outputs = self.outputs(images)
+        masks = F.interpolate(outputs["mask_logits"].float(), size=images.shape[-2:], mode="bilinear")
+        masks = masks[:, :, : unpadded[0], : unpadded[1]].sigmoid()
+        return torch.einsum("bqk,bqhw->bkhw", outputs["class_logits"].float().softmax(dim=2)[:, :, :-1], masks)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Prediction]:

@@ -20,10 +20,10 @@ from models.components import BackboneConfig, LossConfigs, UpsamplerConfig
 from models.depthformer.finish import CalibrationConfig, Finish
 from models.depthformer.loss import scale_invariant_log_loss
 from models.layers.pixel_losses import CrossEntropyConfig, PixelLoss, pixel_losses
-from models.layers.resize import resized_argmax, semantic_tensors, size_of
+from models.layers.resize import class_probabilities, resized_argmax, semantic_tensors, size_of
 from models.layers.simple_pyramid import shrink
 from models.weights import Source, load_weights, replaces_backbone
-from structures import Batch, DatasetInfo, Prediction
+from structures import Batch, DatasetInfo, Prediction, Size
 
 STRIDES = {"quarter": 4, "full": 1}  # of the result, by `size`
 LOSSES = (CrossEntropyConfig(),)
@@ -142,6 +142,11 @@ class SemanticProbe(Probe):
         return semantic_tensors(self.outputs(images)["logits"], images, unpadded, size)
 
     @torch.no_grad()
+    def maps(self, images: Tensor, unpadded: Size) -> Tensor:
+        """Class probabilities; see DenseModel."""
+        return class_probabilities(self.outputs(images)["logits"], images, unpadded)
+
+    @torch.no_grad()
     def predict(self, batch: Batch) -> list[Prediction]:
         """Class maps at original size: logits are resized to the network's input size, then to the original size."""
         height, width = batch.images.shape[-2:]
@@ -186,6 +191,11 @@ class DepthProbe(Probe):
         depth = self._depth_at_input_size(images)
         height, width = size_of(unpadded, within=(images.shape[2], images.shape[3]))
         return {"depth": F.interpolate(depth[:, :, :height, :width], size_of(size), mode="bilinear")[0, 0]}
+
+    @torch.no_grad()
+    def maps(self, images: Tensor, unpadded: Size) -> Tensor:
+        """Depths; see DenseModel."""
+        return self._depth_at_input_size(images)[:, :, : unpadded[0], : unpadded[1]]
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Prediction]:

@@ -18,10 +18,10 @@ from config import Rate, Schema
 from models.base import Backbone, DenseModel
 from models.components import BackboneConfig, LossConfigs, UpsamplerConfig
 from models.layers.pixel_losses import CrossEntropyConfig, PixelLoss, pixel_losses
-from models.layers.resize import resized_argmax, semantic_tensors
+from models.layers.resize import class_probabilities, resized_argmax, semantic_tensors
 from models.layers.tiling import apply_by_rows
 from models.weights import Source, load_weights, replaces_backbone
-from structures import Batch, DatasetInfo, Prediction
+from structures import Batch, DatasetInfo, Prediction, Size
 from upsamplers.interpolate import BilinearConfig, NearestConfig
 
 WIDE_HEADS = ("mit_b2", "mit_b3", "mit_b4", "mit_b5")
@@ -97,6 +97,11 @@ class SegFormer(DenseModel):
     def predict_tensors(self, images: Tensor, unpadded: Tensor, size: Tensor) -> dict[str, Tensor]:
         """{"semantic"}; see DenseModel."""
         return semantic_tensors(self.outputs(images)["logits"], images, unpadded, size)
+
+    @torch.no_grad()
+    def maps(self, images: Tensor, unpadded: Size) -> Tensor:
+        """Class probabilities; see DenseModel."""
+        return class_probabilities(self.outputs(images)["logits"], images, unpadded)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Prediction]:

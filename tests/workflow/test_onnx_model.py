@@ -65,6 +65,12 @@ def test_pictures_of_any_size_up_to_that_of_the_file_are_predicted(constant):
         predictor(np.zeros((65, 50, 3), np.uint8))
 
 
+def test_it_is_not_blended(constant):
+    predictor = Predictor(constant(), overrides=["evaluation.inference.windows.size=[32, 32]"])
+    with pytest.raises(UserError, match="which are not blended; use the checkpoint"):
+        predictor(np.zeros((40, 40, 3), np.uint8))
+
+
 def test_its_latency_is_measured(constant, monkeypatch, capsys):
     from tools.benchmark.__main__ import main
 
