@@ -12,8 +12,9 @@ from experiment import load_experiment
 from predictor import Predictor
 from runtime.checkpoint import save_checkpoint
 from structures import Prediction, Target
-from tests.conftest import ROOT, read, some
+from tests.conftest import ROOT, assert_same, read, some
 from tools.calibrate.fit import ScaleAndShift
+from workflow.trained import load_trained
 
 SCALE, SHIFT = 1.75, 0.5  # of the new camera
 UNITS = 5000  # of its depth maps per metre
@@ -131,9 +132,25 @@ def test_a_calibrated_checkpoint_predicts_the_depths_of_the_camera(
     assert np.allclose(calibrated, SCALE * raw + SHIFT, atol=0.01)
     assert np.array_equal(undone, raw)
 
+    # What is exported gives calibrated depths, too.
+    images, size = torch.randn(1, 3, 48, 64), torch.tensor([48, 64])
+    plain, shifted = (load_trained(path, None, [])[1].eval() for path in (checkpoint, out))
+    raw_tensor, tensor = (each.predict_tensors(images, size, size)["depth"] for each in (plain, shifted))
+    assert torch.allclose(tensor, SCALE * raw_tensor + SHIFT, atol=0.01)
+
     again = tmp_path / "again.pt"  # starts from the predictions without calibration
     here("tools.calibrate", "--checkpoint", out, "--out", again, *settings)
     assert torch.load(again, weights_only=True)["config"]["model"]["calibration"] == pytest.approx(found)
+
+
+def test_a_checkpoint_from_before_loads_as_it_was(tmp_path: Path) -> None:
+    experiment = load_experiment(ROOT / "configs/demo/depth.yaml", [PROBE])
+    model, config = experiment.build_model(pretrained=False), experiment.dump()
+    del config["model"]["calibration"], config["data"]["kb_crop"]
+    save_checkpoint({"config": config, "model": model.state_dict(), "ema": None, "step": 5}, tmp_path / "old.pt")
+    loaded, same, step = load_trained(tmp_path / "old.pt", None, [])
+    assert (loaded.dump(), step) == (experiment.dump(), 5)
+    assert_same(same.state_dict(), model.state_dict())
 
 
 def test_it_takes_depth_models_and_writes_no_checkpoint_of_a_run(here, tiny, tmp_path: Path) -> None:
