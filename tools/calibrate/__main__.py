@@ -69,7 +69,7 @@ def main() -> None:
         model.finish = finish
         metrics = experiment.build_metrics()
         with experiment.arithmetic(processes.device):
-            evaluate(model, batches, [*metrics, fit] if fit else metrics, processes)
+            evaluate(experiment.inference(model), batches, [*metrics, fit] if fit else metrics, processes)
         if fit:
             fit.compute()  # before metrics complain that nothing was measured
         return {name: value for metric in metrics for name, value in metric.compute().items()}
