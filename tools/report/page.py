@@ -1,6 +1,7 @@
 """Runs as one HTML page. A run has the same colour everywhere."""
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from datetime import date
 from html import escape
@@ -72,12 +73,16 @@ def _curves(runs: list[Run]) -> Iterator[str]:
             names = [
                 name for name in names if name == "loss" or not name.startswith("loss")
             ]  # the only term is the loss
-        shown = [_chart(name, runs, found) for name in names if any(name in series for series in found)]
+        shown = [_chart(name, runs, found) for name in names if any(_finite(series, name) for series in found)]
         if shown:
             yield f"<h2>{heading}</h2>{legend if len(runs) > 1 else ''}"
             yield charts(shown[:CHARTS_SHOWN])
             if more := shown[CHARTS_SHOWN:]:
                 yield fold(f"{len(more)} more", charts(more))
+
+
+def _finite(series: dict[str, tuple[list[float], list[float]]], name: str) -> bool:
+    return name in series and any(map(math.isfinite, series[name][1]))
 
 
 def _chart(name: str, runs: list[Run], found: list[dict[str, tuple[list[float], list[float]]]]) -> str:
