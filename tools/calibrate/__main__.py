@@ -52,12 +52,12 @@ def main() -> None:
     if experiment.system.reuse_memory:
         keep_freed_memory(EVALUATION)
     processes = start_processes(experiment.system.device, experiment.system.backend)
-    model.to(processes.device)
+    inference = experiment.inference(model.to(processes.device))
     batches = evaluation_loader(
         experiment.data.build(arguments.split),
-        experiment.data.test_transforms,
+        inference.transforms,
         batch_size=experiment.evaluation.batch_size,
-        size_divisor=model.size_divisor,
+        size_divisor=inference.size_divisor,
         rank=processes.rank,
         world_size=processes.count,
         workers=experiment.system.workers,
@@ -69,7 +69,7 @@ def main() -> None:
         model.finish = finish
         metrics = experiment.build_metrics()
         with experiment.arithmetic(processes.device):
-            evaluate(experiment.inference(model), batches, [*metrics, fit] if fit else metrics, processes)
+            evaluate(inference, batches, [*metrics, fit] if fit else metrics, processes)
         if fit:
             fit.compute()  # before metrics complain that nothing was measured
         return {name: value for metric in metrics for name, value in metric.compute().items()}

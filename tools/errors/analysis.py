@@ -52,18 +52,18 @@ def analyse(
 ) -> Findings:
     """Predict every image once and add up its errors."""
     analysis, grades = build_analysis(experiment), {}
-    model.to(processes.device).eval()
+    inference = experiment.inference(model.to(processes.device).eval())
     loader = evaluation_loader(
         dataset,
-        experiment.data.test_transforms,
+        inference.transforms,
         batch_size=experiment.evaluation.batch_size,
-        size_divisor=model.size_divisor,
+        size_divisor=inference.size_divisor,
         workers=experiment.system.workers,
         pin_memory=processes.device.type == "cuda",
     )
     with experiment.arithmetic(processes.device), tqdm(total=len(dataset), unit="image", disable=None) as progress:
         for batch in loader:
-            for prediction, target in zip(model.predict(batch.to(processes.device)), batch.targets, strict=True):
+            for prediction, target in zip(inference.predict(batch.to(processes.device)), batch.targets, strict=True):
                 grades[target.image_id] = analysis.add(prediction.to("cpu"), target)
                 progress.update()
     ordered = dict(sorted(grades.items(), key=lambda item: -np.nan_to_num(item[1].badness, nan=np.inf)))
@@ -79,10 +79,11 @@ def worst_pictures(
     findings: Findings, model: DenseModel, dataset: DenseDataset, experiment: Experiment, processes: Processes
 ) -> Iterator[tuple[str, Grade, np.ndarray]]:
     """The worst images, at most WORST, each predicted again: its id, its grade and an RGB picture uint8 [H, W, 3]."""
+    inference = experiment.inference(model)
     places = {dataset.image_id(index): index for index in range(len(dataset))}
     for name, grade in list(findings.grades.items())[:WORST]:
         sample = dataset.load(places[name])
-        batch = single_batch(sample, experiment.data.test_transforms, model.size_divisor)
+        batch = single_batch(sample, inference.transforms, inference.size_divisor)
         with experiment.arithmetic(processes.device):
-            prediction = model.predict(batch.to(processes.device))[0].to("cpu")
+            prediction = inference.predict(batch.to(processes.device))[0].to("cpu")
         yield name, grade, draw(sample.image, prediction, batch.targets[0], experiment.data.info)
