@@ -207,5 +207,5 @@ def test_each_task_from_a_clone_to_a_score_also_where_every_download_is_cut(name
 def test_every_configuration_of_the_table_is_tried_or_has_a_page():
     text = (ROOT / "README.md").read_text().partition("## Real data\n")[2].partition("\n## ")[0]
     named = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`[^|]+)\|", text, re.MULTILINE))))
-    assert named == {*SMALL, "maskformer_swinb_dysample", "probe_seg", "probe_depth"}
+    assert named == {*SMALL, "maskformer_swinb_dysample", "depth_kitti_dysample", "probe_seg", "probe_depth"}
     assert all((ROOT / f"configs/{name}.yaml").exists() for name in named)
