@@ -129,7 +129,7 @@ def write_onnx(program: ExportedProgram, graph: Graph, path: Path, opset: int) -
     try:
         with _quiet():
             written = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False, **names)
-    except torch.onnx.errors.OnnxExporterError as error:
+    except torch.onnx.OnnxExporterError as error:
         cause = error.__cause__ or error
         what = f"cannot be written as ONNX ({str(cause).strip()})"
         raise UserError(path, what, "give --size instead of --dynamic, or export a .pt2 file") from error
