@@ -125,10 +125,12 @@ def write_onnx(program: ExportedProgram, graph: Graph, path: Path, opset: int) -
     """
     import onnx
 
-    names = {"input_names": list(graph.inputs), "output_names": list(graph.outputs)}
+    inputs, outputs = list(graph.inputs), list(graph.outputs)
     try:
         with _quiet():
-            written = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False, **names)
+            written = torch.onnx.export(
+                program, dynamo=True, opset_version=opset, input_names=inputs, output_names=outputs, verbose=False
+            )
     except torch.onnx.OnnxExporterError as error:
         cause = error.__cause__ or error
         what = f"cannot be written as ONNX ({str(cause).strip()})"
