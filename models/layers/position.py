@@ -19,7 +19,9 @@ def sine_position(size: Size, channels: int, device: torch.device, normalised: b
     frequencies = TEMPERATURE ** -(torch.arange(0, half, 2, device=device) / half)
     axes = []
     for length in size:
-        places = torch.arange(1, length + 1, device=device)[:, None] * (2 * math.pi / length if normalised else 1)
+        places = torch.arange(1, length + 1, device=device)[:, None].to(frequencies.dtype)
+        if normalised:  # by a tensor: ONNX has no products with numbers that depend on the size
+            places = places * places.new_full((1,), 2 * math.pi / length)
         angles = places * frequencies
         axes.append(torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1))
     rows, columns = axes

@@ -125,15 +125,16 @@ def write_onnx(program: ExportedProgram, graph: Graph, path: Path, opset: int) -
     """
     import onnx
 
-    with _quiet():
-        written = torch.onnx.export(
-            program,
-            dynamo=True,
-            opset_version=opset,
-            input_names=list(graph.inputs),
-            output_names=list(graph.outputs),
-            verbose=False,
-        )
+    inputs, outputs = list(graph.inputs), list(graph.outputs)
+    try:
+        with _quiet():
+            written = torch.onnx.export(
+                program, dynamo=True, opset_version=opset, input_names=inputs, output_names=outputs, verbose=False
+            )
+    except torch.onnx.OnnxExporterError as error:
+        cause = error.__cause__ or error
+        what = f"cannot be written as ONNX ({str(cause).strip()})"
+        raise UserError(path, what, "give --size instead of --dynamic, or export a .pt2 file") from error
     assert written is not None
     assert written.exported_program is not None
     size = sum(value.const_value.nbytes for value in written.model.graph.initializers.values() if value.const_value)
@@ -149,6 +150,7 @@ def write_onnx(program: ExportedProgram, graph: Graph, path: Path, opset: int) -
         del node.metadata_props[:]
         node.metadata_props.extend(scopes)
     _name_axes(model, graph)
+    _cast_weights(model)
     onnx.save(model, path)
     try:
         onnx.checker.check_model(str(path), full_check=True)
@@ -169,6 +171,23 @@ def _name_axes(model: Any, graph: Graph) -> None:
         for side in value.type.tensor_type.shape.dim:
             if side.dim_param:
                 side.dim_param = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), side.dim_param)
+
+
+def _cast_weights(model: Any) -> None:
+    """Store weights in the type that products use: PyTorch leaves large ones in float32, with a Cast after them."""
+    from onnx import helper, numpy_helper
+
+    weights = {value.name: value for value in model.graph.initializer}
+    casts = [node for node in model.graph.node if node.op_type == "Cast" and node.input[0] in weights]
+    for node in casts:
+        array = numpy_helper.to_array(weights[node.input[0]])
+        dtype = helper.tensor_dtype_to_np_dtype(node.attribute[0].i)
+        model.graph.initializer.append(numpy_helper.from_array(array.astype(dtype), node.output[0]))
+        model.graph.node.remove(node)
+    used = {name for node in _nodes(model.graph) for name in node.input}
+    for node in casts:
+        if node.input[0] not in used and (value := weights.pop(node.input[0], None)) is not None:
+            model.graph.initializer.remove(value)
 
 
 def check_operators(model: Any, path: Path) -> None:
