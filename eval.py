@@ -27,7 +27,7 @@ from runtime.memory import EVALUATION, keep_freed_memory
 from runtime.shutdown import exit_together
 from structures import Batch
 from workflow.results import check_outside_data, check_writable, describe, result_record, write_result
-from workflow.trained import find_checkpoint, load_trained
+from workflow.trained import find_checkpoint, load_predicting
 
 
 @torch.inference_mode()
@@ -101,7 +101,7 @@ def main() -> None:
         check_writable(arguments.json)
     path = find_checkpoint(arguments.checkpoint, arguments.which)
     selected = path.stem if arguments.checkpoint.is_dir() else None
-    experiment, model, step = load_trained(path, arguments.cfg, arguments.overrides)
+    experiment, model, step = load_predicting(path, arguments.cfg, arguments.overrides)
     if arguments.predictions:
         check_outside_data(arguments.predictions, "--predictions", experiment)
     if experiment.system.reuse_memory:

@@ -15,7 +15,7 @@ from datasets import DataConfig
 from datasets.loading import BatchLayout
 from datasets.transforms import Pad, RandomCrop, ResizeFit
 from errors import UserError, suggest
-from inference import Inference, InferenceConfig
+from inference import Inference, InferenceConfig, build_inference
 from metrics import MetricConfig
 from metrics.base import Metric
 from models import ModelConfig
@@ -172,7 +172,7 @@ class Experiment(Schema):
     def inference(self, model: DenseModel) -> Inference:
         """The model as it predicts whole images, by `evaluation.inference`."""
         settings = self.evaluation.inference or InferenceConfig()
-        return settings.build(model, self.data.test_transforms, self.data.info.task)
+        return build_inference(settings, model, self.data.test_transforms, self.data.info.task)
 
     def build_metrics(self) -> list[Metric]:
         """Build the metrics, empty."""

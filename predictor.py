@@ -21,7 +21,7 @@ from pictures import draw
 from runtime.arithmetic import Precision
 from runtime.distributed import start_processes
 from structures import DatasetInfo, Instances, Size
-from workflow.trained import find_checkpoint, load_trained
+from workflow.trained import find_checkpoint, load_predicting
 
 Picture = str | Path | Image.Image | np.ndarray
 
@@ -49,7 +49,7 @@ class Predictor:
             raise UserError("batch_size", f"{batch_size} is not possible", "give 1 or more")
         settings = [*overrides, f"system.device={device}"]
         settings += [] if precision is None else [f"precision={precision}"]
-        self._experiment, network, _ = load_trained(find_checkpoint(Path(model)), None, settings)
+        self._experiment, network, _ = load_predicting(find_checkpoint(Path(model)), None, settings)
         self._device = start_processes(self._experiment.system.device).device
         self._inference = self._experiment.inference(network.to(self._device).eval())
         self._batch_size = batch_size

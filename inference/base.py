@@ -9,7 +9,8 @@ from torch import Tensor
 
 from datasets.base import Transform
 from datasets.colour import Normalize
-from inference.windows import Window, WindowConfig, windows_of
+from inference.settings import InferenceConfig
+from inference.windows import Window, windows_of
 from models.base import DenseModel
 from structures import Batch, Prediction, Size
 
@@ -50,17 +51,10 @@ class PartsInference(Inference):
     image takes a quarter of the memory.
     """
 
-    def __init__(
-        self,
-        model: DenseModel,
-        transforms: Sequence[Transform],
-        windows: WindowConfig | None,
-        flip: bool,
-        scales: Sequence[float],
-    ) -> None:
+    def __init__(self, model: DenseModel, transforms: Sequence[Transform], settings: InferenceConfig) -> None:
         super().__init__(model, transforms)
         self.size_divisor = 1  # views are padded, not the image
-        self.windows, self.flip, self.scales = windows, flip, scales
+        self.settings = settings
         self._normalize: Normalize | None = None
         last = self.transforms[-1]
         if isinstance(last, Normalize):
@@ -70,7 +64,7 @@ class PartsInference(Inference):
     def grid(self, inputs: Size, original: Size, device: torch.device) -> tuple[list[Window], list[Window]]:
         """The windows along the height and along the width. inputs: size of the image that is given to the network."""
         rows, columns = (
-            windows_of(*sides, self.windows, side, device)
+            windows_of(*sides, self.settings.windows, side, device)
             for side, sides in enumerate(zip(inputs, original, strict=True))
         )
         return rows, columns
@@ -82,12 +76,12 @@ class PartsInference(Inference):
                 torch.tensor(values, device=part.device) for values in (self._normalize.mean, self._normalize.std)
             )
             part = (part.float() - mean[:, None, None]) / std[:, None, None]
-        for scale in self.scales:
+        for scale in self.settings.scales:
             resized = part[None]
             if scale != 1:
                 height, width = (max(1, round(side * scale)) for side in part.shape[1:])
                 resized = F.interpolate(resized, (height, width), mode="bilinear", antialias=scale < 1)
-            for mirrored in (False, True)[: 1 + self.flip]:
+            for mirrored in (False, True)[: 1 + self.settings.flip]:
                 height, width = resized.shape[2:]
                 images = resized.flip(3) if mirrored else resized
                 divisor = self.model.size_divisor

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from datasets.base import Transform
 from inference.base import PartsInference
-from inference.windows import Window, WindowConfig
+from inference.settings import InferenceConfig
+from inference.windows import Window
 from models.base import DenseModel
 from structures import Batch, Prediction, Size
 
@@ -22,15 +23,9 @@ class MapInference(PartsInference):
     """
 
     def __init__(
-        self,
-        model: DenseModel,
-        transforms: Sequence[Transform],
-        windows: WindowConfig | None,
-        flip: bool,
-        scales: Sequence[float],
-        is_depth: bool,
+        self, model: DenseModel, transforms: Sequence[Transform], settings: InferenceConfig, *, is_depth: bool
     ) -> None:
-        super().__init__(model, transforms, windows, flip, scales)
+        super().__init__(model, transforms, settings)
         self.is_depth = is_depth
 
     @torch.no_grad()

@@ -1,6 +1,5 @@
 """Boxes and masks from windows (tiles) and views, merged."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,28 +7,13 @@ import torch
 from pycocotools import mask as mask_utils
 from torch import Tensor
 
-from datasets.base import Transform
 from inference.base import PartsInference, View
-from inference.merging import MergeConfig, merge
-from inference.windows import WindowConfig
-from models.base import DenseModel
+from inference.merging import merge
 from structures import Batch, Instances, Prediction, Size, Target
 
 
 class ObjectInference(PartsInference):
     """Predicts boxes and masks: of every window and view, all put in place and merged."""
-
-    def __init__(
-        self,
-        model: DenseModel,
-        transforms: Sequence[Transform],
-        windows: WindowConfig | None,
-        flip: bool,
-        scales: Sequence[float],
-        merging: MergeConfig,
-    ) -> None:
-        super().__init__(model, transforms, windows, flip, scales)
-        self.merging = merging
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Prediction]:
@@ -54,7 +38,7 @@ class ObjectInference(PartsInference):
             scores=torch.cat([part.scores for part in found if part.scores is not None]),
             rles=None if rles[0] is None else [rle for part in rles for rle in part or ()],
         )
-        return merge(everything, self.merging, target.size)
+        return merge(everything, self.settings.merge, target.size)
 
     def _found(
         self, image: Tensor, rows: tuple[int, int], columns: tuple[int, int], view: View, target: Target

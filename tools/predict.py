@@ -26,7 +26,7 @@ from pictures import draw
 from runtime.distributed import start_processes
 from runtime.memory import EVALUATION, keep_freed_memory
 from workflow.results import check_outside_data
-from workflow.trained import find_checkpoint, load_trained
+from workflow.trained import find_checkpoint, load_predicting
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
 
@@ -127,7 +127,7 @@ def main() -> None:
     if overwritten:
         raise UserError(f"--out {arguments.out}", f"would overwrite {min(overwritten)}", "choose another folder")
 
-    experiment, model, _ = load_trained(find_checkpoint(arguments.checkpoint), None, overrides)
+    experiment, model, _ = load_predicting(find_checkpoint(arguments.checkpoint), None, overrides)
     check_outside_data(arguments.out, "--out", experiment)
     files = experiment.data.prediction_files(arguments.out)
     check_ids(images, files)

@@ -39,11 +39,11 @@ def load_trained(path: Path, cfg: Path | None, overrides: list[str]) -> tuple[Ex
     """Load the experiment of a checkpoint (or of `cfg`), the model with its trained weights, and its step.
 
     If the run kept a moving average of the weights, the average is loaded. `path` may also be the name of a published
-    model (published/index.yaml), which is fetched, a file written by tools.convert_weights, or one of
-    `tools.export_onnx --full`; the step of all three is 0. Raises UserError if something is wrong with the files.
+    model (published/index.yaml), which is fetched, or a file written by tools.convert_weights; the step of both is 0.
+    Raises UserError if something is wrong with the files.
     """
     if path.suffix == ".onnx":
-        return *_load_onnx(path, cfg, overrides), 0
+        raise UserError(path, "is an exported file, which can only predict", "name the checkpoint that it is made of")
     if not path.exists() and path.name == str(path) and not path.suffix and path.name not in entries():
         what = "is neither a checkpoint, a run folder nor a published model"
         raise UserError(path, what, f"{suggest(path.name, list(entries()))} (python -m tools.weights lists them)")
@@ -60,6 +60,13 @@ def load_trained(path: Path, cfg: Path | None, overrides: list[str]) -> tuple[Ex
     model = experiment.build_model(pretrained=False)
     load_state(model, state["ema"] or state["model"], path)
     return experiment, model, state["step"]
+
+
+def load_predicting(path: Path, cfg: Path | None, overrides: list[str]) -> tuple[Experiment, DenseModel, int]:
+    """`load_trained` for what only predicts: `path` may also be a file of `tools.export_onnx --full`; its step is 0."""
+    if path.suffix == ".onnx":
+        return *_load_onnx(path, cfg, overrides), 0
+    return load_trained(path, cfg, overrides)
 
 
 def _check_predicts(entry: Entry) -> None:

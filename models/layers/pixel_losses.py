@@ -5,6 +5,7 @@ images of all processes: the gradient does not depend on how the images of a ste
 cross-entropy and focal loss; ohem.py and dice.py have one more each.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -31,7 +32,7 @@ class PixelLossConfig(Schema):
     weight: PositiveFloat = 1.0
 
 
-class PixelLoss(nn.Module):
+class PixelLoss(nn.Module, ABC):
     """A loss. name: in the log. weight: its factor. class_weights: [K], of the pixels of each class, or None.
 
     It has no parameters, and its buffer is not part of a checkpoint.
@@ -44,12 +45,12 @@ class PixelLoss(nn.Module):
         self.name, self.weight = name, weight
         self.register_buffer("class_weights", class_weights, persistent=False)
 
+    @abstractmethod
     def forward(self, logits: Tensor, labels: Tensor, sizes: Sequence[Size]) -> Tensor:
         """The loss of logits [B, K, h, w], float32, for labels [B, H, W], class or IGNORE -> scalar.
 
         sizes: (height, width) of each image; what lies beyond is padding of the batch, all IGNORE.
         """
-        raise NotImplementedError
 
 
 def pixel_losses(

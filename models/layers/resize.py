@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from structures import Size
+from structures import Batch, Prediction, Size
 
 _CHUNK_ELEMENTS = 1 << 22  # elements at full resolution that are held at a time
 
@@ -59,6 +59,15 @@ def resized_argmax(logits: Tensor, padded: Size, unpadded: Size, size: Size) -> 
             classes.masked_fill_(score > best, label)
             torch.maximum(best, score, out=best)
     return classes
+
+
+def semantic_predictions(logits: Tensor, batch: Batch) -> list[Prediction]:
+    """The class map of each image at its original size, from logits [B, K, h, w]; see `resized_argmax`."""
+    height, width = batch.images.shape[-2:]
+    return [
+        Prediction(semantic=resized_argmax(scores, (height, width), unpadded, target.size))
+        for scores, unpadded, target in zip(logits, batch.sizes, batch.targets, strict=True)
+    ]
 
 
 def class_probabilities(logits: Tensor, images: Tensor, unpadded: Size) -> Tensor:

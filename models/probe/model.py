@@ -20,7 +20,7 @@ from models.components import BackboneConfig, LossConfigs, UpsamplerConfig
 from models.depthformer.finish import CalibrationConfig, Finish
 from models.depthformer.loss import scale_invariant_log_loss
 from models.layers.pixel_losses import CrossEntropyConfig, PixelLoss, pixel_losses
-from models.layers.resize import class_probabilities, resized_argmax, semantic_tensors, size_of
+from models.layers.resize import class_probabilities, semantic_predictions, semantic_tensors, size_of
 from models.layers.simple_pyramid import shrink
 from models.weights import Source, load_weights, replaces_backbone
 from structures import Batch, DatasetInfo, Prediction, Size
@@ -149,13 +149,7 @@ class SemanticProbe(Probe):
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Prediction]:
         """Class maps at original size: logits are resized to the network's input size, then to the original size."""
-        height, width = batch.images.shape[-2:]
-        return [
-            Prediction(semantic=resized_argmax(scores, (height, width), unpadded, target.size))
-            for scores, unpadded, target in zip(
-                self.outputs(batch.images)["logits"], batch.sizes, batch.targets, strict=True
-            )
-        ]
+        return semantic_predictions(self.outputs(batch.images)["logits"], batch)
 
 
 class DepthProbe(Probe):

@@ -18,7 +18,7 @@ from config import Rate, Schema
 from models.base import Backbone, DenseModel
 from models.components import BackboneConfig, LossConfigs, UpsamplerConfig
 from models.layers.pixel_losses import CrossEntropyConfig, PixelLoss, pixel_losses
-from models.layers.resize import class_probabilities, resized_argmax, semantic_tensors
+from models.layers.resize import class_probabilities, semantic_predictions, semantic_tensors
 from models.layers.tiling import apply_by_rows
 from models.weights import Source, load_weights, replaces_backbone
 from structures import Batch, DatasetInfo, Prediction, Size
@@ -106,12 +106,7 @@ class SegFormer(DenseModel):
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Prediction]:
         """Class maps at original size: logits are resized to the network's input size, then to the original size."""
-        padded = batch.images.shape[-2:]
-        logits = self.outputs(batch.images)["logits"]
-        return [
-            Prediction(semantic=resized_argmax(scores, (padded[0], padded[1]), unpadded, target.size))
-            for scores, unpadded, target in zip(logits, batch.sizes, batch.targets, strict=True)
-        ]
+        return semantic_predictions(self.outputs(batch.images)["logits"], batch)
 
 
 class SegFormerHead(nn.Module):

@@ -5,6 +5,7 @@ import json
 import sys
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -16,9 +17,7 @@ from tests.conftest import ROOT, TINY, read
 from tests.models.test_predict_tensors import CASES, SIZE, UNPADDED, check_equal, model_and_batch
 from tests.onnx_files import export_whole, metadata_of
 from workflow.onnx_model import OnnxModel, prediction_of
-
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
+from workflow.trained import load_trained
 
 LABEL = 3
 
@@ -29,6 +28,7 @@ def constant(scenes, tmp_path):
     helper, INT64 = onnx.helper, onnx.TensorProto.INT64
     overrides = [*TINY, f"data.root={scenes}/ADEChallengeData2016"]
     experiment = load_experiment(ROOT / "configs/demo/seg.yaml", overrides)
+    model = experiment.build_model(pretrained=False)
 
     def write(**changes: object):
         label = helper.make_tensor("value", INT64, [1], [LABEL])
@@ -39,11 +39,11 @@ def constant(scenes, tmp_path):
             [helper.make_tensor_value_info(*item) for item in inputs],
             [helper.make_tensor_value_info("semantic", INT64, ["h", "w"])],
         )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+        file = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
         helper.set_model_props(
-            model, {"denseup": dataclasses.replace(metadata_of(experiment, 32), **changes).to_json()}
+            file, {"denseup": dataclasses.replace(metadata_of(experiment, model), **changes).to_json()}
         )
-        onnx.save(model, tmp_path / "constant.onnx")
+        onnx.save(file, tmp_path / "constant.onnx")
         return tmp_path / "constant.onnx"
 
     return write
@@ -69,6 +69,11 @@ def test_it_is_not_blended(constant):
     predictor = Predictor(constant(), overrides=["evaluation.inference.windows.size=[32, 32]"])
     with pytest.raises(UserError, match="which are not blended; use the checkpoint"):
         predictor(np.zeros((40, 40, 3), np.uint8))
+
+
+def test_what_needs_the_model_itself_asks_for_the_checkpoint(constant):
+    with pytest.raises(UserError, match="is an exported file, which can only predict; name the checkpoint that it is"):
+        load_trained(constant(), None, [])
 
 
 def test_its_latency_is_measured(constant, monkeypatch, capsys):
@@ -113,8 +118,8 @@ def test_an_exported_model_predicts_what_it_is_exported_from(case, tmp_path):
     exported = OnnxModel(export_whole(experiment, model, (128, 128), tmp_path / "model.onnx"))
     with torch.inference_mode():
         check_equal(exported.predict(batch)[0], model.predict(batch)[0])
-        nothing = Batch(torch.zeros_like(batch.images), [UNPADDED], [Target("2", SIZE)])  # perhaps without any object
-        check_equal(exported.predict(nothing)[0], model.predict(nothing)[0])
+        other = Batch(batch.images.flip(3), [(128, 128)], [Target("2", UNPADDED)])
+        check_equal(exported.predict(other)[0], model.predict(other)[0])
 
 
 @pytest.mark.slow

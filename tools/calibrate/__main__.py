@@ -47,8 +47,8 @@ def main() -> None:
     check_writable(out)
     experiment, model, step = load_trained(path, arguments.cfg, arguments.overrides)
     if not isinstance(model, DepthFormer | DepthProbe):
-        what = f"is of the task {experiment.data.info.task}" if path.suffix != ".onnx" else "is an exported file"
-        raise UserError(path, f"{what}; this takes checkpoints of depth models", "name one")
+        what = f"is of the task {experiment.data.info.task}; this takes checkpoints of depth models"
+        raise UserError(path, what, "name one")
     if experiment.system.reuse_memory:
         keep_freed_memory(EVALUATION)
     processes = start_processes(experiment.system.device, experiment.system.backend)

@@ -17,7 +17,7 @@ from tools.errors.page import page
 from tools.errors.text import describe
 from tools.pages.html import write_page
 from workflow.results import check_writable, without_nan, write_result
-from workflow.trained import find_checkpoint, load_trained
+from workflow.trained import find_checkpoint, load_predicting
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
         arguments.overrides.append(arguments.json)
         arguments.json = "-"
     path = find_checkpoint(arguments.checkpoint, arguments.which)
-    experiment, model, step = load_trained(path, arguments.cfg, arguments.overrides)
+    experiment, model, step = load_predicting(path, arguments.cfg, arguments.overrides)
     out = arguments.out or (
         arguments.checkpoint / "errors.html" if arguments.checkpoint.is_dir() else Path("errors.html")
     )
