@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from datasets.transforms import Normalize, ResizeToMultiple
-from inference import InferenceConfig
+from inference import InferenceConfig, build_inference
 from tests.models.test_predict_tensors import model_and_batch
 
 NORMALISED = (Normalize(), ResizeToMultiple(multiple=32))  # batches are normalised already
@@ -16,7 +16,8 @@ def test_one_window_predicts_what_the_model_predicts(case):
     batch.images = batch.images[:, :, :96]  # padded no further than a window is
     batch.targets[0].size = batch.sizes[0]  # at other sizes probabilities are resized, not logits
     task = "depth" if case.startswith("depth") else "semantic"
-    inference = InferenceConfig.model_validate({"windows": {"size": (128, 128)}}).build(model, NORMALISED, task)
+    settings = InferenceConfig.model_validate({"windows": {"size": (128, 128)}})
+    inference = build_inference(settings, model, NORMALISED, task)
     assert inference.transforms == NORMALISED
     with torch.inference_mode():
         found, expected = inference.predict(batch)[0], model.predict(batch)[0]

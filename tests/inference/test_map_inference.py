@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from datasets.transforms import Normalize
-from inference import InferenceConfig
+from inference import InferenceConfig, build_inference
 from tests.inference.made import PLAIN, Pointwise, batch_of, noise
 
 WINDOWS = [
@@ -19,7 +19,7 @@ def predict(classes: int, image, size=None, model=None, **settings):
     torch.manual_seed(0)
     model = model or Pointwise(classes)
     config = InferenceConfig.model_validate(settings)
-    inference = config.build(model, (PLAIN,), "semantic" if classes > 1 else "depth")
+    inference = build_inference(config, model, (PLAIN,), "semantic" if classes > 1 else "depth")
     assert inference.transforms == ()  # views are normalised one by one
     return inference.predict(batch_of(image, size))[0]
 
@@ -100,6 +100,6 @@ def test_grey_levels_are_normalised_before_views_are_padded():
     model = Pointwise(1)
     model.maps = lambda images, unpadded: images[:, :1, : unpadded[0], : unpadded[1]]
     image = noise(20, 21)
-    inference = InferenceConfig(flip=True).build(model, (Normalize(),), "depth")
+    inference = build_inference(InferenceConfig(flip=True), model, (Normalize(),), "depth")
     found = inference.predict(batch_of(image))[0].depth
     torch.testing.assert_close(found, (image[0] - 123.675) / 58.395)

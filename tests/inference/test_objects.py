@@ -6,7 +6,7 @@ import torch
 from pycocotools import mask as mask_utils
 from torchvision.ops import batched_nms
 
-from inference import InferenceConfig
+from inference import InferenceConfig, build_inference
 from inference.merging import MergeConfig, merge, overlaps
 from inference.objects import placed
 from structures import Instances
@@ -21,7 +21,7 @@ def decoded(rle: bytes, size: tuple[int, int]) -> np.ndarray:
 
 def objects_in(image, size=None, merge=SAHI, **settings):
     config = InferenceConfig.model_validate({"merge": merge, **settings})
-    return config.build(Finder(), (PLAIN,), "instance").predict(batch_of(image, size))[0].instances
+    return build_inference(config, Finder(), (PLAIN,), "instance").predict(batch_of(image, size))[0].instances
 
 
 def scene() -> torch.Tensor:
