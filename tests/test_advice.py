@@ -223,7 +223,7 @@ ROWS = [
     Row(
         "correct data.root, or fetch … with python -m tools.… --root …",
         "seg",
-        ["data.root=/nowhere"],
+        ["data.root=/proc/nowhere"],
         ["data.root=ROOT"],
     ),
     Row(

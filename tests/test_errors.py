@@ -69,15 +69,15 @@ def data(scenes, tmp_path) -> Path:
         ("seed=99999999999999999999999", "seed"),
         ("optimizer.lr=inf", "optimizer.lr"),
         ("optimizer.betas=[2, 3]", "optimizer.betas.0"),
-        ("data.root=/nowhere", "/nowhere: no such folder"),
+        ("data.root=/proc/nowhere", "/proc/nowhere: no such folder"),
         ("data.train_transforms=[]", "normalize"),
-        ("model.weights=/nowhere.pt", "model.weights /nowhere.pt: no such file"),
-        ("model.backbone.weights=/nowhere.pt", "model.backbone.weights /nowhere.pt: no such file"),
+        ("model.weights=/proc/nowhere.pt", "model.weights /proc/nowhere.pt: no such file"),
+        ("model.backbone.weights=/proc/nowhere.pt", "model.backbone.weights /proc/nowhere.pt: no such file"),
         ("system.device=cuda", "CUDA"),
         ("model.weights=", "has no value; write null for none"),
         ("steps=3 # three", "what follows # would be a comment"),
         ("run_name=a b", "'a b' cannot name a run; use letters"),
-        ("data.root=/nowhere #2", "/nowhere #2: no such folder"),
+        ("data.root=/proc/nowhere #2", "/proc/nowhere #2: no such folder"),
         ("nonsense", "is not KEY=VALUE"),
     ],
 )
@@ -237,7 +237,7 @@ def test_checkpoints_that_do_not_fit(fails, tiny, tmp_path):
 
 def test_images_that_cannot_be_read_are_left_out_and_named(fails, tiny, tmp_path, monkeypatch):
     experiment = load_experiment(CFG[1], tiny)
-    monkeypatch.setattr(predict, "load_trained", lambda *_: (experiment, experiment.build_model(), 0))
+    monkeypatch.setattr(predict, "load_predicting", lambda *_: (experiment, experiment.build_model(), 0))
     photos = tmp_path / "photos"
     (photos / "folder.jpg").mkdir(parents=True)
     shutil.copy(ROOT / "docs/images/demo.jpg", photos / "good.jpg")

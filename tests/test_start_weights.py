@@ -111,7 +111,7 @@ def test_own_data_start_from_a_whole_model_or_not_at_all(path):
 @pytest.mark.parametrize("more", [[], ["--check"]])
 def test_training_stops_before_it_makes_a_folder_or_reads_data(more, tmp_path, here):
     with pytest.raises(UserError, match=r"mit_b1_imagenet.bin: cannot be fetched"):
-        here("train", "--cfg", SEG, f"output_dir={tmp_path}/runs", "data.root=/nowhere", *more)
+        here("train", "--cfg", SEG, f"output_dir={tmp_path}/runs", "data.root=/proc/nowhere", *more)
     assert not (tmp_path / "runs").exists()
 
 

@@ -201,7 +201,7 @@ def test_wrong_input_of_several_processes_is_told_once(scenes, tmp_path, every, 
     data.symlink_to(scenes / SEG.data)
     cases = {
         "steps: -1 is not possible": ([*SEG.words(scenes, tmp_path), "steps=-1"], []),
-        "no such folder": ([*SEG.words(scenes, tmp_path), "data.root=/nowhere"], []),
+        "no such folder": ([*SEG.words(scenes, tmp_path), "data.root=/proc/nowhere"], []),
         "a bad image": (SEG.words(scenes, tmp_path / "bad"), [partial(at_call, IN_EVALUATION, 1, refuse, False, 1)]),
         "a bad picture": (
             SEG.words(scenes, tmp_path / "first"),

@@ -35,7 +35,7 @@ def test_all_lengths_in_epochs_become_steps(scenes):
 
 
 def test_lengths_in_steps_need_no_data():
-    experiment = load_experiment(DEMO, ["data.root=/nowhere"])
+    experiment = load_experiment(DEMO, ["data.root=/proc/nowhere"])
     assert experiment.in_steps() is experiment
 
 

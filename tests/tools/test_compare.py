@@ -331,8 +331,8 @@ def test_runs_that_may_end_early_are_refused(monkeypatch):
 
 
 def test_a_failed_run_stops_the_rest_with_its_own_line(monkeypatch, tmp_path):
-    words = [*TINY, "data.root=/nowhere", "--upsamplers", "nearest,carafe", "--seeds", 2, "--jobs", 2]
-    with pytest.raises(UserError, match=r"^(nearest|carafe), seed 0: .*/nowhere: no such folder; "):
+    words = [*TINY, "data.root=/proc/nowhere", "--upsamplers", "nearest,carafe", "--seeds", 2, "--jobs", 2]
+    with pytest.raises(UserError, match=r"^(nearest|carafe), seed 0: .*/proc/nowhere: no such folder; "):
         compare(monkeypatch, *words, "--out", tmp_path / "out")
     assert not (tmp_path / "out/nearest/seed_1").exists()
 
@@ -418,8 +418,8 @@ def test_repeat_is_compared_to_the_last_digit(value, equal):
         (["--upsamplers", "nearest", "stpes=4"], "stpes: unknown key; did you mean steps?"),
         (["--upsamplers", "nearest", "--variants", "x.yaml"], "not allowed with argument"),
         ([], "one of the arguments --upsamplers --variants is required"),
-        (["--variants", "/nowhere.yaml"], "/nowhere.yaml: no such file"),
-        (["--upsamplers", "nearest", "--out", "/dev/null", "data.root=/nowhere"], "/dev/null: cannot be written"),
+        (["--variants", "/proc/nowhere.yaml"], "/proc/nowhere.yaml: no such file"),
+        (["--upsamplers", "nearest", "--out", "/dev/null", "data.root=/proc/nowhere"], "/dev/null: cannot be written"),
     ],
 )
 def test_wrong_arguments_end_in_one_line_before_any_run(monkeypatch, capsys, words, expected):

@@ -360,7 +360,7 @@ def test_a_comparison_that_fails_ends_it(monkeypatch, code, expected):
     [
         (["--only", "segg"], "--only segg: no such experiment; did you mean seg?"),
         (["--jobs", "0"], "--jobs 0: is less than 1"),
-        (["--experiments", "/nowhere.yaml"], "/nowhere.yaml: no such file"),
+        (["--experiments", "/proc/nowhere.yaml"], "/proc/nowhere.yaml: no such file"),
         (["--experiments", "EMPTY"], r"experiments: .*at least 1 item"),
         (["--experiments", "METRIC"], r"configs/minipaper/seg.yaml: metric bIou: .*; did you mean bIoU\?"),
     ],

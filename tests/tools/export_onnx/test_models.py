@@ -21,7 +21,7 @@ SWIN = "model.backbone={name: swin_t, channels: 32, depths: [1, 1, 2, 1], window
 
 
 def write(path, cfg, *settings, dynamic=False, precision="fp32"):
-    experiment = load_experiment(ROOT / f"configs/demo/{cfg}.yaml", ["data.root=/nowhere", *settings])
+    experiment = load_experiment(ROOT / f"configs/demo/{cfg}.yaml", ["data.root=/proc/nowhere", *settings])
     model = experiment.build_model(pretrained=False).eval().requires_grad_(False)
     graph = raw_graph(model, (64, 96), batch=2 if dynamic else 1)
     options = {"sampling": "gather", "precision": precision}

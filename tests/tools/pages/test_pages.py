@@ -95,7 +95,7 @@ def test_a_run_that_is_not_evaluated_and_whose_data_are_gone_has_a_page(run, cou
     young.mkdir()
     lines = [line for line in (run / "log.jsonl").read_text().splitlines() if '"val"' not in line]
     (young / "log.jsonl").write_text("\n".join(lines))
-    (young / "config.yaml").write_text(re.sub("root: .*", "root: /nowhere", (run / "config.yaml").read_text()))
+    (young / "config.yaml").write_text(re.sub("root: .*", "root: /proc/nowhere", (run / "config.yaml").read_text()))
     text = "".join(report_page(read_runs([young])))
     check_alone(text)
     assert "not evaluated yet" in text
