@@ -1,5 +1,6 @@
 """A file is proven by running it, says how exactly it agrees, and is removed if it does not."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -151,7 +152,9 @@ def test_models_of_one_size_are_refused_with_free_sizes():
 def test_metadata_survive_a_round_trip_and_foreign_files_are_refused(tmp_path):
     given = metadata(classes=("a",), things=(True,), verified={"inputs": [[1]]})
     assert type(given).from_json(given.to_json(), "x") == given
-    for text in (None, "", "[]", "{}", '{"version": 1}'):
+    damaged = [{"classes": 3}, {"preprocessing": {}}, {"preprocessing": {"size_divisor": 0}}, {"config": None}]
+    damaged = [json.dumps({**json.loads(given.to_json()), **change}) for change in damaged]
+    for text in (None, "", "[]", "{}", '{"version": 1}', *damaged):
         with pytest.raises(UserError):
             type(given).from_json(text, "x")
     (tmp_path / "x.onnx").write_bytes(b"no protobuf")
