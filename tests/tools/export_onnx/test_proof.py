@@ -11,10 +11,11 @@ from onnx import numpy_helper
 
 from errors import UserError
 from models.backbones.swin import SwinConfig
+from models.base import FeatureInfo
 from tests.conftest import ROOT
 from tests.tools.export_onnx.small_graph import metadata, small_graph, write
 from tools.export_onnx import write as writing
-from tools.export_onnx.graph import check_dynamic
+from tools.export_onnx.graph import check_dynamic, free_size
 from tools.export_onnx.proof import prove
 from tools.verify_export.compare import TOLERANCES, compare, worst
 from tools.verify_export.operators import custom_operators
@@ -147,6 +148,12 @@ def test_models_of_one_size_are_refused_with_free_sizes():
     swin = SwinConfig(name="swin_t", **given).build(pretrained=False)
     with pytest.raises(UserError, match="--dynamic: Swin computes its windows for one size"):
         check_dynamic(SimpleNamespace(backbone=swin))
+
+
+@pytest.mark.parametrize(("size", "traced"), [((64, 96), (128, 128)), ((800, 1088), (800, 1088))])
+def test_free_sizes_are_traced_with_no_map_of_one_pixel(size, traced):
+    levels = [FeatureInfo(8, stride) for stride in (4, 8, 16, 32)]
+    assert free_size(SimpleNamespace(backbone=SimpleNamespace(feature_info=levels)), size) == traced
 
 
 def test_metadata_survive_a_round_trip_and_foreign_files_are_refused(tmp_path):
