@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
 from errors import UserError
 
 KEY = "denseup"
@@ -52,8 +54,10 @@ class Metadata:
             if values.get("version") != VERSION:
                 what = f"has metadata of version {values.get('version')}, this is for version {VERSION}"
                 raise UserError(where, what, "export the model again")
-            tuples = {"classes": tuple(values["classes"]), "things": tuple(values["things"])}
-            return cls(**{**values, **tuples})
+            found = TypeAdapter(cls).validate_python(values)
+            if not found.preprocessing["size_divisor"] >= 1:
+                raise ValueError("no image can be padded to that")
+            return found
         except (ValueError, TypeError, KeyError, AttributeError):
             what = "has no metadata of tools.export_onnx"
             raise UserError(where, what, "export the model with python -m tools.export_onnx") from None

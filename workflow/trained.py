@@ -117,6 +117,8 @@ def _load_onnx(path: Path, cfg: Path | None, overrides: list[str]) -> tuple[Expe
     model = OnnxModel(path)
     if cfg is None:
         config = parse_file(model.metadata.config, str(path))
+        if not isinstance(config, dict):
+            raise UserError(path, "holds no configuration", "export the model again")
         experiment = make_experiment(read_overrides(config, overrides, Experiment), str(path))
     else:
         experiment = load_experiment(cfg, overrides)

@@ -12,11 +12,11 @@ from models.base import Backbone, DenseModel
 from models.components import BackboneConfig, UpsamplerConfig
 from models.layers.resize import argmax_from_masks, size_of
 from models.maskformer.losses import QueryLogits, extract_segments, losses
-from models.maskformer.partition import PartitionConfig, partition, partition_tensors
+from models.maskformer.partition import PartitionConfig, partition
 from models.maskformer.pixel_decoder import PixelDecoder
 from models.maskformer.transformer import TransformerDecoder, TransformerEncoder
 from models.weights import Source, load_weights, replaces_backbone
-from structures import Batch, DatasetInfo, Prediction, Size
+from structures import Batch, DatasetInfo, Panoptic, Prediction, Size
 
 
 class MaskFormerConfig(Schema):
@@ -139,7 +139,7 @@ class MaskFormer(DenseModel):
         padded = images.shape[2], images.shape[3]
         sizes = padded, size_of(unpadded, within=padded), size_of(size)
         if self.is_panoptic:
-            found = partition_tensors(class_logits, mask_logits, *sizes, self.things, self.partition)
+            found = partition(class_logits, mask_logits, *sizes, self.things, self.partition)
             return dict(zip(("ids", "segment_labels"), found, strict=True))
         probabilities = class_logits.float().softmax(dim=1)[:, :-1]
         return {"semantic": argmax_from_masks(probabilities, mask_logits, *sizes).int()}
@@ -167,8 +167,9 @@ class MaskFormer(DenseModel):
             *self._predict_layers(batch.images)[-1], batch.sizes, batch.targets, strict=True
         ):
             if self.is_panoptic:
-                found = partition(class_logits, mask_logits, padded, unpadded, target.size, self.things, self.partition)
-                predictions.append(Prediction(panoptic=found))
+                sizes = padded, unpadded, target.size
+                ids, labels = partition(class_logits, mask_logits, *sizes, self.things, self.partition)
+                predictions.append(Prediction(panoptic=Panoptic(ids, dict(enumerate(labels.tolist(), 1)))))
             else:
                 probabilities = class_logits.float().softmax(dim=1)[:, :-1]
                 found_classes = argmax_from_masks(probabilities, mask_logits, padded, unpadded, target.size)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from config import Fraction, Schema
 from models.layers.resize import resized_to_original
-from structures import Panoptic, Size
+from structures import Size
 
 
 class PartitionConfig(Schema):
@@ -31,56 +31,48 @@ def partition(
     size: Size,
     things: Tensor,
     config: PartitionConfig,
-) -> Panoptic:
-    """The panoptic segmentation of one image at its original `size`. Segment ids count from 1.
+) -> tuple[Tensor, Tensor]:
+    """The panoptic segmentation of one image at its original `size`: ids [H, W] int32, and labels of segments, [S].
 
+    Segment ids count from 1; 0: void.
     class_logits: [Q, K + 1]; the last class is "no object". mask_logits: [Q, h, w]. things: [K] bool. Mask logits are
     resized bilinearly to the `padded` size of the network input, cropped to the `unpadded` size (without padding), and
-    resized to `size`, one at a time. Each pixel belongs to the mask with the highest product of class probability and
-    mask probability. It becomes void if that mask is dropped because too little of it is visible (min_visible). All
-    masks of the same stuff class form one segment.
+    resized to `size`, one at a time; in an exported graph at once. Each pixel belongs to the mask with the highest
+    product of class probability and mask probability. It becomes void if that mask is dropped because too little of it
+    is visible (min_visible). All masks of the same stuff class form one segment.
     """
-    scores, labels, kept = _confident(class_logits, things, config)
-    best = scores.new_zeros(size)
-    owner = torch.zeros(size, dtype=torch.int32, device=mask_logits.device)  # 1 + index in `kept`; 0: none
-    areas = [0]
-    for number, query in enumerate(kept.tolist(), 1):
-        mask = resized_to_original(mask_logits[None, None, query], padded, unpadded, size)[0, 0]
-        areas.append(int((mask >= 0).sum()))
-        product = scores[query] * mask.sigmoid()
-        owner.masked_fill_(product > best, number)
-        torch.maximum(best, product, out=best)
-    visible_areas = owner.flatten().bincount(minlength=len(kept) + 1)
-    found = F.pad(labels[kept], (1, 0))
-    ids, segment_labels = _number(found, things, torch.tensor(areas, device=owner.device), visible_areas, config)
-    return Panoptic(ids[owner.long()], dict(enumerate(segment_labels.tolist(), 1)))
-
-
-def partition_tensors(
-    class_logits: Tensor,
-    mask_logits: Tensor,
-    padded: Size,
-    unpadded: Size,
-    size: Size,
-    things: Tensor,
-    config: PartitionConfig,
-) -> tuple[Tensor, Tensor]:
-    """`partition` in tensors, all masks at once: ids [H, W] int32, and the label of each segment, [S] int64."""
-    scores, labels, kept = _confident(class_logits, things, config)
-    found, scores = F.pad(labels[kept], (1, 0)), F.pad(scores[kept], (1, 0))  # the first one stands for no mask
-    masks = torch.cat([torch.full_like(mask_logits[:1], -1), mask_logits[kept]])
-    masks = resized_to_original(masks[None], padded, unpadded, size)[0]
-    owner = (scores[:, None, None] * masks.sigmoid()).argmax(dim=0)
-    areas = (masks >= 0).sum(dim=(1, 2))
+    scores, labels = class_logits.float().softmax(dim=1).max(dim=1)
+    kept = ((labels < len(things)) & (scores > config.min_score)).nonzero()[:, 0]
+    find = _owners_at_once if torch.compiler.is_exporting() else _owners
+    owner, areas = find(scores[kept], mask_logits[kept], padded, unpadded, size)
     visible_areas = torch.zeros_like(areas).scatter_add(0, owner.flatten(), torch.ones_like(owner).flatten())
+    found = F.pad(labels[kept], (1, 0))  # the first one stands for no mask
     ids, segment_labels = _number(found, things, areas, visible_areas, config)
     return ids[owner], segment_labels
 
 
-def _confident(class_logits: Tensor, things: Tensor, config: PartitionConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """The score and the label of each mask, [Q], and the indices of those whose score is high enough, [M]."""
-    scores, labels = class_logits.float().softmax(dim=1).max(dim=1)
-    return scores, labels, ((labels < len(things)) & (scores > config.min_score)).nonzero()[:, 0]
+def _owners(scores: Tensor, mask_logits: Tensor, padded: Size, unpadded: Size, size: Size) -> tuple[Tensor, Tensor]:
+    """The mask that each pixel belongs to, [H, W] int64, from 1, 0: none; and the areas of all masks, [M + 1]."""
+    best = scores.new_zeros(size)
+    owner = torch.zeros(size, dtype=torch.int64, device=scores.device)
+    areas = [owner.new_zeros(())]
+    for number, (score, logits) in enumerate(zip(scores, mask_logits, strict=True), 1):
+        mask = resized_to_original(logits[None, None], padded, unpadded, size)[0, 0]
+        areas.append((mask >= 0).sum())
+        product = score * mask.sigmoid()
+        owner.masked_fill_(product > best, number)
+        torch.maximum(best, product, out=best)
+    return owner, torch.stack(areas)
+
+
+def _owners_at_once(
+    scores: Tensor, mask_logits: Tensor, padded: Size, unpadded: Size, size: Size
+) -> tuple[Tensor, Tensor]:
+    """`_owners` without a loop, for graphs."""
+    masks = F.pad(mask_logits, (0, 0, 0, 0, 1, 0), value=-1)  # there may be no mask
+    masks = resized_to_original(masks[None], padded, unpadded, size)[0]
+    owner = (F.pad(scores, (1, 0))[:, None, None] * masks.sigmoid()).argmax(dim=0)
+    return owner, (masks >= 0).sum(dim=(1, 2))
 
 
 def _number(

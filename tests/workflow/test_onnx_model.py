@@ -94,6 +94,9 @@ def test_a_wrong_file_is_refused(constant, tmp_path):
         Predictor(constant(format="raw"))
     with pytest.raises(UserError, match=r"task depth and 0 classes, and the data are .* semantic and 15 classes"):
         Predictor(constant(task="depth", classes=()))
+    for config in ("", "[1]"):
+        with pytest.raises(UserError, match="holds no configuration; export the model again"):
+            Predictor(constant(config=config))
     with pytest.raises(UserError, match=r"argument model.channels=3: cannot change the model of an exported file"):
         Predictor(constant(), overrides=["model.channels=3"])
     (tmp_path / "text.onnx").write_text("no protocol buffer")

@@ -18,7 +18,7 @@ from models.base import DenseModel
 from storage import replace_atomically
 from structures import Size
 from tools.export_onnx.full import full_graph
-from tools.export_onnx.graph import Graph, check_dynamic, raw_graph
+from tools.export_onnx.graph import Graph, check_dynamic, free_size, raw_graph
 from tools.export_onnx.inputs import proof_inputs
 from tools.export_onnx.metadata import describe_model
 from tools.export_onnx.proof import Feeds, reference
@@ -78,6 +78,7 @@ def _graph(arguments: Any, experiment: Experiment, model: DenseModel) -> Graph:
     size: Size = tuple(arguments.size) if arguments.size else experiment.padded_input(model)
     if arguments.dynamic:
         check_dynamic(model)
+        size = free_size(model, size)
     if arguments.full:
         return full_graph(model, size)
     return raw_graph(model, size, batch=2 if arguments.dynamic else 1)  # one is never taken for any number

@@ -52,6 +52,15 @@ def check_dynamic(model: DenseModel) -> None:
         raise UserError("--dynamic", what, "export each size that you need: --size HEIGHT WIDTH")
 
 
+def free_size(model: DenseModel, size: Size) -> Size:
+    """The size to trace a graph of free sizes with: `size`, or a larger one if a map of the model would have a side of 1.
+
+    The tracer takes such a side for one that is always 1.
+    """
+    least = 4 * model.backbone.feature_info[-1].stride  # detectors have one more level, half as large
+    return max(size[0], least), max(size[1], least)
+
+
 @torch.no_grad()
 def raw_graph(model: DenseModel, size: Size, batch: int = 1) -> Graph:
     """The graph of `model.outputs` for images [batch, 3, *size], rounded up to multiples of its `size_divisor`."""

@@ -18,6 +18,7 @@ from torch.export import Dim, ExportedProgram
 from errors import UserError
 from tools.export_onnx.graph import Graph
 from tools.export_onnx.proof import Feeds, prove
+from tools.verify_export.operators import custom_operators, nodes_of
 from upsamplers.sampling import sampling_form
 from workflow.onnx_metadata import KEY, Metadata, require
 
@@ -144,7 +145,9 @@ def write_onnx(program: ExportedProgram, graph: Graph, path: Path, opset: int) -
     got = {each.domain: each.version for each in model.opset_import}.get("", 0)
     if got != opset:
         raise UserError(f"--opset {opset}", f"PyTorch writes opset {got} for this model", f"use --opset {got}")
-    check_operators(model, path)
+    if custom := custom_operators(model):
+        what = f"needs operators that are not ONNX's own: {', '.join(custom)}"
+        raise UserError(path, what, "docs/export.md lists what cannot be exported")
     for node in model.graph.node:  # traces of the exporting machine's files
         scopes = [item for item in node.metadata_props if item.key == "namespace"]
         del node.metadata_props[:]
@@ -184,27 +187,10 @@ def _cast_weights(model: Any) -> None:
         dtype = helper.tensor_dtype_to_np_dtype(node.attribute[0].i)
         model.graph.initializer.append(numpy_helper.from_array(array.astype(dtype), node.output[0]))
         model.graph.node.remove(node)
-    used = {name for node in _nodes(model.graph) for name in node.input}
+    used = {name for node in nodes_of(model.graph) for name in node.input}
     for node in casts:
         if node.input[0] not in used and (value := weights.pop(node.input[0], None)) is not None:
             model.graph.initializer.remove(value)
-
-
-def check_operators(model: Any, path: Path) -> None:
-    """Raise UserError if the model has an operator that is not ONNX's own, at any depth."""
-    custom = {f"{node.domain}::{node.op_type}" for node in _nodes(model.graph) if node.domain not in ("", "ai.onnx")}
-    custom |= {f"{function.domain}::{function.name}" for function in model.functions}
-    if custom:
-        what = f"needs operators that are not ONNX's own: {', '.join(sorted(custom))}"
-        raise UserError(path, what, "docs/export.md lists what cannot be exported")
-
-
-def _nodes(graph: Any) -> Iterator[Any]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for part in [attribute.g, *attribute.graphs]:
-                yield from _nodes(part)
 
 
 def set_metadata(path: Path, metadata: Metadata, program: ExportedProgram) -> None:

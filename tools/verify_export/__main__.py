@@ -17,6 +17,7 @@ import numpy as np
 
 from errors import ArgumentParser, UserError, run_command
 from tools.verify_export.compare import TOLERANCES, compare, describe, worst
+from tools.verify_export.operators import custom_operators
 
 Case = dict[str, np.ndarray]
 
@@ -31,6 +32,8 @@ def read_reference(path: Path) -> tuple[str, list[tuple[Case, Case]]]:
                 if key != "precision":
                     index, role, name = key.split("/", 2)
                     cases.setdefault(int(index), ({}, {}))[role == "outputs"][name] = file[key]
+        if precision not in TOLERANCES or not cases or not all(feeds and wanted for feeds, wanted in cases.values()):
+            raise ValueError("it lacks inputs, outputs or a known precision")
         return precision, [cases[index] for index in sorted(cases)]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         what = f"is not a reference ({error})"
@@ -65,7 +68,7 @@ def read_outputs(path: Path) -> Case:
                 return {name: file[name] for name in file.files}
         entries = json.loads(path.read_text())
         return {entry["name"]: _from_json(entry) for entry in entries}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(path, f"holds no outputs ({error})", "give a .npz file or one of trtexec") from None
 
 
@@ -75,13 +78,17 @@ def _from_json(entry: dict[str, Any]) -> np.ndarray:
 
 
 def write_inputs(folder: Path, cases: list[tuple[Case, Case]]) -> None:
-    """Write every input as the raw bytes that `trtexec --loadInputs` reads: INDEX_NAME.bin."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write every input as the raw bytes that `trtexec --loadInputs` reads: INDEX_NAME.bin. Raises UserError."""
     for index, (feeds, _) in enumerate(cases):
         words = []
         for name, value in feeds.items():
             path = folder / f"{index}_{name}.bin"
-            value.tofile(path)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(value.tobytes())
+            except OSError as error:
+                what = f"cannot be written ({error.strerror})"
+                raise UserError(f"--write-inputs {folder}", what, "name a folder that you may write") from None
             words.append(f"{name}:{path}")
         shapes = ",".join(f"{name}:{'x'.join(map(str, value.shape))}" for name, value in feeds.items())
         print(f"--loadInputs={','.join(words)} --shapes={shapes}")
@@ -93,22 +100,22 @@ def report_file(path: Path) -> None:
         import onnx
     except ImportError:
         raise UserError("onnx", "not installed", "pip install onnx, or give --reference") from None
+    keys = ("format", "task", "model", "upsampler", "sampling", "opset", "precision", "licence")
     try:
         model = onnx.load(path)
         said = json.loads({item.key: item.value for item in model.metadata_props}["denseup"])
+        lines = [f"{key}: {said[key]}" for key in keys]
+        if said["verified"]:
+            lines.append(f"verified with {said['verified']['runtime']}:")
+            lines += [f"  {describe(*item)}" for item in said["verified"]["differences"].items()]
+        else:
+            lines.append("verified: no (--no-verify)")
     except Exception as error:  # protobuf's classes differ between its versions
         what = f"is not a file of tools.export_onnx ({error!r})"
         raise UserError(path, what, "give one of its .onnx files") from None
-    custom = sorted({node.op_type for node in model.graph.node if node.domain not in ("", "ai.onnx")})
-    if custom or model.functions:
+    if custom := custom_operators(model):
         raise UserError(path, f"has operators that are not ONNX's own: {', '.join(custom)}", "export the model again")
-    keys = ("format", "task", "model", "upsampler", "sampling", "opset", "precision", "licence")
-    print("\n".join(f"{key}: {said[key]}" for key in keys))
-    if not said["verified"]:
-        print("verified: no (--no-verify)")
-        return
-    print(f"verified with {said['verified']['runtime']}:")
-    print("\n".join(f"  {describe(*item)}" for item in said["verified"]["differences"].items()))
+    print("\n".join(lines))
 
 
 def main() -> None:
@@ -129,11 +136,14 @@ def main() -> None:
     if arguments.write_inputs:
         write_inputs(arguments.write_inputs, cases)
         return
+    if arguments.outputs and len(arguments.outputs) != len(cases):
+        given = f"names {len(arguments.outputs)} files, and the reference has {len(cases)} inputs"
+        raise UserError("--outputs", given, "name one file for each input, in order")
     tolerance, failed = TOLERANCES[precision], ""
     found: Iterable[Case] = map(read_outputs, arguments.outputs or [])
     if not arguments.outputs:
         found = run_onnx(arguments.file, arguments.provider, [feeds for feeds, _ in cases])
-    for index, (outputs, (_, wanted)) in enumerate(zip(found, cases, strict=False)):
+    for index, (outputs, (_, wanted)) in enumerate(zip(found, cases, strict=True)):
         differences = compare(outputs, wanted)
         print(f"input {index}:")
         print("\n".join(f"  {describe(*item)}" for item in differences.items()))

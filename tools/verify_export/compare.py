@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tools.verify_export.matching import differing_pixels, match_objects
+from tools.verify_export.matching import are_lists_alike, differing_pixels, match_objects
 
 # Of the largest difference, relative to the largest value of the output in PyTorch; of the share of labels; and of the
 # share of objects that only one of the two has found, or of pixels in other segments.
@@ -29,7 +29,7 @@ def compare(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -
     elif "segment_labels" in wanted and found["ids"].shape == wanted["ids"].shape:
         share = differing_pixels(found, wanted)
         return {"ids": {"absolute": 0.0, "relative": 0.0, "labels": None, "objects": share}}
-    elif "boxes" in wanted:
+    elif "boxes" in wanted and are_lists_alike(found, wanted):
         found, wanted, objects = match_objects(found, wanted)
     differences = {name: _difference(name, found.get(name), value) for name, value in wanted.items()}
     return {name: each | {"objects": objects} for name, each in differences.items()}

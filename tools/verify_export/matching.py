@@ -39,11 +39,17 @@ def differing_pixels(found: Arrays, wanted: Arrays) -> float:
     of its label that covers most of it.
     """
     same = (found["ids"] == 0) & (wanted["ids"] == 0)
+    labels = dict(enumerate(found["segment_labels"].ravel().tolist(), 1))
     for index, label in enumerate(wanted["segment_labels"], 1):
         inside = wanted["ids"] == index
-        area = np.bincount(found["ids"][inside], minlength=len(found["segment_labels"]) + 1)
-        area[0] = 0
-        area[1:][found["segment_labels"] != label] = 0
-        if area.any():
-            same |= inside & (found["ids"] == area.argmax())
+        numbers, areas = np.unique(found["ids"][inside], return_counts=True)
+        areas = areas * [labels.get(number) == label for number in numbers.tolist()]
+        if areas.any():
+            same |= inside & (found["ids"] == numbers[areas.argmax()])
     return float(1 - same.mean())
+
+
+def are_lists_alike(found: Arrays, wanted: Arrays) -> bool:
+    """Whether both list objects of the same kind: all outputs of one length, of one shape for each object."""
+    lengths = {len(found[name]) if found[name].ndim else None for name in wanted}
+    return len(lengths) == 1 and all(found[name].shape[1:] == value.shape[1:] for name, value in wanted.items())

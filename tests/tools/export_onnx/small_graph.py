@@ -32,7 +32,7 @@ def small_graph() -> Graph:
 
 def metadata(**changes: object) -> Metadata:
     given = {"format": "raw", "task": "semantic", "model": "small", "upsampler": "none", "classes": ("wall", "rug")}
-    given |= {"things": (), "max_depth": None, "preprocessing": {}, "config": "", "licence": None}
+    given |= {"things": (), "max_depth": None, "preprocessing": {"size_divisor": 4}, "config": "", "licence": None}
     return Metadata(**(given | {"sampling": "gather", "opset": None, "precision": "fp32"} | changes))
 
 

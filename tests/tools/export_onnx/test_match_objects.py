@@ -62,3 +62,19 @@ def test_pixels_in_other_segments_are_counted(ids, labels, share):
     differences = compare(panoptic(ids, labels), panoptic([[1, 1, 2, 0]], [7, 8]))
     assert differences["ids"]["objects"] == share
     assert worst(differences, TOLERANCES["fp16"]) == "ids"
+
+
+@pytest.mark.parametrize("ids", [[[1.0, 1.0, 2.0, 0.0]], [[-1, -1, -1, -1]], [[9, 9, 9, 9]]])
+def test_segments_of_other_runtimes_may_be_floats_or_have_no_label(ids):
+    share = compare(panoptic(ids, [7, 8]), panoptic([[1, 1, 2, 0]], [7, 8]))["ids"]["objects"]
+    assert share == (0 if ids[0][0] == 1 else 1)
+
+
+@pytest.mark.parametrize("name", ["boxes", "scores", "labels"])
+def test_lists_of_another_shape_differ_beyond_every_tolerance(name):
+    wanted = objects(A, B)
+    longer = {**wanted, name: np.concatenate([wanted[name], wanted[name][:1]])}
+    wider = {**wanted, name: np.stack([wanted[name]] * 2, axis=1)}
+    for found in (longer, wider):
+        assert compare(found, wanted)[name]["absolute"] == float("inf")
+        assert worst(compare(found, wanted), TOLERANCES["fp16"]) == name

@@ -1,5 +1,6 @@
 """A file is proven by running it, says how exactly it agrees, and is removed if it does not."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,12 +11,14 @@ from onnx import numpy_helper
 
 from errors import UserError
 from models.backbones.swin import SwinConfig
+from models.base import FeatureInfo
 from tests.conftest import ROOT
 from tests.tools.export_onnx.small_graph import metadata, small_graph, write
 from tools.export_onnx import write as writing
-from tools.export_onnx.graph import check_dynamic
+from tools.export_onnx.graph import check_dynamic, free_size
 from tools.export_onnx.proof import prove
 from tools.verify_export.compare import TOLERANCES, compare, worst
+from tools.verify_export.operators import custom_operators
 from workflow.onnx_metadata import read_metadata
 
 
@@ -132,13 +135,12 @@ def test_openvino_has_the_same_proof(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["small.bin", "small.xml"]
 
 
-def test_custom_operators_are_refused(tmp_path):
+def test_custom_operators_are_found_within_branches():
     node = onnx.helper.make_node("Carafe", ["x"], ["y"], domain="mmcv")
     inner = onnx.helper.make_graph([node], "then", [], [])
     outer = onnx.helper.make_node("If", ["c"], ["y"], then_branch=inner, else_branch=inner)
     model = onnx.helper.make_model(onnx.helper.make_graph([outer], "g", [], []))
-    with pytest.raises(UserError, match="not ONNX's own: mmcv::Carafe"):
-        writing.check_operators(model, tmp_path / "x.onnx")
+    assert custom_operators(model) == ["mmcv::Carafe"]
 
 
 def test_models_of_one_size_are_refused_with_free_sizes():
@@ -148,10 +150,18 @@ def test_models_of_one_size_are_refused_with_free_sizes():
         check_dynamic(SimpleNamespace(backbone=swin))
 
 
+@pytest.mark.parametrize(("size", "traced"), [((64, 96), (128, 128)), ((800, 1088), (800, 1088))])
+def test_free_sizes_are_traced_with_no_map_of_one_pixel(size, traced):
+    levels = [FeatureInfo(8, stride) for stride in (4, 8, 16, 32)]
+    assert free_size(SimpleNamespace(backbone=SimpleNamespace(feature_info=levels)), size) == traced
+
+
 def test_metadata_survive_a_round_trip_and_foreign_files_are_refused(tmp_path):
     given = metadata(classes=("a",), things=(True,), verified={"inputs": [[1]]})
     assert type(given).from_json(given.to_json(), "x") == given
-    for text in (None, "", "[]", "{}", '{"version": 1}'):
+    damaged = [{"classes": 3}, {"preprocessing": {}}, {"preprocessing": {"size_divisor": 0}}, {"config": None}]
+    damaged = [json.dumps({**json.loads(given.to_json()), **change}) for change in damaged]
+    for text in (None, "", "[]", "{}", '{"version": 1}', *damaged):
         with pytest.raises(UserError):
             type(given).from_json(text, "x")
     (tmp_path / "x.onnx").write_bytes(b"no protobuf")

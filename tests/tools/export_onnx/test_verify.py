@@ -81,3 +81,51 @@ def test_a_damaged_reference_is_refused(monkeypatch, file, content):
     file.with_name("reference.npz").write_bytes(content)
     with pytest.raises(UserError, match=r"reference\.npz: is not a reference"):
         call(monkeypatch, file, "--reference", file.with_name("reference.npz"))
+
+
+IMAGES = np.array([[1, -2, 3]], np.float32)
+CASE = {"0/inputs/images": IMAGES, "0/outputs/logits": 2 * IMAGES}
+
+
+@pytest.mark.parametrize("arrays", [{}, {"0/inputs/images": IMAGES}, {"0/outputs/logits": IMAGES}])
+def test_a_reference_that_proves_nothing_is_refused(monkeypatch, file, arrays):
+    np.savez(file.with_name("reference.npz"), precision=np.array("fp32"), **arrays)
+    with pytest.raises(UserError, match=r"is not a reference \(it lacks"):
+        call(monkeypatch, file, "--reference", file.with_name("reference.npz"))
+
+
+def test_a_reference_of_an_unknown_precision_is_refused(monkeypatch, file):
+    np.savez(file.with_name("reference.npz"), precision=np.array("fp8"), **CASE)
+    with pytest.raises(UserError, match=r"is not a reference \(it lacks"):
+        call(monkeypatch, file, "--reference", file.with_name("reference.npz"))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_each_input_needs_its_output(monkeypatch, file, count):
+    more = {key.replace("0", "1", 1): value for key, value in CASE.items()}
+    np.savez(file.with_name("reference.npz"), precision=np.array("fp32"), **CASE, **more)
+    output = file.with_name("output.npz")
+    np.savez(output, logits=2 * IMAGES)
+    with pytest.raises(UserError, match=f"--outputs: names {count} files, and the reference has 2 inputs; name one"):
+        call(monkeypatch, file, "--reference", file.with_name("reference.npz"), "--outputs", *count * [output])
+
+
+def test_outputs_without_a_shape_are_refused(monkeypatch, file):
+    output = file.with_name("outputs.json")
+    output.write_text(json.dumps([{"name": "logits", "dimensions": None, "values": [1]}]))
+    with pytest.raises(UserError, match="holds no outputs"):
+        call(monkeypatch, file, "--reference", file.with_name("reference.npz"), "--outputs", output)
+
+
+def test_a_folder_that_cannot_be_made_is_refused(monkeypatch, file):
+    with pytest.raises(UserError, match=r"--write-inputs .*: cannot be written"):
+        call(monkeypatch, file, "--reference", file.with_name("reference.npz"), "--write-inputs", file)
+
+
+@pytest.mark.parametrize("said", ["", "[]", "{}", '{"format": "raw"}'])
+def test_a_file_that_says_too_little_of_itself_is_refused(monkeypatch, file, said):
+    model = onnx.load(file)
+    helper.set_model_props(model, {"denseup": said})
+    onnx.save(model, file)
+    with pytest.raises(UserError, match=r"is not a file of tools\.export_onnx"):
+        call(monkeypatch, file)
