@@ -65,6 +65,12 @@ def test_pixels_that_determine_nothing_are_refused_in_one_line(
     assert "\n" not in str(error.value)
 
 
+def test_the_images_of_all_processes_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = fit(([1.0, 2.0], [2.0, 5.0]))._images
+    monkeypatch.setattr("tools.calibrate.fit.gather_objects", lambda own: [own, other])
+    assert fit(([1.0, 2.0], [2.0, 3.0])).compute() == pytest.approx({"scale": 2, "shift": 0})
+
+
 def test_predictions_that_are_not_finite_are_refused() -> None:
     with pytest.raises(UserError, match="image 0 has predicted depths that are not finite"):
         fit(([float("nan"), 1.0], [1.0, 2.0]))
@@ -137,6 +143,18 @@ def test_a_calibrated_checkpoint_predicts_the_depths_of_the_camera(
     plain, shifted = (load_trained(path, None, [])[1].eval() for path in (checkpoint, out))
     raw_tensor, tensor = (each.predict_tensors(images, size, size)["depth"] for each in (plain, shifted))
     assert torch.allclose(tensor, SCALE * raw_tensor + SHIFT, atol=0.01)
+
+    # It is fitted to the training images alone, unless asked; predictions below the least depth are not clamped.
+    (tmp_path / "nothing").mkdir()
+    for path in (tmp_path / "depths").iterdir():
+        Image.fromarray(np.zeros((48, 64), np.uint16)).save(tmp_path / "nothing" / path.name)
+    other = [*settings, "data.val_depths=nothing"]
+    with pytest.raises(UserError, match="no pixel has a measured depth"):
+        here("tools.calibrate", "--checkpoint", checkpoint, "--out", tmp_path / "val.pt", "--split", "val", *other)
+    far, limit = tmp_path / "far.pt", float(np.median(raw))
+    train = [word.replace("data.val_depths=nothing", "data.val_depths=depths") for word in other]
+    here("tools.calibrate", "--checkpoint", checkpoint, "--out", far, *train, f"data.min_depth={limit}")
+    assert torch.load(far, weights_only=True)["config"]["model"]["calibration"] == pytest.approx(found, abs=1e-3)
 
     again = tmp_path / "again.pt"  # starts from the predictions without calibration
     here("tools.calibrate", "--checkpoint", out, "--out", again, *settings)

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from experiment import load_experiment
 from metrics.depth_errors import DepthErrorsConfig
 from structures import IGNORE, DatasetInfo, Panoptic, Prediction, Target
+from tests.conftest import ROOT
+from tools.errors.analysis import build_analysis
 from tools.errors.depth import DepthErrorsByPlace, relative_gradient
 from tools.errors.panoptic import PanopticErrors
 from tools.errors.semantic import SemanticErrors, near_boundary
@@ -63,6 +66,31 @@ def test_matched_and_unmatched_segments():
     assert sum(record["IoU"]["counts"]) == 1
     assert grade.badness == pytest.approx(100 - 100 * 0.8 / 2.5)
     assert grade.why == "PQ 32.0: 1 of 2 segments matched; 2 predicted without a match"
+
+
+def test_the_ious_of_a_class_over_images():
+    analysis = PanopticErrors(DatasetInfo("panoptic", "made", CLASSES, things=(True, True, False)))
+    truth = Target("1", (10, 10), panoptic=Panoptic(torch.ones(10, 10, dtype=torch.int32), {1: 0}))
+    for rows in (8, 10):  # the others have no segment
+        ids = torch.zeros(10, 10, dtype=torch.int32)
+        ids[:rows] = 1
+        analysis.add(Prediction(panoptic=Panoptic(ids, {1: 0})), truth)
+    found = analysis.record()["per_class"][0]["IoU"]
+    assert found == pytest.approx({"mean": 90, "median": 90, "lowest_tenth": 82})
+
+
+def test_depth_counts_what_the_metric_of_the_experiment_scores():
+    """Within its crop and range, with predictions clamped to that range."""
+    config = "metrics=[{name: depth_errors, crop: eigen, min_depth: 1, max_depth: 8}]"
+    analysis = build_analysis(load_experiment(ROOT / "configs/demo/depth.yaml", [config]))
+    truth = torch.full((480, 640), 9.0)  # beyond the range
+    truth[40:60, 41:43] = 4.0
+    truth[100, 100] = 0.5
+    analysis.add(Prediction(depth=torch.full((480, 640), 50.0)), Target("1", (480, 640), depth=truth))
+    record = analysis.record()
+    assert record["all"]["pixels"] == 15 * 2  # from row 45
+    assert (record["all"]["abs_rel"], record["all"]["bias"]) == (1, 4)
+    assert [item["to"] for item in record["by_distance"]][-1] == 8
 
 
 def test_depth_by_distance_and_gradient():

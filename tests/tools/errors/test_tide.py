@@ -1,11 +1,14 @@
 """The kinds of detection errors on made boxes, and the AP that each costs, by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from pycocotools import mask as coco_mask
 
-from structures import Instances
-from tools.errors.objects import ShapeErrors, calibration
+from structures import DatasetInfo, Instances, Prediction, Target
+from tools.errors.objects import ObjectErrors, ShapeErrors, calibration
 from tools.errors.tide import KINDS, average_precision
 
 SQUARE, SIZE = [0.0, 0.0, 10.0, 10.0], (200, 200)
@@ -61,7 +64,8 @@ def test_detections_on_a_crowd_of_their_class_do_not_count():
     crowd = objects((0, [0.0, 0.0, 100.0, 100.0]), crowd=[True])
     record = errors((objects((0, SQUARE, 0.9), (1, SQUARE, 0.8)), crowd))
     assert counts(record) == {"background": 1}
-    assert record["objects"] == 0
+    assert (record["objects"], record["detections"]) == (0, 1)
+    assert [count for _, _, count in record["calibration"]["bins"]] == [1]
 
 
 def test_a_better_detection_takes_the_object_whatever_the_order():
@@ -103,6 +107,32 @@ def test_sizes_are_those_of_the_objects():
     assert (small["objects"], big["objects"]) == (1, 1)
     assert (small["count"]["missed"], big["count"]["localisation"]) == (1, 1)
     assert (small["lost"]["missed"], big["lost"]["localisation"], small["lost"]["localisation"]) == (50, 50, 0)
+
+
+@pytest.mark.parametrize(("area", "size"), [(1023, "small"), (1024, "medium"), (9215, "medium"), (9216, "large")])
+def test_the_size_of_an_object_is_its_area_in_the_data(area, size):
+    true = replace(objects((0, SQUARE)), areas=torch.tensor([float(area)], dtype=torch.float64))
+    record = errors((objects(), true))
+    assert [row["size"] for row in record["per_size"] if row["objects"]] == [size]
+
+
+def half(rows: slice, *entries) -> Instances:
+    """Objects that all have the same mask, some rows of SQUARE."""
+    mask = np.zeros(SIZE, np.uint8, order="F")
+    mask[rows, :10] = 1
+    return replace(objects(*entries), rles=[coco_mask.encode(mask)["counts"]] * len(entries))
+
+
+def test_masks_are_judged_by_their_pixels_and_grade_the_image():
+    """The boxes are the same, the masks the upper and the lower half."""
+    analysis = ObjectErrors(DatasetInfo("instance", "made", ("a", "b")))
+    found, true = half(np.s_[:5], (0, SQUARE, 0.75), (0, SQUARE, 0.25)), half(np.s_[5:10], (0, SQUARE))
+    grade = analysis.add(Prediction(instances=found), Target("1", SIZE, instances=true))
+    record = analysis.record()
+    assert counts(record["bbox"]) == {"right": 1, "duplicate": 1}
+    assert counts(record["segm"]) == {"background": 2, "missed": 1}
+    assert grade.badness == 1 + 0.75 + 0.25
+    assert grade.why == "of 1 objects: 1 background, 1 not found"  # counts only scores of 0.5 or more
 
 
 def test_average_precision_by_hand():

@@ -1,11 +1,15 @@
 """Curves: where the points lie, and that they never fail on odd numbers."""
 
+import base64
+import io
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tools.pages.charts import curves, reliability
-from tools.pages.html import bar, number
+from tools.pages.html import bar, card, number
 
 
 def points(svg: str) -> list[list[tuple[float, float]]]:
@@ -31,7 +35,9 @@ def test_odd_curves_are_drawn(values):
 def test_the_diagonal_is_calibrated():
     svg = reliability([(0.5, 0.5, 10), (1.0, 0.0, 1)])
     assert "score 0.50: 50 % of 10 are right" in svg
-    assert svg.count("<circle") == 2
+    (right, sure) = [tuple(map(float, place)) for place in re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', svg)]
+    assert right[0] < sure[0]
+    assert right[1] < sure[1]  # more of them are right: higher
 
 
 def test_numbers_and_bars():
@@ -39,3 +45,13 @@ def test_numbers_and_bars():
     assert "width:50.00%" in bar(5, 10, "5")
     assert "width" not in bar(float("nan"), 10, "–")
     assert "width:100.00%" in bar(20, 10, "20")
+
+
+def test_a_card_has_the_picture_in_its_colours_and_no_larger_than_asked():
+    picture = np.zeros((100, 200, 3), np.uint8)
+    picture[..., 0] = 250
+    html = card(picture, 0, "why", "name", longest_side=50)
+    shown = Image.open(io.BytesIO(base64.b64decode(re.search(r"base64,([^\"]+)", html)[1])))
+    assert shown.size == (50, 25)
+    assert 'width="50" height="25"' in html
+    assert np.asarray(shown)[10, 10].argmax() == 0

@@ -16,7 +16,7 @@ from tests.conftest import ROOT, TINY
 from tests.tools.pages.reader import check_alone
 from tools.pages.html import write_page
 from tools.report.page import page as report_page
-from tools.report.runs import read_runs
+from tools.report.runs import Run, read_runs
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +54,27 @@ def test_errors_writes_a_page_and_a_record(run, here, tmp_path, capsys):
     assert text.count('<figure class="card"') == 5
     shown = re.findall(r'<p class="why">([\d.]+) %', text)
     assert shown == [f"{value:.1f}" for value in badness]
+    assert len(set(re.findall("base64,([^\"]+)", text))) == 5  # each image its own
     assert "near boundaries" in capsys.readouterr().out
 
 
 def test_json_alone_is_printed(run, here, tmp_path, capsys):
     here("tools.errors.__main__", "--checkpoint", run, "--out", tmp_path / "page.html", "--json", "system.workers=0")
     assert json.loads(capsys.readouterr().out)["task"] == "semantic"
+
+
+def test_the_page_of_a_run_lies_in_it(run, here, capsys):
+    here("tools.errors.__main__", "--checkpoint", run, "--which", "last")
+    assert "last.pt, step 2, 5 images" in capsys.readouterr().out
+    assert "last.pt" in (run / "errors.html").read_text()
+
+
+@pytest.mark.parametrize("option", ["--out", "--json"])
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(run, here, monkeypatch, option, tmp_path):
+    monkeypatch.setattr("tools.errors.__main__.analyse", lambda *_: pytest.fail("has begun"))
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="page.html"):
+        here("tools.errors.__main__", "--checkpoint", run, option, tmp_path / "file/page.html")
 
 
 def test_a_report_of_two_runs_shows_what_differs(run, counted, tmp_path):
@@ -79,10 +94,39 @@ def test_a_report_of_two_runs_shows_what_differs(run, counted, tmp_path):
     differ = text[text.index("Settings that differ") : text.index("settings that are equal")]
     assert "batch_size" in differ
     assert "seed" not in differ
+    assert "run_name" not in text
+    training = text[text.index("<h2>Training") : text.index("<h2>Evaluations")]
+    assert "mIoU" not in training
+    assert "loss ce" not in training  # the only term
     assert "(+1)" in text
     assert text.count('<figure class="card"') == 2
-    assert "3.00 G" in text
+    assert all(count in text for count in ("3.00 G", "2.00 M", "10.00 k", "64 x 32"))  # width x height
     assert "could not be counted" not in text
+
+
+def test_one_run_shows_pictures_of_its_last_evaluation_and_counts_as_numbers(run, counted):
+    (only,) = read_runs([run])
+    assert {path.parent.name for path in only.pictures().values()} == {"step_00000002"}
+    text = "".join(report_page([only]))
+    assert all(f"<td>{row['pixels']:,}</td>" in text for row in only.result["per_class"])
+
+
+def test_the_best_score_is_marked_whichever_way_is_better(tmp_path):
+    facts = {"task": "depth", "dataset": "made", "per_class": []}
+    scores = {"a": {"abs_rel": 0.1, "delta1": 0.8}, "b": {"abs_rel": 0.2, "delta1": 0.9}}
+    runs = [Run(tmp_path, name, {}, [], facts | {"metrics": metrics}) for name, metrics in scores.items()]
+    assert re.findall(r'<span class="best">([\d.]+)', "".join(report_page(runs))) == ["0.1", "0.9"]
+
+
+@pytest.mark.parametrize(("content", "what"), [("{", "is not JSON"), ("[1]", "is no result"), ('{"a": 1}', "is no result")])
+def test_damaged_results_are_refused(run, tmp_path, content, what):
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for name in ("config.yaml", "log.jsonl"):
+        shutil.copy(run / name, damaged)
+    (damaged / "results.json").write_text(content)
+    with pytest.raises(UserError, match=what):
+        read_runs([damaged])
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
