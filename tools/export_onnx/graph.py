@@ -53,7 +53,7 @@ def check_dynamic(model: DenseModel) -> None:
 
 
 def free_size(model: DenseModel, size: Size) -> Size:
-    """The size to trace a graph of free sizes with: `size`, or a larger one if a map of the model would have a side of 1.
+    """The size to trace a graph of free sizes with: `size`, or larger, so that no map has a side of 1.
 
     The tracer takes such a side for one that is always 1.
     """
