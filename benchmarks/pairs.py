@@ -1,0 +1,60 @@
+"""Speed of two ways to do the same work, measured in turns in one process, and the goal that we have for it."""
+
+import datetime
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from workflow.environment import cpu_name
+
+Work = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison. Times are medians in seconds; ratio: the peer's time divided by ours, so above 1 we are faster."""
+
+    work: str
+    peer: str
+    ours_s: float
+    peer_s: float | None = None  # None: the peer is not installed
+    ratio: float | None = None
+    goal: float | None = None  # of the ratio
+
+    @property
+    def is_met(self) -> bool | None:
+        """Whether the goal is reached; None if it was not measured or there is none."""
+        return None if self.goal is None or self.ratio is None else self.ratio >= self.goal
+
+
+def seconds(work: Work) -> float:
+    """The time of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def compare(
+    work: str, peer: str, ours: Work, theirs: Work | None, *, goal: float | None = None, rounds: int = 7
+) -> Row:
+    """Time both in turns, so that a busy moment of the machine affects both. The first round warms up.
+
+    The ratio is the median of the rounds' ratios. theirs: None if the peer is not installed.
+    """
+    times = [(seconds(ours), seconds(theirs) if theirs else float("nan")) for _ in range(rounds + 1)][1:]
+    our_time, their_time = (statistics.median(column) for column in zip(*times, strict=True))
+    if theirs is None:
+        return Row(work, peer, our_time, goal=goal)
+    ratio = statistics.median(their_seconds / our_seconds for our_seconds, their_seconds in times)
+    return Row(work, peer, our_time, their_time, ratio, goal)
+
+
+def record(rows: list[Row], **setting: Any) -> dict[str, Any]:
+    """What a comparison writes as JSON."""
+    about = {"device": cpu_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    found = [asdict(row) | {"is_met": row.is_met} for row in rows]
+    return {"date": str(datetime.date.today()), **about, "setting": setting, "rows": found}
