@@ -16,7 +16,7 @@ Work = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison. Times are medians in seconds; ratio: the peer's time divided by ours, so above 1 we are faster."""
+    """One comparison. Times are medians in seconds; ratio: peer's time divided by ours: above 1 we are faster."""
 
     work: str
     peer: str
