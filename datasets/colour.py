@@ -5,10 +5,12 @@ from typing import Annotated, Literal
 
 import cv2
 import numpy as np
+import torch
 from pydantic import Field, PositiveFloat
 
 from config import Fraction
 from datasets.base import Ascending, FactorRange, Sample, Transform
+from structures import Normalization, Size
 
 HueRange = Annotated[tuple[int, int], Ascending]
 
@@ -101,3 +103,7 @@ class Normalize(Transform):
         table = (np.arange(256, dtype=np.float32)[:, None] - mean) / std  # one row per grey level
         image = cv2.LUT(sample.image, table[None])
         return replace(sample, image=image)
+
+    def left_to_device(self, sizes: list[Size]) -> Normalization:
+        """The same for images of these sizes that are padded with 0 afterwards, to be done on their device."""
+        return Normalization(torch.tensor(self.mean), torch.tensor(self.std), sizes)

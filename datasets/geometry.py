@@ -134,25 +134,28 @@ def rotate(sample: Sample, degrees: float) -> Sample:
 
 def pad(sample: Sample, size: Size, fill: float = 0) -> Sample:
     """The sample extended at the bottom and the right to at least (height, width); new image pixels are `fill`."""
-    height, width = sample.image.shape[:2]
-    bottom, right = max(size[0] - height, 0), max(size[1] - width, 0)
-    if bottom == right == 0:
-        return sample
+    height, width = np.maximum(sample.image.shape[:2], size).tolist()
+    return replace(pad_annotation(sample, size), image=_extend(sample.image, (height, width, 3), fill))
 
-    def extend(values: np.ndarray, value: float) -> np.ndarray:
-        widths = [(0, bottom), (0, right), (0, 0)][: values.ndim]
-        return np.pad(values, widths, constant_values=np.asarray(value, values.dtype))
 
+def pad_annotation(sample: Sample, size: Size) -> Sample:
+    """The sample with its annotation extended as by `pad`, and its image as it was."""
+    height, width = np.maximum(sample.image.shape[:2], size).tolist()
+    objects = sample.objects
+    if objects is not None and objects.masks is not None:
+        masks = _extend(objects.masks, (len(objects.masks), height, width), False)
+        objects = replace(objects, masks=masks)
     return replace(
         sample,
-        image=extend(sample.image, fill),
-        semantic=None if sample.semantic is None else extend(sample.semantic, IGNORE),
-        depth=None if sample.depth is None else extend(sample.depth, 0),
-        objects=None if sample.objects is None else _pad_objects(sample.objects, bottom, right),
+        semantic=None if sample.semantic is None else _extend(sample.semantic, (height, width), IGNORE),
+        depth=None if sample.depth is None else _extend(sample.depth, (height, width), 0),
+        objects=objects,
     )
 
 
-def _pad_objects(objects: Objects, bottom: int, right: int) -> Objects:
-    if objects.masks is None:
-        return objects
-    return replace(objects, masks=np.pad(objects.masks, [(0, 0), (0, bottom), (0, right)]))
+def _extend(values: np.ndarray, shape: tuple[int, ...], fill: float) -> np.ndarray:
+    if values.shape == shape:
+        return values
+    result = np.full(shape, fill, values.dtype) if fill else np.zeros(shape, values.dtype)
+    result[tuple(map(slice, values.shape))] = values
+    return result

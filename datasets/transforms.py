@@ -5,6 +5,7 @@ that the docstring of its class gives. To add a transform, write its class here 
 `TransformConfig`.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import numpy as np
@@ -227,6 +228,24 @@ TestTransformConfig = Annotated[
 ]
 TrainTransforms = Annotated[tuple[TransformConfig, ...], AfterValidator(_check_normalized_once)]
 TestTransforms = Annotated[tuple[TestTransformConfig, ...], AfterValidator(_check_normalized_once)]
+
+
+def divide(transforms: Sequence[Transform]) -> tuple[tuple[Transform, ...], Normalize | None, tuple[Pad, ...]]:
+    """The transforms, without a normalisation that can be left to the device, and without the padding after it.
+
+    It can where only windows and mirroring follow, which take pixels as they are, and then padding with 0. Elsewhere it
+    stays among the transforms: the rest is None and ().
+    """
+    place = next((index for index, transform in enumerate(transforms) if isinstance(transform, Normalize)), None)
+    if place is None:
+        return tuple(transforms), None, ()
+    normalize, after = transforms[place], transforms[place + 1 :]
+    moving = [transform for transform in after if isinstance(transform, RandomCrop | CropWindow | RandomFlip)]
+    padding = tuple(transform for transform in after if isinstance(transform, Pad) and transform.fill == 0)
+    assert isinstance(normalize, Normalize)
+    if [*moving, *padding] != [*after]:
+        return tuple(transforms), None, ()
+    return (*transforms[:place], *moving), normalize, padding
 
 
 def apply_all(transforms: tuple[Transform, ...], sample: Sample, rng: np.random.Generator) -> Sample:
