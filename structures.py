@@ -162,8 +162,8 @@ class Normalization(Record):
 
     def __call__(self, images: Tensor, memory_format: torch.memory_format) -> Tensor:
         """Images [B, H, W, 3] uint8 as [B, 3, H, W] float32 in `memory_format`."""
-        levels = images.permute(0, 3, 1, 2).contiguous(memory_format=memory_format)
-        result = levels.float().sub_(self.mean[:, None, None]).div_(self.std[:, None, None])
+        result = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=memory_format)
+        result.sub_(self.mean[:, None, None]).div_(self.std[:, None, None])
         for image, (height, width) in zip(result, self.sizes, strict=True):
             image[:, height:] = 0
             image[:, :, width:] = 0

@@ -43,12 +43,14 @@ class PhotometricDistortion(Transform):
             image = _scale_and_shift(image, factor=contrast)
         if rng.random() < 0.5:
             hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-            hsv[..., 1] = _scale_and_shift(hsv[..., 1], factor=rng.uniform(*self.saturation))
+            saturation = _scale_and_shift(cv2.extractChannel(hsv, 1), factor=rng.uniform(*self.saturation))
+            cv2.insertChannel(saturation, hsv, 1)
             image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
         if rng.random() < 0.5:
             hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
             shift = rng.integers(self.hue[0], self.hue[1], endpoint=True)
-            hsv[..., 0] = (hsv[..., 0].astype(np.int64) + shift) % 180
+            hues = (np.arange(256) + shift) % 180
+            cv2.insertChannel(cv2.LUT(cv2.extractChannel(hsv, 0), hues.astype(np.uint8)), hsv, 0)
             image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
         if not contrast_first:
             image = _scale_and_shift(image, factor=contrast)

@@ -96,9 +96,9 @@ def flip(sample: Sample) -> Sample:
     """The sample mirrored left to right."""
     return replace(
         sample,
-        image=sample.image[:, ::-1],
-        semantic=None if sample.semantic is None else sample.semantic[:, ::-1],
-        depth=None if sample.depth is None else sample.depth[:, ::-1],
+        image=cv2.flip(sample.image, 1),  # several times as fast as a view that is copied later
+        semantic=None if sample.semantic is None else cv2.flip(sample.semantic, 1),
+        depth=None if sample.depth is None else cv2.flip(sample.depth, 1),
         objects=None if sample.objects is None else _flip_objects(sample.objects, sample.image.shape[1]),
     )
 
@@ -106,7 +106,13 @@ def flip(sample: Sample) -> Sample:
 def _flip_objects(objects: Objects, width: int) -> Objects:
     boxes = objects.boxes.copy()
     boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
-    return replace(objects, boxes=boxes, masks=None if objects.masks is None else objects.masks[:, :, ::-1])
+    masks = objects.masks
+    if masks is not None:
+        mirrored = np.empty(masks.shape, np.uint8)
+        for mask, result in zip(masks, mirrored, strict=True):
+            cv2.flip(np.ascontiguousarray(mask).view(np.uint8), 1, dst=result)
+        masks = mirrored.view(bool)
+    return replace(objects, boxes=boxes, masks=masks)
 
 
 def rotate(sample: Sample, degrees: float) -> Sample:

@@ -8,6 +8,7 @@ that the docstring of its class gives. To add a transform, write its class here 
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
+import cv2
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveFloat
 
@@ -126,7 +127,9 @@ def _is_mixed(sample: Sample, max_share: float) -> bool:
             "needs semantic labels, which this data does not have",
             "set it to null",
         )
-    counts = np.bincount(sample.semantic[sample.semantic != IGNORE])
+    values = (sample.semantic - np.int16(IGNORE)).view(np.uint16)  # 0: ignored
+    bins = int(values.max(initial=0)) + 1
+    counts = cv2.calcHist([values], [0], None, [bins], [0, bins])[1:]  # float32, exact up to 2**24 pixels
     return bool(np.count_nonzero(counts) > 1 and counts.max() < max_share * counts.sum())
 
 

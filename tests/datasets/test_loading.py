@@ -13,6 +13,7 @@ import torch
 
 from datasets.base import DenseDataset, Sample, Survey, Transform
 from datasets.colour import Normalize, PhotometricDistortion
+from datasets.geometry import pad
 from datasets.loading import (
     BatchLayout,
     SampleKey,
@@ -23,7 +24,6 @@ from datasets.loading import (
     single_batch,
     training_loader,
 )
-from datasets.geometry import pad
 from datasets.transforms import Pad, RandomCrop, RandomFlip, ResizeFit, apply_all
 from errors import UserError
 from structures import IGNORE, Batch, DatasetInfo, Target
