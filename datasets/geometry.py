@@ -54,13 +54,27 @@ def resize(sample: Sample, size: Size, antialias: bool = False) -> Sample:
 
 def _resize_objects(objects: Objects, old: Size, new: Size) -> Objects:
     factors = np.array([new[1] / old[1], new[0] / old[0]] * 2, np.float32)
-    masks = objects.masks
-    if masks is not None:
-        resized_masks = np.empty((len(masks), *new), np.uint8)
-        for mask, result in zip(masks, resized_masks, strict=True):
-            cv2.resize(mask.view(np.uint8), new[::-1], dst=result, interpolation=cv2.INTER_NEAREST)
-        masks = resized_masks.view(bool)
+    masks = None if objects.masks is None else _resize_masks(objects.masks, new)
     return replace(objects, boxes=objects.boxes * factors, masks=masks)
+
+
+def _resize_masks(masks: np.ndarray, size: Size) -> np.ndarray:
+    """Masks [N, H, W] with the nearest pixels, as of `cv2.resize`. Only the part of each with an object is looked at."""
+    rows, columns = (_nearest(old, new) for old, new in zip(masks.shape[1:], size, strict=True))
+    resized = np.zeros((len(masks), *size), bool)
+    for mask, result in zip(masks, resized, strict=True):
+        by_column = np.ascontiguousarray(mask.T)  # as decoded masks are stored
+        top, left, height, width = cv2.boundingRect(by_column.view(np.uint8))
+        down = slice(*np.searchsorted(rows, [top, top + height]))
+        across = slice(*np.searchsorted(columns, [left, left + width]))
+        result[down, across] = by_column[np.ix_(columns[across], rows[down])].T
+    return resized
+
+
+def _nearest(old: int, new: int) -> np.ndarray:
+    """The pixel that OpenCV takes for each of `new` pixels along a side of `old` pixels: [new] int64, ascending."""
+    positions = cv2.resize(np.arange(old, dtype=np.float32)[None], (new, 1), interpolation=cv2.INTER_NEAREST)
+    return positions[0].astype(np.int64)
 
 
 def crop(sample: Sample, top: int, left: int, size: Size) -> Sample:

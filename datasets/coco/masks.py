@@ -95,11 +95,12 @@ def decode_runs(counts: str) -> np.ndarray | None:
 
 
 def decode(rles: list[bytes], size: Size) -> np.ndarray:
-    """The masks [N, H, W] bool of N compressed run lengths."""
+    """The masks [N, H, W] bool of N compressed run lengths; a view of [N, W, H]: each is stored column by column."""
     if not rles:
         return np.zeros((0, *size), bool)
     bitmaps = mask_utils.decode([{"size": list(size), "counts": rle} for rle in rles])  # [H, W, N], in Fortran order
-    return np.ascontiguousarray(bitmaps.transpose(2, 0, 1)).view(bool)
+    masks: np.ndarray = bitmaps.T.view(bool).transpose(0, 2, 1)
+    return masks
 
 
 def area_of(rle: bytes, size: Size) -> float:
