@@ -59,7 +59,7 @@ def _resize_objects(objects: Objects, old: Size, new: Size) -> Objects:
 
 
 def _resize_masks(masks: np.ndarray, size: Size) -> np.ndarray:
-    """Masks [N, H, W] with the nearest pixels, as of `cv2.resize`. Only the part of each with an object is looked at."""
+    """The nearest pixels of masks [N, H, W], as of `cv2.resize`. Only the part of each with an object is looked at."""
     rows, columns = (_nearest(old, new) for old, new in zip(masks.shape[1:], size, strict=True))
     resized = np.zeros((len(masks), *size), bool)
     for mask, result in zip(masks, resized, strict=True):

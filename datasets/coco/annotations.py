@@ -96,7 +96,7 @@ def read_annotations(
         unusable_images=unusable_images,
         masks=masks,
     )
-    for number, record in enumerate(file.list_of("annotations")):
+    for number, record in enumerate(file.annotations()):
         try:
             reader.add(record)
         except ValueError as error:
@@ -141,7 +141,7 @@ class _AnnotationReader:
         self._seen: set[int] = set()
         self._integers = array("q")  # image row, id, label, crowd
         self._numbers = array("d")  # x, y, width, height, area
-        self._rles: list[bytes] | None = [] if masks else None
+        self._runs, self._run_lengths = bytearray() if masks else None, array("q")
 
     def add(self, record: Any) -> None:
         """Add one entry of the file. Raises ValueError if it is unusable."""
@@ -161,7 +161,7 @@ class _AnnotationReader:
         if category is None or category not in self._labels:
             raise ValueError(f"category_id {reprlib.repr(record.get('category_id'))} is not one of the categories")
         box, crowd = box_of(record), flag_of(record, "iscrowd")
-        rle = None if self._rles is None else encode(record.get("segmentation"), self._sizes[row])
+        rle = None if self._runs is None else encode(record.get("segmentation"), self._sizes[row])
         area = record.get("area")
         if area is None:
             area = box[2] * box[3] if rle is None else area_of(rle, self._sizes[row])
@@ -170,8 +170,9 @@ class _AnnotationReader:
         self._seen.add(annotation_id)
         self._integers.extend((row, annotation_id, self._labels[category], crowd))
         self._numbers.extend((*box, area))
-        if self._rles is not None and rle is not None:
-            self._rles.append(rle)
+        if self._runs is not None and rle is not None:
+            self._runs += rle
+            self._run_lengths.append(len(rle))
 
     def sort_by_image(self, image_ids: list[int], names: Names, others: tuple[OtherCategory, ...]) -> Annotations:
         """All annotations added so far, sorted by image."""
@@ -180,9 +181,8 @@ class _AnnotationReader:
         image_rows, ids, labels, crowd = np.ascontiguousarray(integers[order].T)
         numbers = np.array(self._numbers, np.float64).reshape(-1, 5)[order]
         runs = run_offsets = None
-        if self._rles is not None:
-            runs = np.frombuffer(b"".join(self._rles[row] for row in order), np.uint8)
-            run_offsets = offsets_of(np.array([len(self._rles[row]) for row in order], np.int64))
+        if self._runs is not None:
+            runs, run_offsets = _in_order(self._runs, np.array(self._run_lengths, np.int64), order)
         return Annotations(
             image_ids=np.array(image_ids, np.int64),
             sizes=np.array(self._sizes, np.int64),
@@ -197,3 +197,12 @@ class _AnnotationReader:
             runs=runs,
             run_offsets=run_offsets,
         )
+
+
+def _in_order(runs: bytearray, lengths: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Consecutive parts of these lengths put in another order: all of them, and where each begins."""
+    offsets, starts = offsets_of(lengths[order]), offsets_of(lengths)[order]
+    source, result = memoryview(runs), bytearray(len(runs))
+    for target, start, length in zip(offsets.tolist(), starts.tolist(), lengths[order].tolist(), strict=False):
+        result[target : target + length] = source[start : start + length]
+    return np.frombuffer(result, np.uint8), offsets
