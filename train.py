@@ -101,9 +101,9 @@ def train(experiment: Experiment, processes: Processes, changed: Sequence[Change
                 evaluate_and_save(run, log, stop)
             if step == steps or state.out_of_patience:
                 break
-
             # Every process reads all images of the step before any of them trains, so that all stop at the same step.
-            micro_batches, error = next_batches(run.batches, run.layout.accumulation)
+            with log.waiting():
+                micro_batches, error = next_batches(run.batches, run.layout.accumulation)
             if processes.any(error is not None or stop.received is not None):
                 log.flush(learning_rate)
                 if processes.is_main:
