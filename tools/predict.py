@@ -9,8 +9,24 @@ the command then ends with an error.
 
 import glob
 import os
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
+
+from errors import ArgumentParser, UserError, read_early, run_command
+
+
+def read_arguments() -> Namespace:
+    """The arguments of the command. Raises UserError."""
+    parser = ArgumentParser(prog="tools.predict", description=__doc__)
+    parser.add_argument("--model", "--checkpoint", "--onnx", dest="checkpoint", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("predictions"), help="default: %(default)s")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="also KEY=VALUE for the configuration")
+    return parser.parse_intermixed_args()
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    read_early(read_arguments)
 
 import cv2
 import numpy as np
@@ -21,7 +37,6 @@ from tqdm import tqdm
 from datasets.base import ImageRange, PredictionFiles, Sample
 from datasets.files.images import IMAGE_SUFFIXES, read_image
 from datasets.loading import single_batch
-from errors import ArgumentParser, UserError, run_command
 from pictures import draw
 from runtime.distributed import start_processes
 from runtime.memory import EVALUATION, keep_freed_memory
@@ -113,11 +128,7 @@ def _possible_outputs(out: Path, stem: str) -> set[Path]:
 
 def main() -> None:
     """Run the command."""
-    parser = ArgumentParser(prog="tools.predict", description=__doc__)
-    parser.add_argument("--model", "--checkpoint", "--onnx", dest="checkpoint", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path("predictions"), help="default: %(default)s")
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="also KEY=VALUE for the configuration")
-    arguments = parser.parse_intermixed_args()
+    arguments = read_arguments()
     overrides = [item for item in arguments.images if "=" in item and not os.path.exists(item)]
     images = find_images([Path(item) for item in arguments.images if item not in overrides])
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from errors import UserError
+from tools.export_onnx import DEFAULT_OPSET
 from tools.export_onnx.graph import Graph
 from tools.export_onnx.proof import Feeds, prove
 from tools.verify_export.operators import custom_operators, nodes_of
@@ -24,7 +25,6 @@ from workflow.onnx_metadata import KEY, Metadata, require
 
 SUFFIXES = (".onnx", ".pt2", ".xml")
 MAX_BYTES = 2**31 - 2**20  # of a file in the format of protobuf
-DEFAULT_OPSET = 18  # the one that PyTorch writes by itself
 
 
 class _Autocast(nn.Module):

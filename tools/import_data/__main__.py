@@ -8,13 +8,59 @@ changed. The end is a check of all data, as `tools.check_data` does it. See docs
 
 import shlex
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from errors import ArgumentParser, UserError, run_command
+from errors import ArgumentParser, UserError, read_early, run_command
+
+# The keys of the tables OBJECTS and PAIRS.
+FORMATS = (
+    "yolo",
+    "voc",
+    "coco",
+    "labelme",
+    "labelstudio",
+    "cityscapes",
+    "masks",
+    "depth",
+)
+
+
+def read_arguments() -> Namespace:
+    """The arguments of the command. Raises UserError."""
+    parser = ArgumentParser(prog="tools.import_data", description=__doc__)
+    parser.add_argument("--from", dest="form", required=True, choices=FORMATS, metavar="FORMAT")
+    parser.add_argument("source", type=Path, metavar="SRC", help="the folder of the data, or a file of it")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    parser.add_argument(
+        "--task", choices=["det", "inst", "seg"], help="boxes, masks or label maps (default: by the labels)"
+    )
+    parser.add_argument("--val", type=float, default=0.2, help="share of images to validate on, if SRC has no splits")
+    parser.add_argument("--seed", type=int, default=0, help="of the division (default: %(default)s)")
+    parser.add_argument(
+        "--group-by", metavar="REGEX", help="`folder`, or a pattern: images in which it finds the same stay together"
+    )
+    parser.add_argument("--classes", metavar="LIST", help="names `a,b`, or a file with names, values or colours")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, if it is not below SRC")
+    parser.add_argument("--labels", type=Path, metavar="DIR", help="folder of masks or depth maps below SRC")
+    parser.add_argument("--image-suffix", default="", metavar="END", help="how names of images end: _leftImg8bit.png")
+    parser.add_argument("--label-suffix", default="", metavar="END", help="how names of masks or depth maps end")
+    parser.add_argument("--depth-scale", type=float, metavar="N", help="units of the depth files per metre")
+    parser.add_argument("--first-pixel", type=int, choices=[0, 1], help="of VOC's boxes (default: by the boxes)")
+    parser.add_argument("--stored", action="store_true", help="labels belong to images without their EXIF orientation")
+    parser.add_argument("--copy", action="store_true", help="copy images instead of linking them")
+    parser.add_argument("--no-check", action="store_true", help="do not read the data at the end")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    read_early(read_arguments)
+
 from experiment import load_experiment
-from tools.check_data.check import check, processors
+from tools.check_data.check import check
+from tools.check_data.findings import processors
 from tools.check_data.text import describe
 from tools.import_data.options import Options
 from tools.import_data.readers import coco, depth, label_studio, labelme, maps, voc, yolo
@@ -68,29 +114,7 @@ def import_data(
 
 def main() -> None:
     """Run the command."""
-    parser = ArgumentParser(prog="tools.import_data", description=__doc__)
-    parser.add_argument("--from", dest="form", required=True, choices=[*OBJECTS, *PAIRS], metavar="FORMAT")
-    parser.add_argument("source", type=Path, metavar="SRC", help="the folder of the data, or a file of it")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
-    parser.add_argument(
-        "--task", choices=["det", "inst", "seg"], help="boxes, masks or label maps (default: by the labels)"
-    )
-    parser.add_argument("--val", type=float, default=0.2, help="share of images to validate on, if SRC has no splits")
-    parser.add_argument("--seed", type=int, default=0, help="of the division (default: %(default)s)")
-    parser.add_argument(
-        "--group-by", metavar="REGEX", help="`folder`, or a pattern: images in which it finds the same stay together"
-    )
-    parser.add_argument("--classes", metavar="LIST", help="names `a,b`, or a file with names, values or colours")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, if it is not below SRC")
-    parser.add_argument("--labels", type=Path, metavar="DIR", help="folder of masks or depth maps below SRC")
-    parser.add_argument("--image-suffix", default="", metavar="END", help="how names of images end: _leftImg8bit.png")
-    parser.add_argument("--label-suffix", default="", metavar="END", help="how names of masks or depth maps end")
-    parser.add_argument("--depth-scale", type=float, metavar="N", help="units of the depth files per metre")
-    parser.add_argument("--first-pixel", type=int, choices=[0, 1], help="of VOC's boxes (default: by the boxes)")
-    parser.add_argument("--stored", action="store_true", help="labels belong to images without their EXIF orientation")
-    parser.add_argument("--copy", action="store_true", help="copy images instead of linking them")
-    parser.add_argument("--no-check", action="store_true", help="do not read the data at the end")
-    arguments = parser.parse_args()
+    arguments = read_arguments()
     _check(arguments.source, arguments.out, arguments.val, arguments.depth_scale)
     names, table = read_classes(arguments.classes) if arguments.classes else (None, None)
     options = Options(
