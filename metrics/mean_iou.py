@@ -16,6 +16,7 @@ from errors import UserError
 from metrics.base import Metric
 from metrics.boundary import BoundaryRatio, boundary_band, boundary_width
 from metrics.distributed import sum_over_processes
+from metrics.runs import pair_runs
 from structures import IGNORE, DatasetInfo, Prediction, Target
 
 
@@ -107,10 +108,15 @@ class MeanIoU(Metric):
 
     def _count(self, labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         """Pixels of each class [K, 3]: in labels, in predicted, in both. Pixels with IGNORE are not counted."""
-        both = labels[labels == predicted]
-        num_classes = len(self._classes)
-        counts = [np.bincount(values[values != IGNORE], minlength=num_classes) for values in (labels, predicted, both)]
-        return np.stack(counts, axis=1)
+        labels, predicted, lengths = pair_runs(labels, predicted)
+        both = np.where(labels == predicted, labels, IGNORE)
+        columns = [self._count_runs(values, lengths) for values in (labels, predicted, both)]
+        return np.stack(columns, axis=1)
+
+    def _count_runs(self, values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Pixels of each class [K] int64 in runs; their sums are exact in float64."""
+        counted = values != IGNORE
+        return np.bincount(values[counted], lengths[counted], minlength=len(self._classes)).astype(np.int64)
 
 
 def _array(labels: Tensor | None) -> np.ndarray:
