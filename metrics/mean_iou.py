@@ -17,7 +17,7 @@ from metrics.base import Metric
 from metrics.boundary import BoundaryRatio, boundary_band, boundary_width
 from metrics.distributed import sum_over_processes
 from metrics.runs import pair_runs
-from structures import IGNORE, DatasetInfo, Prediction, Target
+from structures import DatasetInfo, Prediction, Target
 
 
 class MeanIoUConfig(Schema):
@@ -66,7 +66,7 @@ class MeanIoU(Metric):
         """Add predicted and true `semantic` maps of equal sizes."""
         for prediction, target in zip(predictions, targets, strict=True):
             labels, predicted = _array(target.semantic), _array(prediction.semantic)
-            predicted = np.where(labels == IGNORE, np.int16(IGNORE), predicted)
+            predicted = predicted | (labels >> 15)  # IGNORE where labels are, since -1 alone is negative
             self._areas += self._count(labels, predicted)
             if self._boundary_ratio is not None:
                 width = boundary_width(target.size, self._boundary_ratio)
@@ -109,14 +109,13 @@ class MeanIoU(Metric):
     def _count(self, labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         """Pixels of each class [K, 3]: in labels, in predicted, in both. Pixels with IGNORE are not counted."""
         labels, predicted, lengths = pair_runs(labels, predicted)
-        both = np.where(labels == predicted, labels, IGNORE)
-        columns = [self._count_runs(values, lengths) for values in (labels, predicted, both)]
-        return np.stack(columns, axis=1)
-
-    def _count_runs(self, values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Pixels of each class [K] int64 in runs; their sums are exact in float64."""
-        counted = values != IGNORE
-        return np.bincount(values[counted], lengths[counted], minlength=len(self._classes)).astype(np.int64)
+        rows, columns = labels.astype(np.int64) + 1, predicted.astype(np.int64) + 1
+        pixels = lengths.astype(np.float64)  # sums are exact
+        counts = [
+            np.bincount(values, pixels, minlength=1 + len(self._classes))[1:]
+            for values in (rows, columns, rows * (labels == predicted))
+        ]
+        return np.stack(counts, axis=1).astype(np.int64)
 
 
 def _array(labels: Tensor | None) -> np.ndarray:

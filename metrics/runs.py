@@ -4,7 +4,7 @@ import numpy as np
 
 
 def pair_runs(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The runs in which two maps of one shape, read row by row, are both constant: their values and lengths, [R] each."""
+    """The R runs in which two maps of one shape, read row by row, are constant: both values and length, [R] each."""
     left, right = left.ravel(), right.ravel()
     changes = left[1:] != left[:-1]
     changes |= right[1:] != right[:-1]
