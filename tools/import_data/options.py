@@ -107,7 +107,7 @@ def source_of_objects(options: Options, items: list[Item], classes: list[str] | 
         seen.add(item.image)
         kept.append(item)
     everything = [one for item in kept for one in item.objects]
-    outlined = sum(one.segmentation is not None for one in everything)
+    outlined = sum(one.segmentation is not None and not one.rectangle for one in everything)
     if not everything:
         more = f" ({report.lines()[0]})" if report.lines() else ""
         raise UserError(options.source, f"no object was found{more}", "check --from and the folder")
@@ -116,13 +116,18 @@ def source_of_objects(options: Options, items: list[Item], classes: list[str] | 
         raise UserError("--task depth", "this format has objects", "leave it out, or import with --from depth")
     if task == "det" and outlined and options.task is None:
         report.note(f"{outlined} of {len(everything)} objects have an outline: imported as boxes (--task inst: masks)")
-    if task in ("inst", "seg"):
-        if not outlined:
+    if task == "det":
+        for one in everything:
+            one.segmentation = None if one.rectangle else one.segmentation
+    else:
+        if all(one.segmentation is None for one in everything):
             raise UserError(f"--task {task}", "no object has an outline", "leave it out: the objects have boxes")
         for item in kept:
             for one in item.objects:
                 if one.segmentation is None:
                     report.drop("object without outline (--task det keeps it as a box)", f"{one.label} in {item.name}")
+                elif one.rectangle:
+                    report.note("rectangles became masks", f"{one.label} in {item.name}")
             item.objects = [one for one in item.objects if one.segmentation is not None]
     names = classes if isinstance(classes, dict) else numbered(classes)
     return Source(task, kept, classes=names)

@@ -23,7 +23,8 @@ class Object:
     """One object. label: the name of its class. box: x, y, width, height, in pixels of the displayed image.
 
     segmentation: COCO's polygons, or compressed run lengths; None: it has only a box. crowd: neither learnt nor scored.
-    id, area: as given; None: not given.
+    id, area: as given; None: not given. rectangle: whether it was drawn as rectangles alone: a mask only where masks
+    are wanted.
     """
 
     label: str
@@ -32,6 +33,7 @@ class Object:
     crowd: bool = False
     id: int | None = None
     area: float | None = None
+    rectangle: bool = False
 
 
 @dataclass

@@ -212,6 +212,7 @@ def label_studio(root: Path) -> None:
             "value": {"x": 50, "y": 50, "radiusX": 10, "radiusY": 20, "rotation": 90, "ellipselabels": ["nut"]},
         },
         {"type": "keypointlabels", "value": {"x": 1, "y": 2, "width": 0.4, "keypointlabels": ["nut"]}},
+        {"type": "rectanglelabels", "value": {"x": 50, "y": 50, "width": 25, "height": 25, "rectanglelabels": ["nut"]}},
     ]
     tasks = []
     for number in range(4):

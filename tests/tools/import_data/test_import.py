@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -150,14 +151,35 @@ def test_voc_label_maps_are_read_in_place(imported):
 def test_labelme_shapes(imported):
     out, text = imported("labelme", made.labelme, "--seed", 2)
     found = {**annotations(out)[1], **annotations(out, "val")[1]}
-    group, circle, mask = found["0.jpg"]
+    group, rectangle, circle, mask = found["0.jpg"]
     assert (group["bbox"], len(group["segmentation"])) == ([2, 2, 24, 10], 2)
+    assert (rectangle["bbox"], rectangle["area"]) == ([14, 12, 6, 8], 48)
+    assert rectangle["segmentation"] == [[14, 12, 20, 12, 20, 20, 14, 20]]
     assert circle["bbox"] == pytest.approx([26, 16, 8, 8], abs=0.05)
     assert circle["area"] == pytest.approx(np.pi * 16, rel=0.1)
     assert (mask["bbox"], mask["area"]) == ([1, 20, 5, 6], 30)
     assert (out / "images/3.jpg").read_bytes()[:2] == b"\xff\xd8"  # from inside its JSON file
     for kind in ("linestrip", "point"):
         assert f"dropped 4: shape {kind} without area" in text
+    assert "note: rectangles became masks: 4 (screw in shots/0.jpg" in text
+
+
+def test_rectangles_stay_boxes_unless_masks_are_wanted(imported, tmp_path):
+    """A group of two rectangles: one box around both, or a mask of two parts."""
+    corners = ([[2, 2], [12, 12]], [[20, 2], [30, 12]])
+    shapes = [{"label": "nut", "points": pair, "shape_type": "rectangle", "group_id": 1} for pair in corners]
+    for number in range(2):
+        made.picture(tmp_path / f"source/{number}.jpg", number)
+        made.text(tmp_path / f"source/{number}.json", json.dumps({"shapes": shapes, "imagePath": f"{number}.jpg"}))
+    out, text = imported("labelme")
+    ((box,),) = annotations(out)[1].values()
+    assert (box["bbox"], box["area"], "segmentation" in box) == ([2, 2, 28, 10], 280, False)
+    assert "rectangles became masks" not in text
+    shutil.rmtree(out)
+    out, text = imported("labelme", None, "--task", "inst")
+    ((mask,),) = annotations(out)[1].values()
+    assert (mask["area"], len(mask["segmentation"])) == (200, 2)
+    assert "note: rectangles became masks: 2 (nut in 0.jpg, nut in 1.jpg)" in text
 
 
 def test_labels_of_a_stored_image_are_turned_with_it(imported, tmp_path):
@@ -186,11 +208,13 @@ def test_label_studio_areas(imported):
     out, text = imported("labelstudio", made.label_studio)
     found = {**annotations(out)[1], **annotations(out, "val")[1]}
     assert sorted(found) == [*(f"f00dcafe-photo {n}.png" for n in (0, 1, 3)), "other.png"]
-    brush, polygon, ellipse = found["f00dcafe-photo 0.png"]
+    brush, polygon, ellipse, rectangle = found["f00dcafe-photo 0.png"]
     assert (brush["bbox"], brush["area"]) == ([30, 20, 15, 10], 150)
     assert polygon["segmentation"] == [pytest.approx([4.8, 3.2, 14.4, 3.2, 14.4, 16])]
     # Turned by 90 degrees the radii, 10 % of the width and 20 % of the height, change places.
     assert ellipse["bbox"] == pytest.approx([24 - 6.4, 16 - 4.8, 12.8, 9.6], abs=0.1)
+    assert rectangle["segmentation"] == [pytest.approx([24, 16, 36, 16, 36, 24, 24, 24])]
+    assert "note: rectangles became masks: 4" in text
     assert "dropped 4: annotation that was cancelled" in text
     assert "dropped 4: result: has no area" in text
 
