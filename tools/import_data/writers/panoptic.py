@@ -62,7 +62,7 @@ def _content(source: Source, items: Sequence[Item], names: Sequence[str], report
         images.append({"id": number, "file_name": name, "width": item.size[1], "height": item.size[0]})
         segments = []
         for one in item.objects:
-            record = {"id": one.id, "category_id": categories[one.label], "iscrowd": int(one.crowd)}
+            record: dict[str, Any] = {"id": one.id, "category_id": categories[one.label], "iscrowd": int(one.crowd)}
             record |= {"bbox": list(one.box)} | ({} if one.area is None else {"area": one.area})
             segments.append(record)
         annotations.append({"image_id": number, "file_name": _png(name), "segments_info": segments})
