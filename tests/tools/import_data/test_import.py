@@ -275,6 +275,17 @@ def test_panoptic_files_that_do_not_fit_are_named(imported, tmp_path):
     assert ids[5, [0, 6, 26]].tolist() == [1, IGNORE, 0]
 
 
+def test_a_folder_with_both_kinds_of_file_is_imported_by_task(imported, tmp_path):
+    made.panoptic(tmp_path / "source")
+    made.text(tmp_path / "source/annotations/instances_train.json", json.dumps(made.coco(tmp_path / "source")))
+    out, text = imported("coco", None, "--task", "pan")
+    assert "dropped 1: JSON file without segments_info (annotations/instances_train.json)" in text
+    shutil.rmtree(out)
+    out, text = imported("coco", None)
+    assert load_experiment(out / "config.yaml").data.info.task == "instance"
+    assert "dropped 2: panoptic JSON file (--task pan imports it) (annotations/panoptic_train.json" in text
+
+
 def test_things_may_be_named(imported, tmp_path):
     """Datumaro writes isthing 0 for all."""
     made.panoptic(tmp_path / "source")

@@ -29,9 +29,13 @@ def read(options: Options) -> Source:
         if not of_segments:
             do = "export COCO panoptic, or join masks and label maps: python -m tools.make_panoptic --help"
             raise UserError("--task pan", "no annotation has segments_info", do)
+        for path in contents:
+            options.report.drop("JSON file without segments_info", path)
         return panoptic.read(options, of_segments, _classes(options, of_segments))
     if not contents:
         raise UserError(f"--task {options.task}", "all annotations are panoptic", "leave it out")
+    for path in of_segments:
+        options.report.drop("panoptic JSON file (--task pan imports it)", path)
     classes = _classes(options, contents)
     items: list[Item] = []
     for path, content in contents.items():
