@@ -38,6 +38,7 @@ from datasets.base import ImageRange, PredictionFiles, Sample
 from datasets.files.images import IMAGE_SUFFIXES, read_image
 from datasets.loading import single_batch
 from pictures import draw
+from pictures.shrink import Shrinker
 from runtime.distributed import start_processes
 from runtime.memory import EVALUATION, keep_freed_memory
 from workflow.results import check_outside_data
@@ -159,10 +160,14 @@ def main() -> None:
             name, image = picture
             sample = Sample(name, image.shape[:2], image)
             batch = single_batch(sample, inference.transforms, inference.size_divisor).to(device)
+            shrinker = Shrinker(sample.size)
+            shown = shrinker.image(image)
+            del picture, image, sample  # a large image would wait in memory while it is predicted
             with torch.inference_mode(), experiment.arithmetic(device):
                 prediction = inference.predict(batch)[0].to("cpu")
             files.write(prediction, batch.targets[0])
-            _save(draw(image, prediction, None, experiment.data.info), pictures / f"{name}.png")
+            panels = draw(shown, shrinker.labels(prediction), None, experiment.data.info)
+            _save(panels, pictures / f"{name}.png")
             count += 1
     if count:  # else keep earlier predictions
         files.finish()
