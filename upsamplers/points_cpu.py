@@ -1,0 +1,203 @@
+"""Weighted point sampling on CPUs by compiled code: the operators behind `upsamplers.points` for float32 and below.
+
+Maps are float32 or bfloat16, positions and all sums float32. Results are the same bits for any number of threads.
+"""
+
+import ctypes
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from upsamplers.base import Padding
+from upsamplers.compiled import load
+
+SLICE = 32  # channels, as in the source
+_SOURCE = Path(__file__).with_suffix(".cpp")
+_WORTH_A_THREAD = 1 << 16  # channels x points
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class _Map(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("image", "channel", "pixel", "is_bfloat16")),
+    )
+
+
+class _Call(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("maps", "groups", "channels", "height", "width")),
+        *((name, ctypes.c_int64) for name in ("points", "pixels", "border")),
+        *((name, ctypes.c_void_p) for name in ("positions", "weights")),
+        *((name, _Map) for name in ("x", "y", "grad_x")),
+        *((name, ctypes.c_void_p) for name in ("grad_positions", "scores")),
+    )
+
+
+@torch.compiler.assume_constant_result
+def is_available() -> bool:
+    """Whether there is compiled code; the first call may take a second to compile it."""
+    return load(_SOURCE) is not None
+
+
+def covers(x: Tensor, positions: Tensor, *others: Tensor | None) -> bool:
+    """Whether compiled code can and should read these maps: on a CPU, at float32 positions, and not for an export."""
+    return (
+        x.device.type == "cpu"
+        and positions.dtype == torch.float32
+        and all(tensor.dtype in _DTYPES for tensor in (x, *others) if tensor is not None)
+        and x.numel() > 0
+        and positions.numel() > 0
+        and not (torch.jit.is_tracing() or torch.compiler.is_exporting())
+        and not torch._C._are_functorch_transforms_active()
+        and is_available()
+    )
+
+
+def sample_points(x: Tensor, positions: Tensor, weights: Tensor | None, padding: Padding) -> Tensor:
+    """See `upsamplers.points.sample_points`."""
+    half, x = x.dtype == torch.float16, x.float() if x.dtype == torch.float16 else x
+    if weights is not None:
+        weights = weights.float().expand(positions.shape[:-1])
+    total: Tensor = _sum(x, positions, weights, padding == "border")
+    return total.half() if half else total
+
+
+def score_points(query: Tensor, key: Tensor, positions: Tensor, padding: Padding) -> Tensor:
+    """See `upsamplers.points.score_points`."""
+    query, key = (tensor.float() if tensor.dtype == torch.float16 else tensor for tensor in (query, key))
+    scores: Tensor = _scores(query, key, positions, padding == "border")
+    return scores
+
+
+@torch.library.custom_op("denseup::sum_points", mutates_args=(), device_types="cpu")
+def _sum(x: Tensor, positions: Tensor, weights: Tensor | None, border: bool) -> Tensor:
+    """x [B, C, H, W], positions [B, g, n, h, w, 2], weights [B, g, n, h, w] -> [B, C, h, w]."""
+    x, positions = _dense(x), positions.contiguous()
+    weights = None if weights is None else weights.contiguous()
+    output = _sum_like(x, positions, weights, border)
+    call = _call(x, positions, border, output)
+    call.weights = None if weights is None else weights.data_ptr()
+    _run("sum_points", call)
+    return output
+
+
+@_sum.register_fake
+def _sum_like(x: Tensor, positions: Tensor, weights: Tensor | None, border: bool) -> Tensor:
+    shape = (*x.shape[:2], *positions.shape[3:5])
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_layout(x))
+
+
+@torch.library.custom_op("denseup::score_points", mutates_args=(), device_types="cpu")
+def _scores(query: Tensor, key: Tensor, positions: Tensor, border: bool) -> Tensor:
+    """query [B, C, h, w], key [B, C, H, W], positions [B, g, n, h, w, 2] -> [B, g, n, h, w], float32."""
+    query, key, positions = _dense(query), _dense(key), positions.contiguous()
+    call = _call(key, positions, border, query)
+    scores = positions.new_empty(_slices(call), *positions.shape[:-1])
+    call.scores = scores.data_ptr()
+    _run("score_points", call)
+    return _total(scores)
+
+
+@_scores.register_fake
+def _scores_like(query: Tensor, key: Tensor, positions: Tensor, border: bool) -> Tensor:
+    return positions.new_empty(positions.shape[:-1])
+
+
+@torch.library.custom_op("denseup::sum_points_backward", mutates_args=(), device_types="cpu")
+def _gradients(
+    y: Tensor, x: Tensor, positions: Tensor, weights: Tensor | None, border: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of the sum of y · _sum(x, positions, weights) with respect to x, positions and weights."""
+    y, x, positions = _dense(y), _dense(x), positions.contiguous()
+    weights = None if weights is None else weights.contiguous()
+    grad_x = torch.empty_like(x)
+    call = _call(x, positions, border, y)
+    call.weights = None if weights is None else weights.data_ptr()
+    call.grad_x = _map(grad_x)
+    grad_positions = positions.new_empty(_slices(call), *positions.shape)
+    call.grad_positions = grad_positions.data_ptr()
+    grad_weights = positions.new_empty(_slices(call), *(positions.shape[:-1] if weights is not None else (0,)))
+    call.scores = grad_weights.data_ptr() if weights is not None else None
+    _run("score_points", call)
+    return grad_x, _total(grad_positions), _total(grad_weights)
+
+
+@_gradients.register_fake
+def _gradients_like(
+    y: Tensor, x: Tensor, positions: Tensor, weights: Tensor | None, border: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad_weights = positions.new_empty(positions.shape[:-1] if weights is not None else (0,))
+    return torch.empty_like(x), torch.empty_like(positions), grad_weights
+
+
+def _keep_for_sum(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs[:3])
+    ctx.border = inputs[3]
+
+
+def _backward_of_sum(ctx, gradient):
+    x, positions, weights = ctx.saved_tensors
+    grad_x, grad_positions, grad_weights = _gradients(gradient.to(x.dtype), x, positions, weights, ctx.border)
+    return grad_x, grad_positions, None if weights is None else grad_weights, None
+
+
+_sum.register_autograd(_backward_of_sum, setup_context=_keep_for_sum)
+
+
+def _keep_for_scores(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs[:3])
+    ctx.border = inputs[3]
+
+
+def _backward_of_scores(ctx, gradient):
+    query, key, positions = ctx.saved_tensors
+    grad_key, grad_positions, _ = _gradients(query, key, positions, gradient, ctx.border)
+    grad_query = _sum(key, positions, gradient, ctx.border).to(query.dtype)
+    return grad_query, grad_key, grad_positions, None
+
+
+_scores.register_autograd(_backward_of_scores, setup_context=_keep_for_scores)
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def _dense(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=_layout(x))
+
+
+def _map(x: Tensor) -> _Map:
+    (B, C, H, W), last = x.shape, _layout(x) == torch.channels_last
+    channel, pixel = (1, C) if last else (H * W, 1)
+    return _Map(x.data_ptr(), C * H * W, channel, pixel, x.dtype == torch.bfloat16)
+
+
+def _call(x: Tensor, positions: Tensor, border: bool, y: Tensor) -> _Call:
+    (B, C, H, W), (g, n, h, w) = x.shape, positions.shape[1:5]
+    sizes = B * g, g, C // g, H, W, n, h * w, border
+    return _Call(*sizes, positions.data_ptr(), None, _map(x), _map(y))
+
+
+def _slices(call: _Call) -> int:
+    return -(-call.channels // SLICE)
+
+
+def _total(parts: Tensor) -> Tensor:
+    """The sum over the first dimension, in its order."""
+    total = parts[0]
+    for part in parts[1:]:
+        total += part
+    return total.clone() if len(parts) > 1 else total
+
+
+def _run(name: str, call: _Call) -> None:
+    library = load(_SOURCE)
+    assert library is not None
+    worth = call.maps * call.channels * call.points * call.pixels // _WORTH_A_THREAD
+    threads = max(1, min(torch.get_num_threads(), worth))
+    if getattr(library, name)(ctypes.byref(call), ctypes.c_int64(threads)):
+        raise MemoryError("no memory for a slice of the map that is sampled")
