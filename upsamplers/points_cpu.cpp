@@ -65,8 +65,24 @@ static inline Vector load_as(const uint16_t* from, int64_t count) {
     return value;
 }
 
+// Past the cache, for the output: it is larger than the cache, and need not be read before it is written.
+static inline void stream(float* to, Vector value) {
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_nontemporal_store)
+    if ((uintptr_t)to % sizeof(Vector) == 0) return __builtin_nontemporal_store(value, (Vector*)to);
+#elif defined(__AVX512F__)
+    if ((uintptr_t)to % sizeof(Vector) == 0) return __builtin_ia32_movntps512(to, value);
+#elif defined(__AVX__)
+    if ((uintptr_t)to % sizeof(Vector) == 0) return __builtin_ia32_movntps256(to, value);
+#elif defined(__SSE__)
+    if ((uintptr_t)to % sizeof(Vector) == 0) return __builtin_ia32_movntps(to, value);
+#endif
+#endif
+    store(to, value);
+}
+
 static inline void store_as(float* to, Vector value, int64_t count) {
-    if (count >= LANES) return store(to, value);
+    if (count >= LANES) return stream(to, value);
     for (int i = 0; i < count; i++) to[i] = value[i];
 }
 
@@ -355,6 +371,9 @@ static void* run_tasks(void* pointer) {
         else run_task<16>(call, pool.work, map, slice, scratch);
     }
     free(memory);
+#if defined(__SSE__)
+    __builtin_ia32_sfence();  // what was streamed is there before the thread ends
+#endif
     return nullptr;
 }
 

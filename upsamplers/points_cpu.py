@@ -41,22 +41,22 @@ def is_available() -> bool:
     return load(_SOURCE) is not None
 
 
-def covers(x: Tensor, positions: Tensor, *others: Tensor | None) -> bool:
-    """Whether compiled code can and should read these maps: on a CPU, at float32 positions, and not for an export."""
+def covers(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether compiled code can read map x, with positions and weights made of the others: on a CPU, float32 or less.
+
+    Not in exports, whose runtimes know PyTorch's operators only, and not under torch.func transforms.
+    """
+    tensors = [tensor for tensor in (x, *others) if tensor is not None]
     return (
-        x.device.type == "cpu"
-        and positions.dtype == torch.float32
-        and all(tensor.dtype in _DTYPES for tensor in (x, *others) if tensor is not None)
-        and x.numel() > 0
-        and positions.numel() > 0
-        and not (torch.jit.is_tracing() or torch.compiler.is_exporting())
-        and not torch._C._are_functorch_transforms_active()
+        all(tensor.device.type == "cpu" and tensor.dtype in _DTYPES and tensor.numel() > 0 for tensor in tensors)
+        and not (torch.jit.is_tracing() or torch.compiler.is_exporting() or torch._C._are_functorch_transforms_active())
         and is_available()
     )
 
 
 def sample_points(x: Tensor, positions: Tensor, weights: Tensor | None, padding: Padding) -> Tensor:
     """See `upsamplers.points.sample_points`."""
+    positions = positions.float()
     half, x = x.dtype == torch.float16, x.float() if x.dtype == torch.float16 else x
     if weights is not None:
         weights = weights.float().expand(positions.shape[:-1])
@@ -66,6 +66,7 @@ def sample_points(x: Tensor, positions: Tensor, weights: Tensor | None, padding:
 
 def score_points(query: Tensor, key: Tensor, positions: Tensor, padding: Padding) -> Tensor:
     """See `upsamplers.points.score_points`."""
+    positions = positions.float()
     query, key = (tensor.float() if tensor.dtype == torch.float16 else tensor for tensor in (query, key))
     scores: Tensor = _scores(query, key, positions, padding == "border")
     return scores

@@ -1,6 +1,7 @@
 """Bilinear sampling at learned positions: all of DySample except the layers that predict the offsets.
 
-Two implementations give the same result: `plain_sample` here, and on CUDA `fused_sample` in sampling_triton.py.
+Three implementations give the same result: `plain_sample` here, `compiled_sample` on a CPU where a C++ compiler is at
+hand (points_cpu.py), and on CUDA `fused_sample` in sampling_triton.py.
 Positions are float32 whatever the dtype of the features. In bfloat16, neighbouring pixels could not be told apart from
 column 128 on, let alone offsets of a quarter pixel.
 """
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from upsamplers import points_cpu
 from upsamplers.base import Padding, at_least_float32
 
 FAR = 3.0  # in grid units, where the map is -1..1: every pixel is more than a step away, even of a map of one pixel
@@ -58,10 +60,13 @@ Sampler = Callable[[Tensor, Tensor, Tensor | None, PointSampling], Tensor]
 
 
 def choose_sampler(x: Tensor, offset: Tensor, scope: Tensor | None, groups: int) -> Sampler:
-    """Return `fused_sample` on CUDA if its kernels support these tensors, else `plain_sample`.
+    """The sampler that is fastest for these tensors.
 
-    Under tracing (torch.compile, torch.export, ONNX) and torch.func transforms it is always `plain_sample`.
+    `compiled_sample` where `is_compiled_for` says so. `fused_sample` on CUDA if its kernels support these tensors, but
+    not under tracing (torch.compile, torch.export, ONNX) and torch.func transforms. Else `plain_sample`.
     """
+    if is_compiled_for(x, offset, scope):
+        return compiled_sample
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or not x.is_cuda:
         return plain_sample
     if torch._C._are_functorch_transforms_active():
@@ -73,6 +78,16 @@ def choose_sampler(x: Tensor, offset: Tensor, scope: Tensor | None, groups: int)
         return plain_sample
     sample: Sampler = fused.fused_sample
     return sample
+
+
+def is_compiled_for(*tensors: Tensor | None) -> bool:
+    """Whether compiled code reads these maps, at positions made of these tensors: see `points_cpu.covers`."""
+    return _form == "grid_sample" and points_cpu.covers(*tensors)
+
+
+def compiled_sample(x: Tensor, offset: Tensor, scope: Tensor | None, sampling: PointSampling) -> Tensor:
+    """As `plain_sample`, by compiled code. NaN and infinite positions give NaN only there."""
+    return points_cpu.sample_points(x, sampling.points(offset, scope).unsqueeze(2), None, "border")
 
 
 def plain_sample(x: Tensor, offset: Tensor, scope: Tensor | None, sampling: PointSampling) -> Tensor:
