@@ -1,7 +1,8 @@
-"""Compile a C++ file of this package once per machine, when it is first needed.
+"""Compile a C++ file of this package when it is first needed, which takes a second, and keep the result for later.
 
-The environment variable DENSEUP_CPU_KERNELS=0 switches compiled code off. Without a C++ compiler, or if anything fails,
-there is none either, and its callers use PyTorch's operators. The compiler is `c++`, or CXX.
+The compiler is `c++`, or CXX; the result is kept in DENSEUP_CACHE, by default ~/.cache/denseup. DENSEUP_CPU_KERNELS=0
+switches compiled code off. Without a C++ compiler, or if anything fails, there is none either, and its callers use
+PyTorch's operators.
 """
 
 import ctypes
@@ -18,7 +19,16 @@ from pathlib import Path
 import torch
 
 SWITCH = "DENSEUP_CPU_KERNELS"
-_OPTIONS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fno-exceptions", "-fno-rtti", "-fPIC", "-shared", "-pthread"]
+_OPTIONS = [
+    "-O3",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-fPIC",
+    "-shared",
+    "-pthread",
+]
 # For the instructions that PyTorch itself uses on this processor. The names are those of GCC and Clang.
 _INSTRUCTIONS = {"AVX512": ["-march=x86-64-v4"], "AVX2": ["-march=x86-64-v3"]}
 _SECONDS = 60  # a compiler that takes longer is stopped; usual is one
@@ -26,7 +36,7 @@ _SECONDS = 60  # a compiler that takes longer is stopped; usual is one
 
 @functools.cache
 def load(source: Path) -> ctypes.CDLL | None:
-    """The functions of a C++ file, or None if it cannot be compiled here."""
+    """The functions of a C++ file with a C interface, or None if it cannot be compiled here."""
     if os.environ.get(SWITCH) == "0":
         return None
     compiler = shlex.split(os.environ.get("CXX", "c++"))
@@ -34,9 +44,8 @@ def load(source: Path) -> ctypes.CDLL | None:
         return None
     capability = torch.backends.cpu.get_cpu_capability()
     command = [*compiler, *_OPTIONS, *_INSTRUCTIONS.get(capability, [])]
-    text = source.read_bytes()
-    parts = [" ".join(command).encode(), platform.machine().encode(), platform.platform().encode(), text]
-    key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+    parts = " ".join(command), platform.platform(), source.read_text()
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     try:
         return _load_from(_folder(), f"{source.stem}_{key}.so", command, source)
     except OSError:
@@ -66,4 +75,4 @@ def _load_from(folder: Path, name: str, command: list[str], source: Path) -> cty
 
 
 def _folder() -> Path:
-    return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "denseup" / "compiled"
+    return Path(os.path.expanduser(os.environ.get("DENSEUP_CACHE") or "~/.cache/denseup")) / "compiled"

@@ -33,6 +33,11 @@ def sample_points(x: Tensor, positions: Tensor, weights: Tensor | None, padding:
     """
     if is_compiled_for(x, positions, weights):
         return points_cpu.sample_points(x, positions, weights, padding)
+    return plain_sample_points(x, positions, weights, padding)
+
+
+def plain_sample_points(x: Tensor, positions: Tensor, weights: Tensor | None, padding: Padding) -> Tensor:
+    """`sample_points` in PyTorch's operators."""
     B, C = x.shape[:2]
     g, n, h, w = positions.shape[1:5]
     maps = at_least_float32(x).reshape(B * g, C // g, *x.shape[2:])
@@ -50,6 +55,11 @@ def score_points(query: Tensor, key: Tensor, positions: Tensor, padding: Padding
     """
     if is_compiled_for(key, positions, query):
         return points_cpu.score_points(query, key, positions, padding)
+    return plain_score_points(query, key, positions, padding)
+
+
+def plain_score_points(query: Tensor, key: Tensor, positions: Tensor, padding: Padding) -> Tensor:
+    """`score_points` in PyTorch's operators."""
     B, D = key.shape[:2]
     g, n, h, w = positions.shape[1:5]
     maps = at_least_float32(key).reshape(B * g, D // g, *key.shape[2:])

@@ -204,10 +204,10 @@ struct Call {
 
 // Where the pixels of a block read, for one of their n points.
 struct Places {
-    int32_t index[BLOCK];  // of the pixel at the top left, in the slice
-    float a[BLOCK], b[BLOCK];
-    float poison[BLOCK];                   // NaN where the position is not finite, else 0
-    float free_x[BLOCK], free_y[BLOCK];    // 0 where the position is clamped, else 1
+    int32_t index[BLOCK];                    // of the pixel at the top left, in the slice
+    float a[BLOCK], b[BLOCK];                // how far to the right of it and below
+    float poison_x[BLOCK], poison_y[BLOCK];  // NaN where the position is not finite, else 0
+    float free_x[BLOCK], free_y[BLOCK];      // 0 where the position is clamped, else 1
     float weight[BLOCK];
 };
 
@@ -222,7 +222,8 @@ static void find_places(const Call& call, int64_t map, int64_t point, int64_t p,
     memcpy(across, positions, count * 2 * sizeof(float));
     for (int i = 0; i < BLOCK; i++) {
         float x = across[2 * i] - 0.5f, y = across[2 * i + 1] - 0.5f;
-        places.poison[i] = x * 0.0f + y * 0.0f;
+        places.poison_x[i] = x * 0.0f;
+        places.poison_y[i] = y * 0.0f;
         places.free_x[i] = (x > -margin) & (x < last_x + margin) ? 1.0f : 0.0f;
         places.free_y[i] = (y > -margin) & (y < last_y + margin) ? 1.0f : 0.0f;
         x = x > -margin ? x : -margin;  // and NaN
@@ -253,8 +254,9 @@ template <int S> static void sum_block(const Call& call, const Places& places, i
         float* to = scratch.tile + p * S;
         const float a = places.a[p], b = places.b[p], w = places.weight[p];
         const float p00 = w * (1 - b) * (1 - a), p01 = w * (1 - b) * a, p10 = w * b * (1 - a), p11 = w * b * a;
+        const float poison = places.poison_x[p] + places.poison_y[p];
         for (int c = 0; c < S; c += LANES) {
-            Vector sum = is_first ? all(places.poison[p]) : load(to + c) + places.poison[p];
+            Vector sum = is_first ? all(poison) : load(to + c) + poison;
             sum += p00 * load(at + c) + p01 * load(at + S + c);
             sum += p10 * load(at + row + c) + p11 * load(at + row + S + c);
             store(to + c, sum);
@@ -297,11 +299,11 @@ static void write_scores(const Call& call, const Places& places, int64_t at, int
         const Vector along_x = sums(scratch.along_x + p * LANES), along_y = sums(scratch.along_y + p * LANES);
         const Vector value = sums(scratch.value + p * LANES);
         for (int64_t i = 0; i < LANES && p + i < count; i++) {
-            const float w = places.weight[p + i], poison = places.poison[p + i];
-            if (call.scores) call.scores[at + p + i] = value[i] + poison;
+            const float w = places.weight[p + i], poison_x = places.poison_x[p + i], poison_y = places.poison_y[p + i];
+            if (call.scores) call.scores[at + p + i] = value[i] + poison_x + poison_y;
             if (!call.grad_positions) continue;
-            call.grad_positions[2 * (at + p + i)] = w * along_x[i] * places.free_x[p + i] + poison;
-            call.grad_positions[2 * (at + p + i) + 1] = w * along_y[i] * places.free_y[p + i] + poison;
+            call.grad_positions[2 * (at + p + i)] = w * along_x[i] * places.free_x[p + i] + poison_x;
+            call.grad_positions[2 * (at + p + i) + 1] = w * along_y[i] * places.free_y[p + i] + poison_y;
         }
     }
 }
@@ -345,8 +347,7 @@ template <int S> static void run_task(const Call& call, Work work, int64_t map, 
 struct Pool {
     const Call* call;
     Work work;
-    int64_t tasks, slices, next;
-    int failed;
+    int64_t tasks, slices, next, done;
 };
 
 static void* run_tasks(void* pointer) {
@@ -355,10 +356,7 @@ static void* run_tasks(void* pointer) {
     const size_t size = (call.height + 2 * RING) * (call.width + 2 * RING) * SLICE * sizeof(float);
     void* memory = nullptr;
     const size_t header = (sizeof(Scratch) + 63) / 64 * 64, rounded = (size + 63) / 64 * 64;
-    if (posix_memalign(&memory, 64, header + rounded * (call.grad_x.data ? 2 : 1))) {
-        __atomic_store_n(&pool.failed, 1, __ATOMIC_RELAXED);
-        return nullptr;
-    }
+    if (posix_memalign(&memory, 64, header + rounded * (call.grad_x.data ? 2 : 1))) return nullptr;
     Scratch& scratch = *(Scratch*)memory;
     scratch.slice = (float*)((char*)memory + header);
     scratch.grad = (float*)((char*)memory + header + rounded);
@@ -369,6 +367,7 @@ static void* run_tasks(void* pointer) {
         const int64_t left = call.channels - slice * SLICE;
         if (left > 16) run_task<32>(call, pool.work, map, slice, scratch);
         else run_task<16>(call, pool.work, map, slice, scratch);
+        __atomic_fetch_add(&pool.done, 1, __ATOMIC_RELAXED);
     }
     free(memory);
 #if defined(__SSE__)
@@ -383,15 +382,16 @@ static int run(const Call* call, Work work, int64_t threads) {
     constexpr int64_t MOST = 256;
     if (threads > MOST) threads = MOST;
     if (threads > pool.tasks) threads = pool.tasks;
-    // Threads that cannot be started leave more to the others.
+    // Threads that cannot be started, or get no memory, leave more to the others.
     pthread_t others[MOST];
     int64_t started = 0;
     while (started < threads - 1 && !pthread_create(&others[started], nullptr, run_tasks, &pool)) started++;
     run_tasks(&pool);
     for (int64_t i = 0; i < started; i++) pthread_join(others[i], nullptr);
-    return pool.failed;
+    return pool.done < pool.tasks;
 }
 
+// Both return 0, or 1 if there was no memory.
 extern "C" {
 int sum_points(const Call* call, int64_t threads) { return run(call, SUM, threads); }
 int score_points(const Call* call, int64_t threads) { return run(call, SCORE, threads); }

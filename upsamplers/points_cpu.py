@@ -4,7 +4,10 @@ Maps are float32 or bfloat16, positions and all sums float32. Results are the sa
 """
 
 import ctypes
+import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,22 +38,21 @@ class _Call(ctypes.Structure):
     )
 
 
-@torch.compiler.assume_constant_result
 def is_available() -> bool:
     """Whether there is compiled code; the first call may take a second to compile it."""
-    return load(_SOURCE) is not None
+    return _library() is not None
 
 
 def covers(x: Tensor, *others: Tensor | None) -> bool:
     """Whether compiled code can read map x, with positions and weights made of the others: on a CPU, float32 or less.
 
-    Not in exports, whose runtimes know PyTorch's operators only, and not under torch.func transforms.
+    Not under tracing (torch.compile, torch.export, ONNX), which knows PyTorch's operators, nor torch.func transforms.
     """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
+        return False
     tensors = [tensor for tensor in (x, *others) if tensor is not None]
     return (
-        all(tensor.device.type == "cpu" and tensor.dtype in _DTYPES and tensor.numel() > 0 for tensor in tensors)
-        and not (torch.jit.is_tracing() or torch.compiler.is_exporting() or torch._C._are_functorch_transforms_active())
-        and is_available()
+        all(tensor.is_cpu and tensor.dtype in _DTYPES and tensor.numel() > 0 for tensor in tensors) and is_available()
     )
 
 
@@ -74,7 +76,7 @@ def score_points(query: Tensor, key: Tensor, positions: Tensor, padding: Padding
 
 @torch.library.custom_op("denseup::sum_points", mutates_args=(), device_types="cpu")
 def _sum(x: Tensor, positions: Tensor, weights: Tensor | None, border: bool) -> Tensor:
-    """x [B, C, H, W], positions [B, g, n, h, w, 2], weights [B, g, n, h, w] -> [B, C, h, w]."""
+    """Sum x [B, C, H, W] at positions [B, g, n, h, w, 2], weights [B, g, n, h, w] -> [B, C, h, w]."""
     x, positions = _dense(x), positions.contiguous()
     weights = None if weights is None else weights.contiguous()
     output = _sum_like(x, positions, weights, border)
@@ -92,7 +94,7 @@ def _sum_like(x: Tensor, positions: Tensor, weights: Tensor | None, border: bool
 
 @torch.library.custom_op("denseup::score_points", mutates_args=(), device_types="cpu")
 def _scores(query: Tensor, key: Tensor, positions: Tensor, border: bool) -> Tensor:
-    """query [B, C, h, w], key [B, C, H, W], positions [B, g, n, h, w, 2] -> [B, g, n, h, w], float32."""
+    """Products of query [B, C, h, w] and key [B, C, H, W] at positions [B, g, n, h, w, 2] -> [B, g, n, h, w]."""
     query, key, positions = _dense(query), _dense(key), positions.contiguous()
     call = _call(key, positions, border, query)
     scores = positions.new_empty(_slices(call), *positions.shape[:-1])
@@ -133,33 +135,59 @@ def _gradients_like(
     return torch.empty_like(x), torch.empty_like(positions), grad_weights
 
 
-def _keep_for_sum(ctx, inputs, output) -> None:
+# --- gradients --------------------------------------------------------------------------------------------------------
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:3])
     ctx.border = inputs[3]
 
 
-def _backward_of_sum(ctx, gradient):
+def _backward_of_sum(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     x, positions, weights = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        from upsamplers.points import plain_sample_points
+
+        return *_gradients_by(plain_sample_points, ctx, gradient), None
     grad_x, grad_positions, grad_weights = _gradients(gradient.to(x.dtype), x, positions, weights, ctx.border)
     return grad_x, grad_positions, None if weights is None else grad_weights, None
 
 
-_sum.register_autograd(_backward_of_sum, setup_context=_keep_for_sum)
-
-
-def _keep_for_scores(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs[:3])
-    ctx.border = inputs[3]
-
-
-def _backward_of_scores(ctx, gradient):
+def _backward_of_scores(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     query, key, positions = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        from upsamplers.points import plain_score_points
+
+        return *_gradients_by(plain_score_points, ctx, gradient), None
     grad_key, grad_positions, _ = _gradients(query, key, positions, gradient, ctx.border)
-    grad_query = _sum(key, positions, gradient, ctx.border).to(query.dtype)
-    return grad_query, grad_key, grad_positions, None
+    grad_query = _sum(key, positions, gradient, ctx.border)
+    return grad_query.to(query.dtype), grad_key, grad_positions, None
 
 
-_scores.register_autograd(_backward_of_scores, setup_context=_keep_for_scores)
+def _gradients_by(function: Callable[..., Tensor], ctx: Any, gradient: Tensor) -> list[Tensor | None]:
+    """The same in PyTorch's operators, which can be differentiated again."""
+    # Positions are computed from x. With views, the gradient of x does not include the path through them.
+    views = [None if tensor is None else tensor.view_as(tensor) for tensor in ctx.saved_tensors]
+    output = function(*views, "border" if ctx.border else "zeros")
+    leaves = [view for view in views if view is not None and view.requires_grad]
+    found = iter(torch.autograd.grad(output, leaves, gradient, create_graph=True))
+    return [next(found) if view is not None and view.requires_grad else None for view in views]
+
+
+_sum.register_autograd(_backward_of_sum, setup_context=_keep)
+_scores.register_autograd(_backward_of_scores, setup_context=_keep)
+
+
+# --- one call --------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    library = load(_SOURCE)
+    if library is not None:
+        for function in (library.sum_points, library.score_points):
+            function.argtypes, function.restype = (ctypes.POINTER(_Call), ctypes.c_int64), ctypes.c_int
+    return library
 
 
 def _layout(x: Tensor) -> torch.memory_format:
@@ -172,7 +200,7 @@ def _dense(x: Tensor) -> Tensor:
 
 
 def _map(x: Tensor) -> _Map:
-    (B, C, H, W), last = x.shape, _layout(x) == torch.channels_last
+    (C, H, W), last = x.shape[1:], _layout(x) == torch.channels_last
     channel, pixel = (1, C) if last else (H * W, 1)
     return _Map(x.data_ptr(), C * H * W, channel, pixel, x.dtype == torch.bfloat16)
 
@@ -189,16 +217,16 @@ def _slices(call: _Call) -> int:
 
 def _total(parts: Tensor) -> Tensor:
     """The sum over the first dimension, in its order."""
-    total = parts[0]
+    total = parts[0].clone() if len(parts) > 1 else parts[0]
     for part in parts[1:]:
         total += part
-    return total.clone() if len(parts) > 1 else total
+    return total
 
 
 def _run(name: str, call: _Call) -> None:
-    library = load(_SOURCE)
+    library = _library()
     assert library is not None
     worth = call.maps * call.channels * call.points * call.pixels // _WORTH_A_THREAD
     threads = max(1, min(torch.get_num_threads(), worth))
-    if getattr(library, name)(ctypes.byref(call), ctypes.c_int64(threads)):
+    if getattr(library, name)(ctypes.byref(call), threads):
         raise MemoryError("no memory for a slice of the map that is sampled")

@@ -80,9 +80,9 @@ def choose_sampler(x: Tensor, offset: Tensor, scope: Tensor | None, groups: int)
     return sample
 
 
-def is_compiled_for(*tensors: Tensor | None) -> bool:
-    """Whether compiled code reads these maps, at positions made of these tensors: see `points_cpu.covers`."""
-    return _form == "grid_sample" and points_cpu.covers(*tensors)
+def is_compiled_for(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether compiled code reads map x at positions, and with weights, made of the others: see `points_cpu.covers`."""
+    return _form == "grid_sample" and points_cpu.covers(x, *others)
 
 
 def compiled_sample(x: Tensor, offset: Tensor, scope: Tensor | None, sampling: PointSampling) -> Tensor:
