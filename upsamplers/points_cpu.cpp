@@ -193,12 +193,13 @@ struct Call {
     int64_t maps, groups, channels, height, width;  // maps: images x groups; channels: of one group
     int64_t points, pixels;                         // n points of each of N output pixels
     int64_t border;                                 // what is outside the map: its border, or 0
-    const float* positions;                         // [maps, n, N, 2]
+    const float* positions;                         // [images, groups, n, N, 2]: column, row
+    int64_t of_image, of_group, of_point, of_pixel, of_axis;  // its strides; those of the last two are 1 and N, or 2 and 1
     const float* weights;                           // [maps, n, N], or null
     Map x;                                          // what is read
     Map y;                                          // of the output's size: the sum, or what scores are taken with
     Map grad_x;                                     // of x; data may be null
-    float* grad_positions;                          // [slices, maps, n, N, 2], or null
+    float* grad_positions;                          // [slices] times as positions, or null
     float* scores;                                  // [slices, maps, n, N], or null
 };
 
@@ -211,17 +212,27 @@ struct Places {
     float weight[BLOCK];
 };
 
+static int64_t position(const Call& call, int64_t map, int64_t point, int64_t p) {
+    const int64_t image = map / call.groups, group = map % call.groups;
+    return image * call.of_image + group * call.of_group + point * call.of_point + p * call.of_pixel;
+}
+
 static void find_places(const Call& call, int64_t map, int64_t point, int64_t p, int64_t count, Places& places) {
-    const float* positions = call.positions + ((map * call.points + point) * call.pixels + p) * 2;
+    const float* positions = call.positions + position(call, map, point, p);
     const float* weights = call.weights ? call.weights + (map * call.points + point) * call.pixels + p : nullptr;
     const float last_x = call.width - 1, last_y = call.height - 1;
     // Beyond a pixel and a half outside the map all four pixels around a position are zeros.
     const float margin = call.border ? 0.0f : 1.5f;
     const int32_t row_length = call.width + 2 * RING;
-    float across[2 * BLOCK] = {};
-    memcpy(across, positions, count * 2 * sizeof(float));
+    float columns[BLOCK] = {}, rows[BLOCK] = {};
+    if (call.of_pixel == 1) {
+        memcpy(columns, positions, count * sizeof(float));
+        memcpy(rows, positions + call.of_axis, count * sizeof(float));
+    } else {
+        for (int i = 0; i < count; i++) columns[i] = positions[2 * i], rows[i] = positions[2 * i + 1];
+    }
     for (int i = 0; i < BLOCK; i++) {
-        float x = across[2 * i] - 0.5f, y = across[2 * i + 1] - 0.5f;
+        float x = columns[i] - 0.5f, y = rows[i] - 0.5f;
         places.poison_x[i] = x * 0.0f;
         places.poison_y[i] = y * 0.0f;
         places.free_x[i] = (x > -margin) & (x < last_x + margin) ? 1.0f : 0.0f;
@@ -294,16 +305,17 @@ static void score_block(const Call& call, const Places& places, int64_t count, S
     }
 }
 
-static void write_scores(const Call& call, const Places& places, int64_t at, int64_t count, Scratch& scratch) {
+static void write_scores(const Call& call, const Places& places, float* scores, float* grads, int64_t count, Scratch& scratch) {
     for (int64_t p = 0; p < count; p += LANES) {
         const Vector along_x = sums(scratch.along_x + p * LANES), along_y = sums(scratch.along_y + p * LANES);
         const Vector value = sums(scratch.value + p * LANES);
         for (int64_t i = 0; i < LANES && p + i < count; i++) {
             const float w = places.weight[p + i], poison_x = places.poison_x[p + i], poison_y = places.poison_y[p + i];
-            if (call.scores) call.scores[at + p + i] = value[i] + poison_x + poison_y;
-            if (!call.grad_positions) continue;
-            call.grad_positions[2 * (at + p + i)] = w * along_x[i] * places.free_x[p + i] + poison_x;
-            call.grad_positions[2 * (at + p + i) + 1] = w * along_y[i] * places.free_y[p + i] + poison_y;
+            if (scores) scores[p + i] = value[i] + poison_x + poison_y;
+            if (!grads) continue;
+            float* grad = grads + (p + i) * call.of_pixel;
+            grad[0] = w * along_x[i] * places.free_x[p + i] + poison_x;
+            grad[call.of_axis] = w * along_y[i] * places.free_y[p + i] + poison_y;
         }
     }
 }
@@ -315,10 +327,15 @@ template <int S> static void run_task(const Call& call, Work work, int64_t map, 
     const int64_t channel = map % call.groups * call.channels + first;
     const int64_t channels = call.channels - first < S ? call.channels - first : S;
     const int64_t row = call.width + 2 * RING, size = (call.height + 2 * RING) * row * S;
-    // The ring is zeroed with the rest: a write in order, to where the rows are copied to next.
-    memset(scratch.slice, 0, size * sizeof(float));
-    for (int64_t y = 0; y < call.height; y++)
-        read<S>(call.x, image, channel, channels, y * call.width, call.width, scratch.slice + ((y + RING) * row + RING) * S);
+    const size_t margin = RING * row * S, side = RING * S;
+    memset(scratch.slice, 0, margin * sizeof(float));
+    memset(scratch.slice + size - margin, 0, margin * sizeof(float));
+    for (int64_t y = 0; y < call.height; y++) {
+        float* to = scratch.slice + ((y + RING) * row + RING) * S;
+        memset(to - side, 0, side * sizeof(float));
+        read<S>(call.x, image, channel, channels, y * call.width, call.width, to);
+        memset(to + call.width * S, 0, side * sizeof(float));
+    }
     if (call.grad_x.data) memset(scratch.grad, 0, size * sizeof(float));
 
     Places places;
@@ -333,7 +350,10 @@ template <int S> static void run_task(const Call& call, Work work, int64_t map, 
             }
             if (call.grad_x.data) score_block<S, true>(call, places, count, scratch);
             else score_block<S, false>(call, places, count, scratch);
-            write_scores(call, places, ((slice * call.maps + map) * call.points + point) * call.pixels + p, count, scratch);
+            const int64_t at = ((slice * call.maps + map) * call.points + point) * call.pixels + p;
+            const int64_t all = 2 * call.maps * call.points * call.pixels;
+            float* grads = call.grad_positions ? call.grad_positions + slice * all + position(call, map, point, p) : nullptr;
+            write_scores(call, places, call.scores ? call.scores + at : nullptr, grads, count, scratch);
         }
         if (work == SUM) write<S>(call.y, image, channel, channels, p, count, scratch.tile);
     }

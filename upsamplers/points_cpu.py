@@ -32,7 +32,9 @@ class _Call(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("maps", "groups", "channels", "height", "width")),
         *((name, ctypes.c_int64) for name in ("points", "pixels", "border")),
-        *((name, ctypes.c_void_p) for name in ("positions", "weights")),
+        ("positions", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("of_image", "of_group", "of_point", "of_pixel", "of_axis")),
+        ("weights", ctypes.c_void_p),
         *((name, _Map) for name in ("x", "y", "grad_x")),
         *((name, ctypes.c_void_p) for name in ("grad_positions", "scores")),
     )
@@ -77,7 +79,7 @@ def score_points(query: Tensor, key: Tensor, positions: Tensor, padding: Padding
 @torch.library.custom_op("denseup::sum_points", mutates_args=(), device_types="cpu")
 def _sum(x: Tensor, positions: Tensor, weights: Tensor | None, border: bool) -> Tensor:
     """Sum x [B, C, H, W] at positions [B, g, n, h, w, 2], weights [B, g, n, h, w] -> [B, C, h, w]."""
-    x, positions = _dense(x), positions.contiguous()
+    x, positions = _dense(x), _dense_positions(positions)
     weights = None if weights is None else weights.contiguous()
     output = _sum_like(x, positions, weights, border)
     call = _call(x, positions, border, output)
@@ -95,7 +97,7 @@ def _sum_like(x: Tensor, positions: Tensor, weights: Tensor | None, border: bool
 @torch.library.custom_op("denseup::score_points", mutates_args=(), device_types="cpu")
 def _scores(query: Tensor, key: Tensor, positions: Tensor, border: bool) -> Tensor:
     """Products of query [B, C, h, w] and key [B, C, H, W] at positions [B, g, n, h, w, 2] -> [B, g, n, h, w]."""
-    query, key, positions = _dense(query), _dense(key), positions.contiguous()
+    query, key, positions = _dense(query), _dense(key), _dense_positions(positions)
     call = _call(key, positions, border, query)
     scores = positions.new_empty(_slices(call), *positions.shape[:-1])
     call.scores = scores.data_ptr()
@@ -113,18 +115,18 @@ def _gradients(
     y: Tensor, x: Tensor, positions: Tensor, weights: Tensor | None, border: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of the sum of y · _sum(x, positions, weights) with respect to x, positions and weights."""
-    y, x, positions = _dense(y), _dense(x), positions.contiguous()
+    y, x, positions = _dense(y), _dense(x), _dense_positions(positions)
     weights = None if weights is None else weights.contiguous()
     grad_x = torch.empty_like(x)
     call = _call(x, positions, border, y)
     call.weights = None if weights is None else weights.data_ptr()
     call.grad_x = _map(grad_x)
-    grad_positions = positions.new_empty(_slices(call), *positions.shape)
+    grad_positions = positions.new_empty(_slices(call), positions.numel())
     call.grad_positions = grad_positions.data_ptr()
     grad_weights = positions.new_empty(_slices(call), *(positions.shape[:-1] if weights is not None else (0,)))
     call.scores = grad_weights.data_ptr() if weights is not None else None
     _run("score_points", call)
-    return grad_x, _total(grad_positions), _total(grad_weights)
+    return grad_x, _total(grad_positions).as_strided(positions.shape, positions.stride()), _total(grad_weights)
 
 
 @_gradients.register_fake
@@ -132,7 +134,7 @@ def _gradients_like(
     y: Tensor, x: Tensor, positions: Tensor, weights: Tensor | None, border: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     grad_weights = positions.new_empty(positions.shape[:-1] if weights is not None else (0,))
-    return torch.empty_like(x), torch.empty_like(positions), grad_weights
+    return torch.empty_like(x), torch.empty_like(_dense_positions(positions)), grad_weights
 
 
 # --- gradients --------------------------------------------------------------------------------------------------------
@@ -199,6 +201,11 @@ def _dense(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=_layout(x))
 
 
+def _dense_positions(positions: Tensor) -> Tensor:
+    """Positions [B, g, n, h, w, 2] as they lie in memory, or if columns and rows are apart [B, 2, g, n, h, w]."""
+    return positions if positions.movedim(-1, 1).is_contiguous() else positions.contiguous()
+
+
 def _map(x: Tensor) -> _Map:
     (C, H, W), last = x.shape[1:], _layout(x) == torch.channels_last
     channel, pixel = (1, C) if last else (H * W, 1)
@@ -208,7 +215,8 @@ def _map(x: Tensor) -> _Map:
 def _call(x: Tensor, positions: Tensor, border: bool, y: Tensor) -> _Call:
     (B, C, H, W), (g, n, h, w) = x.shape, positions.shape[1:5]
     sizes = B * g, g, C // g, H, W, n, h * w, border
-    return _Call(*sizes, positions.data_ptr(), None, _map(x), _map(y))
+    image, group, point, _, pixel, axis = positions.stride()
+    return _Call(*sizes, positions.data_ptr(), image, group, point, pixel, axis, None, _map(x), _map(y))
 
 
 def _slices(call: _Call) -> int:

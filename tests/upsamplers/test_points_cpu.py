@@ -26,6 +26,8 @@ def example(B, C, H, W, g, n, h, w, dtype=torch.float32, layout=torch.contiguous
     x, y = (draw(B, C, *size).to(dtype).to(memory_format=layout) for size in ((H, W), (h, w)))
     spread = torch.rand((B, g, n, h, w, 2), generator=generator) * torch.tensor([W + 5.0, H + 5.0]) - 2.5
     spread[..., 0, 0, :] = -1e30
+    if layout == torch.channels_last:  # columns and rows apart
+        spread = spread.movedim(-1, 1).contiguous().movedim(1, -1)
     return [part.requires_grad_() for part in (x, spread, draw(B, g, n, h, w), y)]
 
 
@@ -85,8 +87,9 @@ def test_results_have_the_layout_of_the_map_and_any_other_is_read(layout):
     assert found.is_contiguous(memory_format=layout)
     assert grad_x.stride() == x.stride()
     wide = torch.cat([x, x], dim=3)[..., : x.shape[3]]
-    strided = positions.movedim(-1, 1).contiguous().movedim(1, -1)
-    torch.testing.assert_close(points_cpu.sample_points(wide, strided, weights, "border"), found)
+    for dim in (1, 3):
+        strided = positions.movedim(-1, dim).contiguous().movedim(dim, -1)
+        torch.testing.assert_close(points_cpu.sample_points(wide, strided, weights, "border"), found)
 
 
 @compiles
