@@ -67,7 +67,7 @@ def publish(rows: list[Row], file: Path | None, **setting: Any) -> None:
     for row in rows:
         times = f"{row.ours_s:.3f} s" if row.peer_s is None else f"{row.ours_s:.3f} s against {row.peer_s:.3f} s"
         ratio = f"{row.peer} is not installed" if row.ratio is None else f"{row.ratio:.2f} times as fast as {row.peer}"
-        goal = {True: f" (goal {row.goal:g}: met)", False: f" (goal {row.goal:g}: not met)", None: ""}[row.is_met]
+        goal = "" if row.is_met is None else f" (goal {row.goal:g}: {'met' if row.is_met else 'not met'})"
         print(f"{row.work}: {times}, {ratio}{goal}")
     if file is not None:
         file.write_text(json.dumps(record(rows, **setting), indent=2) + "\n")

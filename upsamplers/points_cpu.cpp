@@ -1,6 +1,6 @@
 // Bilinear reads at any positions, for CPUs: sums, scores and their gradients. points_cpu.py compiles and calls this.
 //
-// A map is cut into slices of up to SLICE channels. A slice is copied to [H + 4][W + 4][SLICE] float32: all channels of
+// A map is cut into slices of 16 or 32 channels. A slice is copied to [H + 4][W + 4][channels] float32: all channels of
 // a pixel side by side, two pixels of zeros around the map, so that no read needs a condition. It stays in the cache
 // while the output pixels are computed in blocks, a block at a time for the whole slice.
 // One slice of one map is one task. No two tasks write to the same place, and sums over slices are added in their
@@ -18,7 +18,7 @@ constexpr int LANES = 8;
 #else
 constexpr int LANES = 4;
 #endif
-constexpr int SLICE = 32, BLOCK = 64, RING = 2;
+constexpr int MOST_CHANNELS = 32, BLOCK = 64, RING = 2;
 
 typedef float Vector __attribute__((vector_size(4 * LANES)));
 typedef float Loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -192,6 +192,7 @@ static void write(const Map& map, int64_t image, int64_t channel, int64_t channe
 struct Call {
     int64_t maps, groups, channels, height, width;  // maps: images x groups; channels: of one group
     int64_t points, pixels;                         // n points of each of N output pixels
+    int64_t slice;                                  // channels of a slice: 16 or 32
     int64_t border;                                 // what is outside the map: its border, or 0
     const float* positions;                         // [images, groups, n, N, 2]: column, row
     int64_t of_image, of_group, of_point, of_pixel, of_axis;  // its strides; those of the last two are 1 and N, or 2 and 1
@@ -207,9 +208,9 @@ struct Call {
 struct Places {
     int32_t index[BLOCK];                    // of the pixel at the top left, in the slice
     float a[BLOCK], b[BLOCK];                // how far to the right of it and below
-    float poison_x[BLOCK], poison_y[BLOCK];  // NaN where the position is not finite, else 0
+    float poison_x[BLOCK], poison_y[BLOCK], poison[BLOCK];  // NaN where the position is not finite, else 0
     float free_x[BLOCK], free_y[BLOCK];      // 0 where the position is clamped, else 1
-    float weight[BLOCK];
+    float weight[BLOCK], share[4][BLOCK];    // of the point, and of each of its four pixels
 };
 
 static int64_t position(const Call& call, int64_t map, int64_t point, int64_t p) {
@@ -247,12 +248,20 @@ static void find_places(const Call& call, int64_t map, int64_t point, int64_t p,
         places.index[i] = ((int32_t)top + RING) * row_length + (int32_t)left + RING;
     }
     for (int i = 0; i < BLOCK; i++) places.weight[i] = weights && i < count ? weights[i] : 1.0f;
+    for (int i = 0; i < BLOCK; i++) {
+        const float a = places.a[i], b = places.b[i], upper = places.weight[i] * (1 - b), lower = places.weight[i] * b;
+        places.share[0][i] = upper * (1 - a);
+        places.share[1][i] = upper * a;
+        places.share[2][i] = lower * (1 - a);
+        places.share[3][i] = lower * a;
+        places.poison[i] = places.poison_x[i] + places.poison_y[i];
+    }
 }
 
 struct Scratch {
-    float* slice;  // [H + 4][W + 4][SLICE]
+    float* slice;  // [H + 4][W + 4][channels]
     float* grad;   // the same, or null
-    float tile[BLOCK * SLICE] __attribute__((aligned(64)));
+    float tile[BLOCK * MOST_CHANNELS] __attribute__((aligned(64)));
     float along_x[BLOCK * LANES] __attribute__((aligned(64)));
     float along_y[BLOCK * LANES] __attribute__((aligned(64)));
     float value[BLOCK * LANES] __attribute__((aligned(64)));
@@ -263,11 +272,10 @@ template <int S> static void sum_block(const Call& call, const Places& places, i
     for (int64_t p = 0; p < count; p++) {
         const float* at = scratch.slice + (int64_t)places.index[p] * S;
         float* to = scratch.tile + p * S;
-        const float a = places.a[p], b = places.b[p], w = places.weight[p];
-        const float p00 = w * (1 - b) * (1 - a), p01 = w * (1 - b) * a, p10 = w * b * (1 - a), p11 = w * b * a;
-        const float poison = places.poison_x[p] + places.poison_y[p];
+        const Vector p00 = all(places.share[0][p]), p01 = all(places.share[1][p]);
+        const Vector p10 = all(places.share[2][p]), p11 = all(places.share[3][p]), poison = all(places.poison[p]);
         for (int c = 0; c < S; c += LANES) {
-            Vector sum = is_first ? all(poison) : load(to + c) + poison;
+            Vector sum = is_first ? poison : load(to + c) + poison;
             sum += p00 * load(at + c) + p01 * load(at + S + c);
             sum += p10 * load(at + row + c) + p11 * load(at + row + S + c);
             store(to + c, sum);
@@ -282,8 +290,9 @@ static void score_block(const Call& call, const Places& places, int64_t count, S
     for (int64_t p = 0; p < count; p++) {
         const float* at = scratch.slice + (int64_t)places.index[p] * S;
         float* grad = WITH_GRAD ? scratch.grad + (int64_t)places.index[p] * S : nullptr;
-        const float a = places.a[p], b = places.b[p], w = places.weight[p];
-        const float p00 = w * (1 - b) * (1 - a), p01 = w * (1 - b) * a, p10 = w * b * (1 - a), p11 = w * b * a;
+        const Vector a = all(places.a[p]), b = all(places.b[p]);
+        const Vector p00 = all(places.share[0][p]), p01 = all(places.share[1][p]);
+        const Vector p10 = all(places.share[2][p]), p11 = all(places.share[3][p]);
         Vector along_x = {}, along_y = {}, value = {};
         for (int c = 0; c < S; c += LANES) {
             const Vector given = load(scratch.tile + p * S + c);
@@ -323,7 +332,7 @@ static void write_scores(const Call& call, const Places& places, float* scores, 
 enum Work { SUM, SCORE };
 
 template <int S> static void run_task(const Call& call, Work work, int64_t map, int64_t slice, Scratch& scratch) {
-    const int64_t image = map / call.groups, first = slice * SLICE;
+    const int64_t image = map / call.groups, first = slice * call.slice;
     const int64_t channel = map % call.groups * call.channels + first;
     const int64_t channels = call.channels - first < S ? call.channels - first : S;
     const int64_t row = call.width + 2 * RING, size = (call.height + 2 * RING) * row * S;
@@ -373,7 +382,7 @@ struct Pool {
 static void* run_tasks(void* pointer) {
     Pool& pool = *(Pool*)pointer;
     const Call& call = *pool.call;
-    const size_t size = (call.height + 2 * RING) * (call.width + 2 * RING) * SLICE * sizeof(float);
+    const size_t size = (call.height + 2 * RING) * (call.width + 2 * RING) * call.slice * sizeof(float);
     void* memory = nullptr;
     const size_t header = (sizeof(Scratch) + 63) / 64 * 64, rounded = (size + 63) / 64 * 64;
     if (posix_memalign(&memory, 64, header + rounded * (call.grad_x.data ? 2 : 1))) return nullptr;
@@ -384,8 +393,7 @@ static void* run_tasks(void* pointer) {
         const int64_t task = __atomic_fetch_add(&pool.next, 1, __ATOMIC_RELAXED);
         if (task >= pool.tasks) break;
         const int64_t map = task / pool.slices, slice = task % pool.slices;
-        const int64_t left = call.channels - slice * SLICE;
-        if (left > 16) run_task<32>(call, pool.work, map, slice, scratch);
+        if (call.slice > 16 && call.channels - slice * call.slice > 16) run_task<32>(call, pool.work, map, slice, scratch);
         else run_task<16>(call, pool.work, map, slice, scratch);
         __atomic_fetch_add(&pool.done, 1, __ATOMIC_RELAXED);
     }
@@ -397,7 +405,7 @@ static void* run_tasks(void* pointer) {
 }
 
 static int run(const Call* call, Work work, int64_t threads) {
-    const int64_t slices = (call->channels + SLICE - 1) / SLICE;
+    const int64_t slices = (call->channels + call->slice - 1) / call->slice;
     Pool pool = {call, work, call->maps * slices, slices, 0, 0};
     constexpr int64_t MOST = 256;
     if (threads > MOST) threads = MOST;

@@ -15,7 +15,6 @@ from torch import Tensor
 from upsamplers.base import Padding
 from upsamplers.compiled import load
 
-SLICE = 32  # channels, as in the source
 _SOURCE = Path(__file__).with_suffix(".cpp")
 _WORTH_A_THREAD = 1 << 16  # channels x points
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -31,7 +30,7 @@ class _Map(ctypes.Structure):
 class _Call(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("maps", "groups", "channels", "height", "width")),
-        *((name, ctypes.c_int64) for name in ("points", "pixels", "border")),
+        *((name, ctypes.c_int64) for name in ("points", "pixels", "slice", "border")),
         ("positions", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in ("of_image", "of_group", "of_point", "of_pixel", "of_axis")),
         ("weights", ctypes.c_void_p),
@@ -214,13 +213,14 @@ def _map(x: Tensor) -> _Map:
 
 def _call(x: Tensor, positions: Tensor, border: bool, y: Tensor) -> _Call:
     (B, C, H, W), (g, n, h, w) = x.shape, positions.shape[1:5]
-    sizes = B * g, g, C // g, H, W, n, h * w, border
+    slice_channels = 32 if _layout(x) == torch.channels_last else 16  # as measured
+    sizes = B * g, g, C // g, H, W, n, h * w, slice_channels, border
     image, group, point, _, pixel, axis = positions.stride()
     return _Call(*sizes, positions.data_ptr(), image, group, point, pixel, axis, None, _map(x), _map(y))
 
 
 def _slices(call: _Call) -> int:
-    return -(-call.channels // SLICE)
+    return -(-call.channels // call.slice)
 
 
 def _total(parts: Tensor) -> Tensor:
