@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -103,13 +104,24 @@ def exit_code(error: BaseException) -> int:
     return 1
 
 
+def read_early(read_arguments: Callable[..., object], *given: object) -> None:
+    """Read the command line before the imports that take seconds: --help or an error in it ends the command at once.
+
+    `main` reads it again. In one of several processes (torchrun) only `main` does, so that one of them reports.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        try:
+            read_arguments(*given)
+        except UserError as error:
+            _end(error)
+
+
 def run_command(main: Callable[[], None]) -> NoReturn:
     """Run `main` and exit with 0 or, after an error, with `exit_code`. A defect is raised with its traceback."""
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(exit_code(error))
+        _end(error)
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
@@ -122,3 +134,8 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     except (Interrupted, KeyboardInterrupt) as stop:
         sys.exit(exit_code(stop))
     sys.exit(0)
+
+
+def _end(error: UserError) -> NoReturn:
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    sys.exit(exit_code(error))

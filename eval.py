@@ -10,14 +10,18 @@ Under torchrun each process predicts a share of the images. The metrics are thos
 
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
+
+from errors import read_early, run_command
+from workflow.arguments import evaluation_arguments
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    read_early(evaluation_arguments, __doc__)
 
 import torch
 
 from datasets.base import DenseDataset, PredictionFiles
 from datasets.loading import evaluation_loader
-from errors import ArgumentParser, run_command
 from experiment import Experiment
 from inference import Inference
 from metrics.base import Metric
@@ -88,14 +92,7 @@ def score(
 @exit_together()
 def main() -> None:
     """Run the command."""
-    parser = ArgumentParser(prog="eval.py", description=__doc__)
-    parser.add_argument("--checkpoint", "--onnx", dest="checkpoint", type=Path, required=True)
-    parser.add_argument("--which", choices=["best", "last"], default="best", help="checkpoint of a run folder")
-    parser.add_argument("--cfg", type=Path)
-    parser.add_argument("--json", type=Path, help="write the result record to this file")
-    parser.add_argument("--predictions", type=Path, help="write the predictions to this folder")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
-    arguments = parser.parse_intermixed_args()
+    arguments = evaluation_arguments(__doc__)
 
     if arguments.json:
         check_writable(arguments.json)

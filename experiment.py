@@ -172,7 +172,7 @@ class Experiment(Schema):
     def inference(self, model: DenseModel) -> Inference:
         """The model as it predicts whole images, by `evaluation.inference`."""
         settings = self.evaluation.inference or InferenceConfig()
-        return build_inference(settings, model, self.data.test_transforms, self.data.info.task)
+        return build_inference(settings, model, self.data.test_transforms, self.data.info)
 
     def build_metrics(self) -> list[Metric]:
         """Build the metrics, empty."""

@@ -173,7 +173,7 @@ def _objects(found: Instances, classes: tuple[str, ...], size: Size) -> list[Obj
     assert found.scores is not None
     result = []
     for index in found.scores.argsort(descending=True, stable=True).tolist():
-        mask = None if found.rles is None else decode([found.rles[index]], size)[0]
+        mask = None if found.rles is None else np.ascontiguousarray(decode([found.rles[index]], size)[0])
         x1, y1, x2, y2 = found.boxes[index].tolist()
         name = classes[int(found.labels[index])]
         result.append(Object(name, float(found.scores[index]), (x1, y1, x2, y2), mask))

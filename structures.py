@@ -150,12 +150,38 @@ class Prediction(Record):
 
 
 @dataclass
+class Normalization(Record):
+    """What is left to do with grey levels: (level - mean) / std per channel, and 0 beyond the pixels of each image.
+
+    mean, std: [3] float32. sizes: (height, width) of each image, from its top left corner on.
+    """
+
+    mean: Tensor
+    std: Tensor
+    sizes: list[Size]
+
+    def __call__(self, images: Tensor, memory_format: torch.memory_format) -> Tensor:
+        """Images [B, H, W, 3] uint8 as [B, 3, H, W] float32 in `memory_format`."""
+        result = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=memory_format)
+        result.sub_(self.mean[:, None, None]).div_(self.std[:, None, None])
+        for image, (height, width) in zip(result, self.sizes, strict=True):
+            image[:, height:] = 0
+            image[:, :, width:] = 0
+        return result
+
+
+@dataclass
 class Batch(Record):
-    """Images [B, 3, H, W] float32, normalised and padded. sizes: (height, width) of each image without padding."""
+    """Images [B, 3, H, W] float32, normalised and padded. sizes: (height, width) of each image without padding.
+
+    normalization: None once it is done. A loader leaves it to `to`, which every batch passes through: its workers send
+    grey levels, [B, H, W, 3] uint8, a quarter of the bytes.
+    """
 
     images: Tensor
     sizes: list[Size]
     targets: list[Target]
+    normalization: Normalization | None = None
 
     @property
     def image_ids(self) -> list[str]:
@@ -163,7 +189,9 @@ class Batch(Record):
         return [target.image_id for target in self.targets]
 
     def to(self, device: torch.device | str, memory_format: torch.memory_format = torch.contiguous_format) -> "Batch":
-        """A copy on `device`, with the images in `memory_format`."""
+        """A copy on `device`, with the images normalised and in `memory_format`."""
         batch = super().to(device)
+        if batch.normalization is not None:
+            batch.images, batch.normalization = batch.normalization(batch.images, memory_format), None
         batch.images = batch.images.contiguous(memory_format=memory_format)
         return batch

@@ -5,14 +5,18 @@ Run the same command again to resume. `--check` does one training step and one p
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
+
+from errors import Interrupted, read_early, run_command
+from workflow.arguments import training_arguments
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    read_early(training_arguments, __doc__)
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from datasets.loading import next_batches, training_loader
-from errors import ArgumentParser, Interrupted, run_command
 from eval import score
 from experiment import Experiment, load_experiment
 from models.base import DenseModel
@@ -97,9 +101,9 @@ def train(experiment: Experiment, processes: Processes, changed: Sequence[Change
                 evaluate_and_save(run, log, stop)
             if step == steps or state.out_of_patience:
                 break
-
             # Every process reads all images of the step before any of them trains, so that all stop at the same step.
-            micro_batches, error = next_batches(run.batches, run.layout.accumulation)
+            with log.waiting():
+                micro_batches, error = next_batches(run.batches, run.layout.accumulation)
             if processes.any(error is not None or stop.received is not None):
                 log.flush(learning_rate)
                 if processes.is_main:
@@ -176,11 +180,7 @@ def evaluate_and_save(run: Run, log: RunLog, stop: StopSignals) -> None:
 @exit_together()
 def main() -> None:
     """Run the command."""
-    parser = ArgumentParser(prog="train.py", description=__doc__)
-    parser.add_argument("--cfg", type=Path, required=True, help="a YAML file, for example configs/seg_dysample.yaml")
-    parser.add_argument("--check", action="store_true", help="try one batch, print the plan and exit")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
-    arguments = parser.parse_intermixed_args()
+    arguments = training_arguments(__doc__)
     experiment = load_experiment(arguments.cfg, arguments.overrides).in_steps()
     if not Checkpoints(experiment.run_folder / "checkpoints").exist():
         experiment.fetch_weights()

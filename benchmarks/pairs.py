@@ -1,10 +1,12 @@
 """Speed of two ways to do the same work, measured in turns in one process, and the goal that we have for it."""
 
 import datetime
+import json
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -58,3 +60,14 @@ def record(rows: list[Row], **setting: Any) -> dict[str, Any]:
     about = {"device": cpu_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     found = [asdict(row) | {"is_met": row.is_met} for row in rows]
     return {"date": str(datetime.date.today()), **about, "setting": setting, "rows": found}
+
+
+def publish(rows: list[Row], file: Path | None, **setting: Any) -> None:
+    """Print the comparisons as a table and, if a file is given, write them as JSON."""
+    for row in rows:
+        times = f"{row.ours_s:.3f} s" if row.peer_s is None else f"{row.ours_s:.3f} s against {row.peer_s:.3f} s"
+        ratio = f"{row.peer} is not installed" if row.ratio is None else f"{row.ratio:.2f} times as fast as {row.peer}"
+        goal = {True: f" (goal {row.goal:g}: met)", False: f" (goal {row.goal:g}: not met)", None: ""}[row.is_met]
+        print(f"{row.work}: {times}, {ratio}{goal}")
+    if file is not None:
+        file.write_text(json.dumps(record(rows, **setting), indent=2) + "\n")

@@ -1,27 +1,38 @@
-"""Speed of panoptic quality in images per second: `python -m benchmarks.panoptic_quality [--images 100]`. Prints JSON.
+"""Speed of panoptic quality against panopticapi: `python -m benchmarks.panoptic_quality [--images 50] [--json FILE]`.
 
-One process scores random maps of 640 x 480 pixels and 133 classes. They have irregular segments, on average about 12
-true and 16 predicted ones, which is somewhat more than in COCO. The median over rounds is reported.
+Random maps of 640 x 480 pixels and 133 classes. They have irregular segments, on average about 12 true and 16 predicted
+ones, which is somewhat more than in COCO. First both get the ids of all pixels in memory, then both read them from PNGs
+and check them. The peer is one process of `pip install git+https://github.com/cocodataset/panopticapi`. The numbers
+must be equal.
 """
 
 import argparse
-import datetime
 import json
-import statistics
-import time
+from collections.abc import Callable, Iterable
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
 
+from benchmarks.pairs import Row, compare, publish
 from benchmarks.segformer_step import positive
+from datasets.panoptic.categories import Category
+from datasets.panoptic.dataset import COCOPanopticConfig
+from datasets.panoptic.ids import encode_ids
+from datasets.panoptic.predictions import PanopticFiles
 from metrics.panoptic_quality import PanopticQuality
+from runtime.memory import EVALUATION, keep_freed_memory
 from structures import Panoptic, Prediction, Target
-from workflow.environment import cpu_name
 
 HEIGHT, WIDTH = 480, 640
 CLASSES, THINGS = 133, 80
+PEER = "panopticapi"
 
 
 def random_map(rng: np.random.Generator) -> Panoptic:
@@ -50,39 +61,114 @@ def random_pair(rng: np.random.Generator) -> tuple[Panoptic, Panoptic]:
     return true, Panoptic(found.ids, {segment: labels[segment] for segment in found.ids.unique().tolist() if segment})
 
 
-def measure(images: int, rounds: int) -> dict[str, Any]:
-    """Measure images per second. Also return what was scored."""
+def by_ours(images: Iterable[tuple[Target, Prediction]]) -> list[float]:
+    """PQ, SQ and RQ of all classes, things and stuff in percent."""
+    metric = PanopticQuality(("",) * CLASSES, tuple(label < THINGS for label in range(CLASSES)))
+    for target, prediction in images:
+        metric.update([prediction], [target])
+    return list(metric.compute().values())
+
+
+def by_ours_from_files(folder: Path) -> Callable[[], list[float]]:
+    """A function that does the same from PNGs. The JSON files are read only once."""
+    classes = {label: Category(name=str(label), isthing=label < THINGS) for label in range(CLASSES)}
+    options: Any = {"root": folder, "classes": classes, "val_annotations": "true.json"}
+    transforms: Any = {key: ["normalize"] for key in ("train_transforms", "test_transforms")}
+    dataset = COCOPanopticConfig(**options, **transforms).build("val", annotations_only=True)
+    files = PanopticFiles(folder / "found.json", tuple(range(CLASSES)))
+
+    def work() -> list[float]:
+        targets = (dataset.target(index) for index in range(len(dataset)))
+        return by_ours((target, files.read(target)) for target in targets)
+
+    return work
+
+
+def record(name: int, panoptic: Panoptic) -> dict[str, Any]:
+    """An annotation as in COCO's files."""
+    segments = [{"id": segment, "category_id": label, "iscrowd": 0} for segment, label in panoptic.labels.items()]
+    ids = panoptic.ids.numpy()
+    areas = dict(zip(*(part.tolist() for part in np.unique(ids, return_counts=True)), strict=True))
+    segments = [segment | {"area": areas[segment["id"]]} for segment in segments]
+    return {"image_id": name, "file_name": f"{name}.png", "segments_info": segments}
+
+
+def write(folder: Path, pairs: list[tuple[Panoptic, Panoptic]]) -> None:
+    """Write the maps as COCO's annotations and results."""
+    categories = [{"id": label, "name": str(label), "isthing": int(label < THINGS)} for label in range(CLASSES)]
+    images = [{"id": n, "file_name": f"{n}.jpg", "height": HEIGHT, "width": WIDTH} for n in range(len(pairs))]
+    for side, name in enumerate(("true", "found")):
+        (folder / name).mkdir()
+        for number, pair in enumerate(pairs):
+            (folder / name / f"{number}.png").write_bytes(encode_ids(pair[side].ids.numpy()))
+        annotations = [record(number, pair[side]) for number, pair in enumerate(pairs)]
+        content = {"images": images, "categories": categories, "annotations": annotations}
+        (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+def by_panopticapi(folder: Path, pairs: list[tuple[Panoptic, Panoptic]], from_files: bool) -> Any:
+    """A function that does the same by panopticapi; None if it is not installed.
+
+    from_files: read the PNGs; otherwise its reader is replaced by a look at ids in memory.
+    """
+    try:
+        from panopticapi import evaluation
+    except ImportError:
+        return None
+    records = [json.loads((folder / f"{name}.json").read_text())["annotations"] for name in ("true", "found")]
+    categories = {label: {"isthing": int(label < THINGS)} for label in range(CLASSES)}
+    reading = {"Image": evaluation.Image, "rgb2id": evaluation.rgb2id}
+    if not from_files:
+        maps = {
+            str(folder / name / f"{number}.png"): pair[side].ids.numpy().astype(np.uint32)
+            for side, name in enumerate(("true", "found"))
+            for number, pair in enumerate(pairs)
+        }
+        reading = {"Image": SimpleNamespace(open=maps.__getitem__), "rgb2id": lambda ids: ids}
+
+    def work() -> list[float]:
+        vars(evaluation).update(reading)
+        with redirect_stdout(StringIO()):
+            stat = evaluation.pq_compute_single_core(
+                0, list(zip(*records, strict=True)), str(folder / "true"), str(folder / "found"), categories
+            )
+        groups = [stat.pq_average(categories, isthing=isthing)[0] for isthing in (None, True, False)]
+        return [100 * group[name] for group in groups for name in ("pq", "sq", "rq")]
+
+    return work
+
+
+def measure(number: int, rounds: int) -> list[Row]:
+    """Compare both. Raises ValueError if the numbers differ."""
     rng = np.random.default_rng(0)
-    pairs = [random_pair(rng) for _ in range(images)]
-    predictions = [Prediction(panoptic=found) for _, found in pairs]
-    targets = [Target(str(name), (HEIGHT, WIDTH), panoptic=true) for name, (true, _) in enumerate(pairs)]
-    seconds = []
-    for _ in range(rounds + 1):  # the first one warms up
-        metric = PanopticQuality(("",) * CLASSES, tuple(label < THINGS for label in range(CLASSES)))
-        start = time.perf_counter()
-        metric.update(predictions, targets)
-        numbers = metric.compute()
-        seconds.append(time.perf_counter() - start)
-    return {
-        "images": images,
-        "height": HEIGHT,
-        "width": WIDTH,
-        "classes": CLASSES,
-        "true_segments": round(statistics.mean(len(true.labels) for true, _ in pairs), 1),
-        "predicted_segments": round(statistics.mean(len(found.labels) for _, found in pairs), 1),
-        "PQ": round(numbers["PQ"], 2),
-        "images_per_second": round(images / statistics.median(seconds[1:]), 1),
-    }
+    pairs = [random_pair(rng) for _ in range(number)]
+    images = [
+        (Target(str(name), (HEIGHT, WIDTH), panoptic=true), Prediction(panoptic=found))
+        for name, (true, found) in enumerate(pairs)
+    ]
+    with TemporaryDirectory() as folder:
+        write(Path(folder), pairs)
+        rows = []
+        for work, from_files, goal in (("PQ", False, 3), ("PQ with the reading of PNGs", True, 2)):
+            ours = by_ours_from_files(Path(folder)) if from_files else lambda: by_ours(images)
+            theirs = by_panopticapi(Path(folder), pairs, from_files)
+            if theirs and not np.allclose(ours(), theirs(), rtol=1e-12):
+                raise ValueError(f"{work}: the numbers differ")
+            rows.append(compare(work, PEER, ours, theirs, goal=goal, rounds=rounds))
+    return rows
 
 
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=positive, default=100)
+    parser.add_argument("--images", type=positive, default=50)
     parser.add_argument("--rounds", type=positive, default=5)
+    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    about = {"date": str(datetime.date.today()), "device": cpu_name(), "threads": torch.get_num_threads()}
-    print(json.dumps({**about, **measure(arguments.images, arguments.rounds)}, indent=2))
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    keep_freed_memory(EVALUATION)  # as eval.py does
+    publish(measure(arguments.images, arguments.rounds), arguments.json, images=arguments.images)
 
 
 if __name__ == "__main__":

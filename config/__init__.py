@@ -4,7 +4,7 @@ Later sources override earlier ones: defaults of the records, base, file, argume
 merging, `arguments.py` those of values on the command line.
 """
 
-from config.reading import Config, merge, origin, read_config, read_overrides
+from config.reading import Config, check_config, merge, origin, read_config, read_overrides
 from config.schema import Fraction, Rate, Schema, expand_word
 from config.validation import dump, validate
 
@@ -13,6 +13,7 @@ __all__ = [
     "Fraction",
     "Rate",
     "Schema",
+    "check_config",
     "dump",
     "expand_word",
     "merge",

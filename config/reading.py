@@ -160,15 +160,31 @@ def read_overrides(config: Mapping[str, Any], overrides: Sequence[str], schema: 
     """
     config = config if isinstance(config, Config) else Config(config, [Layer(None, config)])
     for argument in overrides:
-        key, separator, text = argument.partition("=")
-        if not separator or not all(key.split(".")):
-            raise UserError(f"argument {argument}", "is not KEY=VALUE", "write for example model.upsampler=carafe")
+        key, text = _split(argument)
         keys, source = _numbered(config, key.split(".")), f"argument {_shorten(argument)}"
         value = read_value(text, None if schema is None else types_at(schema, config, keys), source)
         for step in reversed(keys):
             value = {step: value}
         config = config.add(Layer(source, value, is_argument=True))
     return config
+
+
+def check_config(path: Path | None, overrides: Sequence[str] = ()) -> None:
+    """What can be checked without a schema, for commands before they import theirs: the syntax. None: no file.
+
+    Raises UserError unless the YAML file and its bases can be read, and all arguments are KEY=VALUE.
+    """
+    if path is not None:
+        read_config(path)
+    for argument in overrides:
+        _split(argument)
+
+
+def _split(argument: str) -> tuple[str, str]:
+    key, separator, text = argument.partition("=")
+    if not separator or not all(key.split(".")):
+        raise UserError(f"argument {argument}", "is not KEY=VALUE", "write for example model.upsampler=carafe")
+    return key, text
 
 
 def _numbered(config: Any, keys: Sequence[str]) -> list[str]:

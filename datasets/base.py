@@ -4,6 +4,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -13,7 +14,7 @@ import torch
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat
 
 from config import Schema
-from datasets.frequency import Occurrences, class_frequencies, repeat_factors
+from datasets.frequency import Occurrences, class_frequencies, class_repeats, repeat_factors
 from errors import UserError
 from structures import ClassFrequencies, DatasetInfo, Instances, Panoptic, Prediction, Size, Target
 
@@ -220,13 +221,22 @@ class DenseDataset(ABC):
 
     def frequencies(self) -> ClassFrequencies:
         """How often each class occurs in the pixels of all images; reads all label maps."""
-        return class_frequencies(self.occurrences(), self.info.num_classes)
+        return class_frequencies(self._occurrences, self.info.num_classes)
+
+    def class_repeats(self) -> np.ndarray | None:
+        """How often images with each class are seen in an epoch on average: [K] float64, at least 1; None: once."""
+        if self.repeat_threshold is None:
+            return None
+        return class_repeats(self._occurrences, self.info.num_classes, len(self), self.repeat_threshold)
 
     def repeat_factors(self) -> np.ndarray | None:
         """How often each image is seen in an epoch on average: [len] float64, at least 1; None: once."""
-        if self.repeat_threshold is None:
-            return None
-        return repeat_factors(self.occurrences(), len(self), self.repeat_threshold)
+        by_class = self.class_repeats()
+        return None if by_class is None else repeat_factors(self._occurrences, len(self), by_class)
+
+    @cached_property
+    def _occurrences(self) -> Occurrences:
+        return self.occurrences()
 
     def fingerprint(self) -> str:
         """A short text that tells whether two datasets have the same images in the same order, by their ids."""

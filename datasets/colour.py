@@ -5,10 +5,12 @@ from typing import Annotated, Literal
 
 import cv2
 import numpy as np
+import torch
 from pydantic import Field, PositiveFloat
 
 from config import Fraction
 from datasets.base import Ascending, FactorRange, Sample, Transform
+from structures import Normalization, Size
 
 HueRange = Annotated[tuple[int, int], Ascending]
 
@@ -41,12 +43,14 @@ class PhotometricDistortion(Transform):
             image = _scale_and_shift(image, factor=contrast)
         if rng.random() < 0.5:
             hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-            hsv[..., 1] = _scale_and_shift(hsv[..., 1], factor=rng.uniform(*self.saturation))
+            saturation = _scale_and_shift(cv2.extractChannel(hsv, 1), factor=rng.uniform(*self.saturation))
+            cv2.insertChannel(saturation, hsv, 1)
             image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
         if rng.random() < 0.5:
             hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
             shift = rng.integers(self.hue[0], self.hue[1], endpoint=True)
-            hsv[..., 0] = (hsv[..., 0].astype(np.int64) + shift) % 180
+            hues = (np.arange(256) + shift) % 180
+            cv2.insertChannel(cv2.LUT(cv2.extractChannel(hsv, 0), hues.astype(np.uint8)), hsv, 0)
             image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
         if not contrast_first:
             image = _scale_and_shift(image, factor=contrast)
@@ -101,3 +105,7 @@ class Normalize(Transform):
         table = (np.arange(256, dtype=np.float32)[:, None] - mean) / std  # one row per grey level
         image = cv2.LUT(sample.image, table[None])
         return replace(sample, image=image)
+
+    def left_to_device(self, sizes: list[Size]) -> Normalization:
+        """The same for images of these sizes that are padded with 0 afterwards, to be done on their device."""
+        return Normalization(torch.tensor(self.mean), torch.tensor(self.std), sizes)

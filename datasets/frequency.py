@@ -29,17 +29,24 @@ def class_frequencies(occurrences: Occurrences, num_classes: int) -> ClassFreque
     return ClassFrequencies(tuple(of_all.tolist()), tuple((by_class / np.maximum(around, 1)).tolist()))
 
 
-def repeat_factors(occurrences: Occurrences, length: int, threshold: float) -> np.ndarray:
-    """How often each of `length` images is to be seen in an epoch: [length] float64, at least 1.
+def class_repeats(occurrences: Occurrences, num_classes: int, length: int, threshold: float) -> np.ndarray:
+    """How often images with a class are to be seen in an epoch of `length` images: [K] float64, at least 1.
 
-    r(c) = max(1, sqrt(threshold / f(c))) for a class in a share f(c) of the images; an image has the largest factor of
-    its classes. Gupta et al., "LVIS", CVPR 2019, appendix B.
+    max(1, sqrt(threshold / f)) for a class in a share f of the images; 1 if it is in none. Gupta et al., "LVIS", CVPR
+    2019, appendix B.
     """
     pairs = np.unique(np.stack([occurrences.images, occurrences.labels], axis=1), axis=0)
-    shares = np.bincount(pairs[:, 1]) / length
-    by_class = np.maximum(1, np.sqrt(threshold / np.maximum(shares, 1 / length)))
+    shares = np.bincount(pairs[:, 1], minlength=num_classes) / length
+    return np.where(shares > 0, np.maximum(1, np.sqrt(threshold / np.maximum(shares, 1 / length))), 1.0)
+
+
+def repeat_factors(occurrences: Occurrences, length: int, by_class: np.ndarray) -> np.ndarray:
+    """How often each of `length` images is to be seen in an epoch: the largest factor of its classes, [length] float64.
+
+    by_class: of `class_repeats`.
+    """
     factors = np.ones(length)
-    np.maximum.at(factors, pairs[:, 0], by_class[pairs[:, 1]])
+    np.maximum.at(factors, occurrences.images, by_class[occurrences.labels])
     return factors
 
 

@@ -54,13 +54,27 @@ def resize(sample: Sample, size: Size, antialias: bool = False) -> Sample:
 
 def _resize_objects(objects: Objects, old: Size, new: Size) -> Objects:
     factors = np.array([new[1] / old[1], new[0] / old[0]] * 2, np.float32)
-    masks = objects.masks
-    if masks is not None:
-        resized_masks = np.empty((len(masks), *new), np.uint8)
-        for mask, result in zip(masks, resized_masks, strict=True):
-            cv2.resize(mask.view(np.uint8), new[::-1], dst=result, interpolation=cv2.INTER_NEAREST)
-        masks = resized_masks.view(bool)
+    masks = None if objects.masks is None else _resize_masks(objects.masks, new)
     return replace(objects, boxes=objects.boxes * factors, masks=masks)
+
+
+def _resize_masks(masks: np.ndarray, size: Size) -> np.ndarray:
+    """The nearest pixels of masks [N, H, W], as of `cv2.resize`. Only the part of each with an object is looked at."""
+    rows, columns = (_nearest(old, new) for old, new in zip(masks.shape[1:], size, strict=True))
+    resized = np.zeros((len(masks), *size), bool)
+    for mask, result in zip(masks, resized, strict=True):
+        by_column = np.ascontiguousarray(mask.T)  # as decoded masks are stored
+        top, left, height, width = cv2.boundingRect(by_column.view(np.uint8))
+        down = slice(*np.searchsorted(rows, [top, top + height]))
+        across = slice(*np.searchsorted(columns, [left, left + width]))
+        result[down, across] = by_column[np.ix_(columns[across], rows[down])].T
+    return resized
+
+
+def _nearest(old: int, new: int) -> np.ndarray:
+    """The pixel that OpenCV takes for each of `new` pixels along a side of `old` pixels: [new] int64, ascending."""
+    positions = cv2.resize(np.arange(old, dtype=np.float32)[None], (new, 1), interpolation=cv2.INTER_NEAREST)
+    return positions[0].astype(np.int64)
 
 
 def crop(sample: Sample, top: int, left: int, size: Size) -> Sample:
@@ -96,9 +110,9 @@ def flip(sample: Sample) -> Sample:
     """The sample mirrored left to right."""
     return replace(
         sample,
-        image=sample.image[:, ::-1],
-        semantic=None if sample.semantic is None else sample.semantic[:, ::-1],
-        depth=None if sample.depth is None else sample.depth[:, ::-1],
+        image=cv2.flip(sample.image, 1),  # several times as fast as a view that is copied later
+        semantic=None if sample.semantic is None else cv2.flip(sample.semantic, 1),
+        depth=None if sample.depth is None else cv2.flip(sample.depth, 1),
         objects=None if sample.objects is None else _flip_objects(sample.objects, sample.image.shape[1]),
     )
 
@@ -106,7 +120,13 @@ def flip(sample: Sample) -> Sample:
 def _flip_objects(objects: Objects, width: int) -> Objects:
     boxes = objects.boxes.copy()
     boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
-    return replace(objects, boxes=boxes, masks=None if objects.masks is None else objects.masks[:, :, ::-1])
+    masks = objects.masks
+    if masks is not None:
+        mirrored = np.empty(masks.shape, np.uint8)
+        for mask, result in zip(masks, mirrored, strict=True):
+            cv2.flip(np.ascontiguousarray(mask).view(np.uint8), 1, dst=result)
+        masks = mirrored.view(bool)
+    return replace(objects, boxes=boxes, masks=masks)
 
 
 def rotate(sample: Sample, degrees: float) -> Sample:
@@ -134,25 +154,28 @@ def rotate(sample: Sample, degrees: float) -> Sample:
 
 def pad(sample: Sample, size: Size, fill: float = 0) -> Sample:
     """The sample extended at the bottom and the right to at least (height, width); new image pixels are `fill`."""
-    height, width = sample.image.shape[:2]
-    bottom, right = max(size[0] - height, 0), max(size[1] - width, 0)
-    if bottom == right == 0:
-        return sample
+    height, width = np.maximum(sample.image.shape[:2], size).tolist()
+    return replace(pad_annotation(sample, size), image=_extend(sample.image, (height, width, 3), fill))
 
-    def extend(values: np.ndarray, value: float) -> np.ndarray:
-        widths = [(0, bottom), (0, right), (0, 0)][: values.ndim]
-        return np.pad(values, widths, constant_values=np.asarray(value, values.dtype))
 
+def pad_annotation(sample: Sample, size: Size) -> Sample:
+    """The sample with its annotation extended as by `pad`, and its image as it was."""
+    height, width = np.maximum(sample.image.shape[:2], size).tolist()
+    objects = sample.objects
+    if objects is not None and objects.masks is not None:
+        masks = _extend(objects.masks, (len(objects.masks), height, width), False)
+        objects = replace(objects, masks=masks)
     return replace(
         sample,
-        image=extend(sample.image, fill),
-        semantic=None if sample.semantic is None else extend(sample.semantic, IGNORE),
-        depth=None if sample.depth is None else extend(sample.depth, 0),
-        objects=None if sample.objects is None else _pad_objects(sample.objects, bottom, right),
+        semantic=None if sample.semantic is None else _extend(sample.semantic, (height, width), IGNORE),
+        depth=None if sample.depth is None else _extend(sample.depth, (height, width), 0),
+        objects=objects,
     )
 
 
-def _pad_objects(objects: Objects, bottom: int, right: int) -> Objects:
-    if objects.masks is None:
-        return objects
-    return replace(objects, masks=np.pad(objects.masks, [(0, 0), (0, bottom), (0, right)]))
+def _extend(values: np.ndarray, shape: tuple[int, ...], fill: float) -> np.ndarray:
+    if values.shape == shape:
+        return values
+    result = np.full(shape, fill, values.dtype) if fill else np.zeros(shape, values.dtype)
+    result[tuple(map(slice, values.shape))] = values
+    return result

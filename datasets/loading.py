@@ -6,14 +6,15 @@ So the data do not change when a run is resumed, nor with the number of processe
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from datasets.base import DenseDataset, Sample, Transform
 from datasets.frequency import draw, epoch_length
-from datasets.geometry import pad
-from datasets.transforms import apply_all
+from datasets.geometry import pad_annotation
+from datasets.transforms import apply_all, divide
 from datasets.workers import BatchLoader
 from errors import UserError
 from structures import Batch, Size, Target
@@ -141,8 +142,8 @@ def training_loader(
     """An endless iterator of micro-batches, `layout.accumulation` for each optimiser step, from `first_step` on.
 
     Images are padded with 0 at the bottom and the right to the largest height and width of their batch, rounded up to
-    multiples of `size_divisor`; semantic targets are padded with IGNORE, masks with False. workers: number of loading
-    processes; 0: load in this one.
+    multiples of `size_divisor`; semantic targets are padded with IGNORE, masks with False. Where the transforms allow
+    it, batches are normalised by `Batch.to`. workers: number of loading processes; 0: load in this one.
     `next` raises UserError if a file is unusable or a worker dies.
     """
     read = _TrainingReader(dataset, tuple(transforms), seed, size_divisor)
@@ -184,8 +185,8 @@ def image_batches(samples: Iterable[Sample], transforms: Transforms, size_diviso
     pairs = []
     for sample in samples:
         rng = np.random.default_rng([_EVALUATION, 0])
-        pairs.append((apply_all(tuple(transforms), sample.without_annotation(), rng), sample.target()))
-    return _batches_by_size(pairs, size_divisor)
+        pairs.append((_transformed(sample.without_annotation(), tuple(transforms), rng), sample.target()))
+    return _batches_by_size(pairs, tuple(transforms), size_divisor)
 
 
 def next_batches(batches: Iterator[Batch], count: int) -> tuple[list[Batch], UserError | None]:
@@ -209,17 +210,17 @@ class _TrainingReader:
     size_divisor: int
 
     def __call__(self, keys: list[SampleKey]) -> list[Batch]:
-        samples = [self._sample(key) for key in keys]
-        sizes = [_padded_size(sample, self.size_divisor) for sample in samples]
+        images = [self._image(key) for key in keys]
+        sizes = [_padded_size(image, self.size_divisor) for image in images]
         size = max(height for height, _ in sizes), max(width for _, width in sizes)
-        padded = [pad(sample, size) for sample in samples]
-        return [_collate(samples, padded, [sample.target() for sample in padded])]
+        targets = [pad_annotation(image.sample, size).target() for image in images]
+        return [_collate(images, targets, size, self.transforms)]
 
-    def _sample(self, key: SampleKey) -> Sample:
+    def _image(self, key: SampleKey) -> "_Transformed":
         own = key.index + key.copy * len(self.dataset)
         rng = np.random.default_rng([_SAMPLE, self.seed, key.epoch, own])
-        sample = apply_all(self.transforms, self.dataset.load(key.index), rng)
-        return replace(sample, seed=int(rng.integers(2**63)))
+        image = _transformed(self.dataset.load(key.index), self.transforms, rng)
+        return image._replace(sample=replace(image.sample, seed=int(rng.integers(2**63))))
 
 
 @dataclass(frozen=True)
@@ -235,28 +236,52 @@ class _EvaluationReader:
         for index in indices:
             original = self.dataset.load(index)
             rng = np.random.default_rng([_EVALUATION, index])
-            pairs.append((apply_all(self.transforms, original.without_annotation(), rng), original.target()))
-        return _batches_by_size(pairs, self.size_divisor)
+            pairs.append((_transformed(original.without_annotation(), self.transforms, rng), original.target()))
+        return _batches_by_size(pairs, self.transforms, self.size_divisor)
 
 
-def _batches_by_size(pairs: Iterable[tuple[Sample, Target]], divisor: int) -> list[Batch]:
+class _Transformed(NamedTuple):
+    """A sample after its transforms, its image not yet normalised if that is left to the device.
+
+    size: of the sample. Its image is smaller where the transforms pad it after `normalize`: `_collate` does that.
+    """
+
+    sample: Sample
+    size: Size
+
+
+def _transformed(sample: Sample, transforms: Transforms, rng: np.random.Generator) -> _Transformed:
+    before, _, padding = divide(transforms)
+    sample = apply_all(before, sample, rng)
+    height, width = np.max([sample.image.shape[:2], *(transform.size for transform in padding)], axis=0).tolist()
+    return _Transformed(sample, (height, width))
+
+
+def _batches_by_size(pairs: Iterable[tuple[_Transformed, Target]], transforms: Transforms, divisor: int) -> list[Batch]:
     """One batch for each padded size, so that the other images of a batch never change an image's padding."""
-    by_size: dict[Size, list[tuple[Sample, Target]]] = {}
-    for sample, target in pairs:
-        by_size.setdefault(_padded_size(sample, divisor), []).append((sample, target))
-    batches = []
-    for size, group in by_size.items():
-        samples, targets = [sample for sample, _ in group], [target for _, target in group]
-        batches.append(_collate(samples, [pad(sample, size) for sample in samples], targets))
-    return batches
+    by_size: dict[Size, list[tuple[_Transformed, Target]]] = {}
+    for image, target in pairs:
+        by_size.setdefault(_padded_size(image, divisor), []).append((image, target))
+    return [
+        _collate([image for image, _ in group], [target for _, target in group], size, transforms)
+        for size, group in by_size.items()
+    ]
 
 
-def _padded_size(sample: Sample, divisor: int) -> Size:
+def _padded_size(image: _Transformed, divisor: int) -> Size:
     """The sample's size, rounded up to multiples of `divisor`."""
-    height, width = (-(-side // divisor) * divisor for side in sample.image.shape[:2])
+    height, width = (-(-side // divisor) * divisor for side in image.size)
     return height, width
 
 
-def _collate(samples: list[Sample], padded: list[Sample], targets: list[Target]) -> Batch:
-    images = np.stack([sample.image.transpose(2, 0, 1) for sample in padded])
-    return Batch(torch.from_numpy(images), [sample.image.shape[:2] for sample in samples], targets)
+def _collate(images: list[_Transformed], targets: list[Target], size: Size, transforms: Transforms) -> Batch:
+    """A batch of images padded to `size`."""
+    pixels = [image.sample.image for image in images]
+    stacked = np.zeros((len(images), *size, 3), pixels[0].dtype)
+    for image, place in zip(pixels, stacked, strict=True):
+        place[: image.shape[0], : image.shape[1]] = image
+    sizes, (_, normalize, _) = [image.size for image in images], divide(transforms)
+    if normalize is None:
+        return Batch(torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous(), sizes, targets)
+    extents: list[Size] = [(image.shape[0], image.shape[1]) for image in pixels]
+    return Batch(torch.from_numpy(stacked), sizes, targets, normalize.left_to_device(extents))

@@ -5,8 +5,10 @@ that the docstring of its class gives. To add a transform, write its class here 
 `TransformConfig`.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
+import cv2
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveFloat
 
@@ -125,7 +127,9 @@ def _is_mixed(sample: Sample, max_share: float) -> bool:
             "needs semantic labels, which this data does not have",
             "set it to null",
         )
-    counts = np.bincount(sample.semantic[sample.semantic != IGNORE])
+    values = (sample.semantic - np.int16(IGNORE)).view(np.uint16)  # 0: ignored
+    bins = int(values.max(initial=0)) + 1
+    counts = cv2.calcHist([values], [0], None, [bins], [0, bins])[1:]  # float32, exact up to 2**24 pixels
     return bool(np.count_nonzero(counts) > 1 and counts.max() < max_share * counts.sum())
 
 
@@ -227,6 +231,24 @@ TestTransformConfig = Annotated[
 ]
 TrainTransforms = Annotated[tuple[TransformConfig, ...], AfterValidator(_check_normalized_once)]
 TestTransforms = Annotated[tuple[TestTransformConfig, ...], AfterValidator(_check_normalized_once)]
+
+
+def divide(transforms: Sequence[Transform]) -> tuple[tuple[Transform, ...], Normalize | None, tuple[Pad, ...]]:
+    """The transforms, without a normalisation that can be left to the device, and without the padding after it.
+
+    It can where only windows and mirroring follow, which take pixels as they are, and then padding with 0. Elsewhere it
+    stays among the transforms: the rest is None and ().
+    """
+    place = next((index for index, transform in enumerate(transforms) if isinstance(transform, Normalize)), None)
+    if place is None:
+        return tuple(transforms), None, ()
+    normalize, after = transforms[place], transforms[place + 1 :]
+    moving = [transform for transform in after if isinstance(transform, RandomCrop | CropWindow | RandomFlip)]
+    padding = tuple(transform for transform in after if isinstance(transform, Pad) and transform.fill == 0)
+    assert isinstance(normalize, Normalize)
+    if [*moving, *padding] != [*after]:
+        return tuple(transforms), None, ()
+    return (*transforms[:place], *moving), normalize, padding
 
 
 def apply_all(transforms: tuple[Transform, ...], sample: Sample, rng: np.random.Generator) -> Sample:

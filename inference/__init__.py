@@ -9,16 +9,17 @@ from inference.maps import MapInference
 from inference.objects import ObjectInference
 from inference.settings import InferenceConfig
 from models.base import DenseModel
+from structures import DatasetInfo
 
 __all__ = ["Inference", "InferenceConfig", "build_inference"]
 
 
 def build_inference(
-    settings: InferenceConfig, model: DenseModel, transforms: tuple[Transform, ...], task: str
+    settings: InferenceConfig, model: DenseModel, transforms: tuple[Transform, ...], info: DatasetInfo
 ) -> Inference:
-    """A model that predicts as `settings` say. transforms: of test images."""
+    """A model that predicts as `settings` say. transforms: of test images. info: of the data that it predicts for."""
     if settings.at_once:
         return Inference(model, transforms)
-    if task in ("semantic", "depth"):
-        return MapInference(model, transforms, settings, is_depth=task == "depth")
+    if info.task in ("semantic", "depth"):
+        return MapInference(model, transforms, settings, info)
     return ObjectInference(model, transforms, settings)

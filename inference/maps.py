@@ -12,21 +12,26 @@ from inference.base import PartsInference
 from inference.settings import InferenceConfig
 from inference.windows import Window
 from models.base import DenseModel
-from structures import Batch, Prediction, Size
+from structures import Batch, DatasetInfo, Prediction, Size
+
+KEPT = 1 << 26  # numbers of sums that wait for the next row of windows: 256 MiB
 
 
 class MapInference(PartsInference):
     """Predicts class maps or depth maps.
 
     The views of a window are averaged, and the windows are added up with their weights, at the original size. Of these
-    sums only those are kept that the next row of windows adds to: K x overlap x width numbers, float32.
+    sums only those are kept that the next row of windows adds to. If these are too many, because the image is wide or
+    has many classes, it is predicted in bands from top to bottom, one after the other. The windows that reach over the
+    edge of a band are predicted for both of its sides, so the result is the same.
     """
 
     def __init__(
-        self, model: DenseModel, transforms: Sequence[Transform], settings: InferenceConfig, *, is_depth: bool
+        self, model: DenseModel, transforms: Sequence[Transform], settings: InferenceConfig, info: DatasetInfo
     ) -> None:
         super().__init__(model, transforms, settings)
-        self.is_depth = is_depth
+        self.is_depth = info.task == "depth"
+        self._channels = 1 if self.is_depth else info.num_classes
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Prediction]:
@@ -40,22 +45,32 @@ class MapInference(PartsInference):
     def _blended(self, image: Tensor, size: Size) -> Tensor:
         """Labels [H, W] int16 or depths [H, W] float32, at the original `size`, of an image [C, h, w]."""
         rows, columns = self.grid((image.shape[1], image.shape[2]), size, image.device)
+        result = torch.empty(size, dtype=torch.float32 if self.is_depth else torch.int16, device=image.device)
         overlap = max(row.end - bottom for row, bottom in _with_ends(rows))
-        result = kept = None
+        for first, end, windows in bands(columns, KEPT // max(1, self._channels * overlap)):
+            kept = torch.zeros(self._channels, overlap, end - first, device=image.device)
+            self._fill_band(result[:, first:end], image, rows, windows, first, kept)
+        return result
+
+    def _fill_band(
+        self, result: Tensor, image: Tensor, rows: Sequence[Window], columns: Sequence[Window], first: int, kept: Tensor
+    ) -> None:
+        """Predict the pixels `result` [H, w] of a band, which starts at column `first` of the original image.
+
+        columns: the windows that reach into it. kept: room for the sums that the next row of windows adds to.
+        """
         carried = 0  # rows of `kept` that hold sums of earlier windows
         for row, bottom in _with_ends(rows):
             for left, block in self._blocks(image, row, columns):
-                if result is None or kept is None:
-                    result = block.new_empty(size, dtype=torch.float32 if self.is_depth else torch.int16)
-                    kept = block.new_zeros(len(block), overlap, size[1])
-                place = slice(left, left + block.shape[2])
+                block = block[:, :, max(0, first - left) : max(0, first + result.shape[1] - left)]
+                start = max(0, left - first)
+                place = slice(start, start + block.shape[2])
                 block[:, :carried] += kept[:, :carried, place]
                 ready, rest = block.split([bottom - row.first, row.end - bottom], dim=1)
                 result[row.first : bottom, place] = ready[0] if self.is_depth else ready.argmax(dim=0)
                 kept[:, : row.end - bottom, place] = rest
+                del block, ready, rest  # before the next ones are made
             carried = row.end - bottom
-        assert result is not None
-        return result
 
     def _blocks(self, image: Tensor, row: Window, columns: Sequence[Window]) -> Iterator[tuple[int, Tensor]]:
         """Weighted sums over a row of windows, from left to right: (first column, [K, height of the row, columns])."""
@@ -67,6 +82,7 @@ class MapInference(PartsInference):
             width = end - column.first
             right = block[:, :, width:].clone()
             yield column.first, block[:, :, :width]
+            del block  # before the next one is made
 
     def _window(self, image: Tensor, row: Window, column: Window) -> Tensor:
         """The maps [K, h, w] of one window at the original size, times their weights."""
@@ -81,7 +97,27 @@ class MapInference(PartsInference):
             maps = found[0] if maps is None else maps + found[0]
         assert maps is not None
         weights = row.weights[:, None] * column.weights
-        return column.resize(row.resize(maps, dim=1), dim=2) * (weights / len(views))
+        return column.resize(row.resize(maps, dim=1), dim=2).mul_(weights / len(views))
+
+
+def bands(columns: Sequence[Window], widest: int) -> Iterator[tuple[int, int, list[Window]]]:
+    """Parts of an image's width, as (first, end, windows that reach into it), no wider than `widest` if possible.
+
+    They start where windows start; `columns` are the windows along the width, from left to right.
+    """
+    start = 0
+    while start < len(columns):
+        stop = start + 1
+        first = columns[start].first
+        while stop < len(columns) and _end(columns, stop + 1) - first <= widest:
+            stop += 1
+        yield first, _end(columns, stop), [column for column in columns[:stop] if column.end > first]
+        start = stop
+
+
+def _end(columns: Sequence[Window], stop: int) -> int:
+    """Where the pixels end that the first `stop` windows complete."""
+    return columns[stop].first if stop < len(columns) else columns[-1].end
 
 
 def _with_ends(windows: Sequence[Window]) -> Iterator[tuple[Window, int]]:

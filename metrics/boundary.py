@@ -15,7 +15,6 @@ from pydantic import Field
 
 from structures import IGNORE, Size
 
-OUTSIDE = IGNORE - 1  # label of the area outside the image, different from every label inside
 BoundaryRatio = Annotated[float, Field(gt=0, lt=1)]  # the width of boundaries as a fraction of the image diagonal
 
 
@@ -27,13 +26,21 @@ def boundary_width(size: Size, ratio: float) -> int:
 def boundary_band(labels: np.ndarray, width: int) -> np.ndarray:
     """The label map [H, W], int16 or float32, with IGNORE farther than `width` from other labels and from the border.
 
-    This keeps the pixels whose square has more than one label, that is, whose minimum and maximum over that square
-    differ. Both need to be computed only once for all labels.
+    This keeps the pixels whose square has more than one label, that is, with unequal labels among any four neighbours
+    (2 x 2) in it. So all labels are looked at together, in maps of single bytes.
     """
-    square = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
-    smallest = cv2.erode(labels, square, borderType=cv2.BORDER_CONSTANT, borderValue=OUTSIDE)
-    largest = cv2.dilate(labels, square, borderType=cv2.BORDER_CONSTANT, borderValue=OUTSIDE)
-    return np.where(smallest == largest, labels.dtype.type(IGNORE), labels)
+    height, columns = labels.shape
+    equal = np.zeros((height + 1, columns + 1), np.uint8)  # at (y, x): 255 if the four up to pixel (y, x) are equal
+    corner = labels[:-1, :-1]
+    differ = labels[1:, 1:] != corner
+    differ |= labels[1:, :-1] != corner
+    differ |= labels[:-1, 1:] != corner
+    np.subtract(differ.view(np.uint8), 1, out=equal[1:-1, 1:-1])
+    square, anchor = np.ones((2 * width, 2 * width), np.uint8), (width - 1, width - 1)
+    equal = cv2.erode(equal, square, anchor=anchor, borderType=cv2.BORDER_CONSTANT, borderValue=255)[:-1, :-1]
+    if labels.dtype == np.int16:
+        return labels | equal.view(np.int8)  # 255 becomes IGNORE, -1, all of whose bits are set
+    return np.where(equal, labels.dtype.type(IGNORE), labels)
 
 
 def boundary_rles(rles: Iterable[bytes], size: Size, ratio: float) -> list[bytes]:

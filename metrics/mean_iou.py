@@ -16,7 +16,8 @@ from errors import UserError
 from metrics.base import Metric
 from metrics.boundary import BoundaryRatio, boundary_band, boundary_width
 from metrics.distributed import sum_over_processes
-from structures import IGNORE, DatasetInfo, Prediction, Target
+from metrics.runs import pair_runs
+from structures import DatasetInfo, Prediction, Target
 
 
 class MeanIoUConfig(Schema):
@@ -65,7 +66,7 @@ class MeanIoU(Metric):
         """Add predicted and true `semantic` maps of equal sizes."""
         for prediction, target in zip(predictions, targets, strict=True):
             labels, predicted = _array(target.semantic), _array(prediction.semantic)
-            predicted = np.where(labels == IGNORE, np.int16(IGNORE), predicted)
+            predicted = predicted | (labels >> 15)  # IGNORE where labels are, since -1 alone is negative
             self._areas += self._count(labels, predicted)
             if self._boundary_ratio is not None:
                 width = boundary_width(target.size, self._boundary_ratio)
@@ -107,10 +108,14 @@ class MeanIoU(Metric):
 
     def _count(self, labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         """Pixels of each class [K, 3]: in labels, in predicted, in both. Pixels with IGNORE are not counted."""
-        both = labels[labels == predicted]
-        num_classes = len(self._classes)
-        counts = [np.bincount(values[values != IGNORE], minlength=num_classes) for values in (labels, predicted, both)]
-        return np.stack(counts, axis=1)
+        labels, predicted, lengths = pair_runs(labels, predicted)
+        rows, columns = labels.astype(np.int64) + 1, predicted.astype(np.int64) + 1
+        pixels = lengths.astype(np.float64)  # sums are exact
+        counts = [
+            np.bincount(values, pixels, minlength=1 + len(self._classes))[1:]
+            for values in (rows, columns, rows * (labels == predicted))
+        ]
+        return np.stack(counts, axis=1).astype(np.int64)
 
 
 def _array(labels: Tensor | None) -> np.ndarray:

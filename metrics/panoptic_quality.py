@@ -17,6 +17,7 @@ from errors import UserError
 from metrics.base import Metric
 from metrics.boundary import BoundaryRatio, boundary_band, boundary_width
 from metrics.distributed import gather_objects, sum_over_processes
+from metrics.runs import pair_runs
 from structures import IGNORE, DatasetInfo, Panoptic, Prediction, Size, Target
 
 VOID = 0  # id of pixels without a segment
@@ -235,12 +236,9 @@ def _overlaps(target: Panoptic, prediction: Panoptic, true_ids: np.ndarray, pred
     true_map, predicted_map = target.ids.cpu().numpy(), prediction.ids.cpu().numpy()
     if true_map.shape != predicted_map.shape:
         raise ValueError(f"predicted ids have shape {predicted_map.shape}, true ids {true_map.shape}")
-    true_map, predicted_map = true_map.ravel(), predicted_map.ravel()
-    changes = (true_map[1:] != true_map[:-1]) | (predicted_map[1:] != predicted_map[:-1])
-    starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
-    lengths = np.diff(starts, append=true_map.size)
-    rows = _positions(true_map[starts], true_ids, "true")
-    columns = _positions(predicted_map[starts], predicted_ids, "predicted")
+    true_values, predicted_values, lengths = pair_runs(true_map, predicted_map)
+    rows = _positions(true_values, true_ids, "true")
+    columns = _positions(predicted_values, predicted_ids, "predicted")
     shape = 1 + len(true_ids), 1 + len(predicted_ids)
     pixels = np.bincount(rows * shape[1] + columns, weights=lengths, minlength=shape[0] * shape[1])
     return pixels.astype(np.int64).reshape(shape)

@@ -88,8 +88,8 @@ class DenseModel(nn.Module, ABC):
         """What the classes or depths of a prediction are chosen from: maps that can be averaged over parts of an image.
 
         images: [B, C, H, W], padded. unpadded: their (height, width) (h, w) without padding. Returns [B, K, h, w]
-        float32: class probabilities or scores, or with K = 1 depths in metres. Raises TypeError for models that predict
-        objects or segments.
+        float32, which the caller may change: class probabilities or scores, or with K = 1 depths in metres. Raises
+        TypeError for models that predict objects or segments.
         """
         raise TypeError(f"{type(self).__name__} predicts no maps")
 

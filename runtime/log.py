@@ -46,7 +46,7 @@ class RunLog:
         self.step, self.steps, self.batch_size, self.processes = step, steps, batch_size, processes
         self._folder = folder
         self._window: list[tuple[int, dict[str, Tensor], list[str], Tensor]] = []
-        self._window_start = time.perf_counter()
+        self._window_start, self._waited = time.perf_counter(), 0.0
         self._sinks: list[Sink] = []
         self._on_terminal = processes.is_main and sys.stderr.isatty()
         self._bar = tqdm(total=steps, initial=step, disable=not self._on_terminal, unit="step", dynamic_ncols=True)
@@ -79,6 +79,13 @@ class RunLog:
         self._window.append((step, losses, image_ids, failed))
         self._bar.update()
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Context around what waits for data."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+
     def flush(self, learning_rate: float) -> None:
         """Log the mean losses since the last flush, over all processes.
 
@@ -93,13 +100,16 @@ class RunLog:
         self._refuse_non_finite(names, values)
         means = self.processes.mean(values.double()).mean(0).tolist()
         now = time.perf_counter()
-        rate = len(self._window) * self.batch_size / (now - self._window_start)
-        self._window, self._window_start = [], now
+        seconds = now - self._window_start
+        rate = len(self._window) * self.batch_size / seconds
+        waiting = self.processes.mean(torch.tensor([self._waited / seconds], dtype=torch.float64)).item()
+        self._window, self._window_start, self._waited = [], now, 0.0
         record = {
             "loss": sum(means),
             **dict(zip(names, means, strict=True)),
             "learning_rate": learning_rate,
             "images_per_second": rate,
+            "waiting_for_data": waiting,  # share of the time
             "memory_gb": _memory_gb(self.processes.device),  # in GiB
         }
         self._write("train", record)
@@ -117,8 +127,8 @@ class RunLog:
             self._add_line("note", {"text": text})
 
     def restart_clock(self) -> None:
-        """Count images per second from now on, and not what has happened since the last `flush`."""
-        self._window_start = time.perf_counter()
+        """Count images per second and waiting from now on, and not what has happened since the last `flush`."""
+        self._window_start, self._waited = time.perf_counter(), 0.0
 
     def add_picture(self, image_id: str, picture: np.ndarray) -> None:
         """Hand an RGB picture [H, W, 3] uint8 to the sinks and save it as pictures/step_N/IMAGE_ID.png."""
@@ -185,7 +195,7 @@ class RunLog:
     def _print_progress(self, record: dict[str, float]) -> None:
         text = (
             f"loss {record['loss']:.4f}  lr {record['learning_rate']:.2e}  {record['images_per_second']:.1f} images/s"
-            f"  {record['memory_gb']:.1f} GB"
+            f"  {record['waiting_for_data']:.0%} waiting for data  {record['memory_gb']:.1f} GB"
         )
         if self._on_terminal:
             self._bar.set_postfix_str(text)

@@ -18,5 +18,7 @@ def keep_freed_memory(up_to: int = TRAINING) -> bool:
     """
     if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
         return False
-    mallopt = ctypes.CDLL("libc.so.6").mallopt
+    libc = ctypes.CDLL("libc.so.6")
+    libc.malloc_trim(0)  # what was freed until now, such as the file of the weights, is returned
+    mallopt = libc.mallopt
     return bool(mallopt(M_MMAP_THRESHOLD, up_to)) and bool(mallopt(M_TRIM_THRESHOLD, TRAINING))

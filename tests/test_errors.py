@@ -12,7 +12,7 @@ import torch
 
 import eval as evaluation
 import train as training
-from errors import run_command
+from errors import UserError, read_early, run_command
 from experiment import load_experiment
 from tests.conftest import ROOT, train
 from tools import complexity, make_scenes, predict, score
@@ -268,3 +268,17 @@ def test_loss_that_is_not_finite_stops_the_run(fails, tiny, tmp_path):
     assert "ADE_train_" in line
     saved = torch.load(tmp_path / "seg/checkpoints/last.pt", weights_only=True)
     assert f"step {saved['step'] + 1}:" in line
+
+
+def test_a_wrong_command_line_ends_a_single_process_early(capsys):
+    def read(name: str) -> None:
+        raise UserError(name, "is wrong", "correct it")
+
+    with pytest.raises(SystemExit) as stop:
+        read_early(read, "--name")
+    assert (stop.value.code, capsys.readouterr().err) == (2, "error: --name: is wrong; correct it\n")
+
+
+def test_several_processes_leave_the_command_line_to_main_where_one_of_them_reports(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    read_early(lambda: pytest.fail("has read it"))

@@ -6,9 +6,28 @@ What a detector computes for each region (its heads, and an upsampler in its mas
 """
 
 import json
+from argparse import Namespace
 from pathlib import Path
 
-from errors import ArgumentParser, UserError, run_command
+from config import check_config
+from errors import ArgumentParser, UserError, read_early, run_command
+
+
+def read_arguments() -> Namespace:
+    """The arguments of the command. Raises UserError."""
+    parser = ArgumentParser(prog="tools.complexity", description=__doc__)
+    parser.add_argument("--cfg", type=Path, required=True)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="default: the training crop")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
+    arguments = parser.parse_intermixed_args()
+    check_config(arguments.cfg, arguments.overrides)
+    return arguments
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    read_early(read_arguments)
+
 from experiment import load_experiment
 from models.cost import complexity, describe
 from structures import Size
@@ -28,12 +47,7 @@ def check_size(size: Size) -> None:
 
 def main() -> None:
     """Run the command."""
-    parser = ArgumentParser(prog="tools.complexity", description=__doc__)
-    parser.add_argument("--cfg", type=Path, required=True)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="default: the training crop")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
-    arguments = parser.parse_intermixed_args()
+    arguments = read_arguments()
     if arguments.size:
         check_size(tuple(arguments.size))
     experiment = load_experiment(arguments.cfg, arguments.overrides)

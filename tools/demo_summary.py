@@ -1,12 +1,25 @@
 """Summary of a demo run: its scores, a simple baseline, its files: `python -m tools.demo_summary RUN_FOLDER`."""
 
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from errors import ArgumentParser, UserError, read_early, run_command
+
+
+def read_arguments() -> Namespace:
+    """The arguments of the command. Raises UserError."""
+    parser = ArgumentParser(prog="tools.demo_summary", description=__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN_FOLDER")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    read_early(read_arguments)
+
 import torch
 
-from errors import ArgumentParser, UserError, run_command
 from experiment import Experiment, make_experiment
 from structures import Prediction
 
@@ -39,9 +52,7 @@ def _scores(result: dict[str, Any]) -> str:
 
 def main() -> None:
     """Run the command."""
-    parser = ArgumentParser(prog="tools.demo_summary", description=__doc__)
-    parser.add_argument("run", type=Path, metavar="RUN_FOLDER")
-    run: Path = parser.parse_args().run
+    run: Path = read_arguments().run
     results = run / "results.json"
     if not results.is_file():
         raise UserError(results, "no such file", "name the folder of a run that has been evaluated")

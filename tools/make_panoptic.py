@@ -10,29 +10,17 @@ given, numbered from the largest id on. Use the same --stuff for all splits.
 
 import json
 import os
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-from tqdm import tqdm
+from errors import ArgumentParser, UserError, read_early, run_command
 
-from datasets.coco.annotations import Annotations, read_annotations, read_classes
-from datasets.coco.json_file import ADVICE_CORRECT, EntryErrors
-from datasets.coco.masks import decode
-from datasets.files.folders import Files
-from datasets.files.images import read_label_map
-from datasets.files.paths import problem_with
-from datasets.panoptic.ids import encode_ids, unique_ids
-from errors import ArgumentParser, UserError, run_command
-from structures import Size
-
-VOID, UNKNOWN = 0, -1  # entries of the table from label-map values to category ids
 REST = "rest"  # value of --void
 
 
-def main() -> None:
-    """Run the command."""
+def read_arguments() -> Namespace:
+    """The arguments of the command. Raises UserError."""
     parser = ArgumentParser(prog="tools.make_panoptic", description=__doc__)
     parser.add_argument("--instances", type=Path, required=True, metavar="FILE.json")
     parser.add_argument("--semantic", type=Path, required=True, metavar="FOLDER")
@@ -45,7 +33,31 @@ def main() -> None:
         default="smaller",
         help="which object is on top: the smaller, or the later in the file; crowds are below all (default: smaller)",
     )
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    read_early(read_arguments)
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from datasets.coco.annotations import Annotations, read_annotations, read_classes
+from datasets.coco.json_file import ADVICE_CORRECT, EntryErrors
+from datasets.coco.masks import decode
+from datasets.files.folders import Files
+from datasets.files.images import read_label_map
+from datasets.files.paths import problem_with
+from datasets.panoptic.ids import encode_ids, unique_ids
+from structures import Size
+
+VOID, UNKNOWN = 0, -1  # entries of the table from label-map values to category ids
+
+
+def main() -> None:
+    """Run the command."""
+    arguments = read_arguments()
     if problem := problem_with(arguments.instances, "file"):
         raise UserError(f"--instances {arguments.instances}", problem, "name a COCO file with masks")
     if problem := problem_with(arguments.semantic, "folder"):

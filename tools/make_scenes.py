@@ -1,14 +1,14 @@
 """Write the embedded scenes: `python -m tools.make_scenes [--root data/scenes] [--train 300] [--val 60] ...`."""
 
 import time
+from argparse import Namespace
 from pathlib import Path
 
-from datasets.scenes import SCENE_CLASSES, write_scenes
-from errors import ArgumentParser, UserError, run_command
+from errors import ArgumentParser, UserError, read_early, run_command
 
 
-def main() -> None:
-    """Run the command."""
+def read_arguments() -> Namespace:
+    """The arguments of the command. Raises UserError."""
     parser = ArgumentParser(description="Render rooms and write them in the layouts of ADE20K, COCO 2017 and NYU.")
     parser.add_argument("--root", type=Path, default=Path("data/scenes"), help="folder to write (default: %(default)s)")
     parser.add_argument("--train", type=int, default=300, help="training scenes (default: %(default)s)")
@@ -17,7 +17,18 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=160, help="pixels (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="other seeds give other scenes (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=None, help="processes (default: one per core)")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    read_early(read_arguments)
+
+from datasets.scenes import SCENE_CLASSES, write_scenes
+
+
+def main() -> None:
+    """Run the command."""
+    arguments = read_arguments()
     root, size = arguments.root, (arguments.height, arguments.width)
     start = time.perf_counter()
     try:

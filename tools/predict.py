@@ -9,8 +9,24 @@ the command then ends with an error.
 
 import glob
 import os
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
+
+from errors import ArgumentParser, UserError, read_early, run_command
+
+
+def read_arguments() -> Namespace:
+    """The arguments of the command. Raises UserError."""
+    parser = ArgumentParser(prog="tools.predict", description=__doc__)
+    parser.add_argument("--model", "--checkpoint", "--onnx", dest="checkpoint", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("predictions"), help="default: %(default)s")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="also KEY=VALUE for the configuration")
+    return parser.parse_intermixed_args()
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    read_early(read_arguments)
 
 import cv2
 import numpy as np
@@ -21,8 +37,8 @@ from tqdm import tqdm
 from datasets.base import ImageRange, PredictionFiles, Sample
 from datasets.files.images import IMAGE_SUFFIXES, read_image
 from datasets.loading import single_batch
-from errors import ArgumentParser, UserError, run_command
 from pictures import draw
+from pictures.shrink import Shrinker
 from runtime.distributed import start_processes
 from runtime.memory import EVALUATION, keep_freed_memory
 from workflow.results import check_outside_data
@@ -113,11 +129,7 @@ def _possible_outputs(out: Path, stem: str) -> set[Path]:
 
 def main() -> None:
     """Run the command."""
-    parser = ArgumentParser(prog="tools.predict", description=__doc__)
-    parser.add_argument("--model", "--checkpoint", "--onnx", dest="checkpoint", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path("predictions"), help="default: %(default)s")
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="also KEY=VALUE for the configuration")
-    arguments = parser.parse_intermixed_args()
+    arguments = read_arguments()
     overrides = [item for item in arguments.images if "=" in item and not os.path.exists(item)]
     images = find_images([Path(item) for item in arguments.images if item not in overrides])
 
@@ -148,10 +160,14 @@ def main() -> None:
             name, image = picture
             sample = Sample(name, image.shape[:2], image)
             batch = single_batch(sample, inference.transforms, inference.size_divisor).to(device)
+            shrinker = Shrinker(sample.size)
+            shown = shrinker.image(image)
+            del picture, image, sample  # a large image would wait in memory while it is predicted
             with torch.inference_mode(), experiment.arithmetic(device):
                 prediction = inference.predict(batch)[0].to("cpu")
             files.write(prediction, batch.targets[0])
-            _save(draw(image, prediction, None, experiment.data.info), pictures / f"{name}.png")
+            panels = draw(shown, shrinker.labels(prediction), None, experiment.data.info)
+            _save(panels, pictures / f"{name}.png")
             count += 1
     if count:  # else keep earlier predictions
         files.finish()

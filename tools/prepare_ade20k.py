@@ -7,10 +7,32 @@ commercial.
 """
 
 import sys
+from argparse import Namespace
 from pathlib import Path
 
+from config import check_config
+from errors import ArgumentParser, read_early, run_command
+
+RECIPE = Path(__file__).parent.parent / "configs/seg_dysample.yaml"
+
+
+def read_arguments() -> Namespace:
+    """The arguments of the command. Raises UserError."""
+    parser = ArgumentParser(prog="tools.prepare_ade20k", description=__doc__)
+    parser.add_argument("--root", type=Path, default=Path("data"), help="folder for the data (default: %(default)s)")
+    parser.add_argument("--mirror", help="fetch NAME.zip from this address instead of the official one")
+    parser.add_argument("--keep", action="store_true", help="keep the archive")
+    parser.add_argument("--cfg", type=Path, default=RECIPE, help="check the data by this configuration (%(default)s)")
+    parser.add_argument("--no-check", action="store_true", help="do not read the data at the end")
+    arguments = parser.parse_args()
+    check_config(arguments.cfg)
+    return arguments
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    read_early(read_arguments)
+
 from downloads.archives import Archive, count_files, obtain
-from errors import ArgumentParser, run_command
 from tools.check_data.text import check_and_print
 
 FOLDER = "ADEChallengeData2016"
@@ -26,7 +48,6 @@ FILES = {
     "images/validation": 2000,
     "annotations/validation": 2000,
 }
-RECIPE = Path(__file__).parent.parent / "configs/seg_dysample.yaml"
 FULL_RELEASE = ("ADE20K_2021_17_01", "ADE20K_2016_07_26")
 
 
@@ -49,13 +70,7 @@ def prepare(root: Path, mirror: str | None, keep: bool) -> Path:
 
 def main() -> None:
     """Run the command."""
-    parser = ArgumentParser(prog="tools.prepare_ade20k", description=__doc__)
-    parser.add_argument("--root", type=Path, default=Path("data"), help="folder for the data (default: %(default)s)")
-    parser.add_argument("--mirror", help="fetch NAME.zip from this address instead of the official one")
-    parser.add_argument("--keep", action="store_true", help="keep the archive")
-    parser.add_argument("--cfg", type=Path, default=RECIPE, help="check the data by this configuration (%(default)s)")
-    parser.add_argument("--no-check", action="store_true", help="do not read the data at the end")
-    arguments = parser.parse_args()
+    arguments = read_arguments()
     data = prepare(arguments.root, arguments.mirror, arguments.keep)
     code = 0 if arguments.no_check else check_and_print(arguments.cfg, data)
     print(f"train with data.root={data}")

@@ -8,12 +8,12 @@ training would stop. Licence of the annotations: CC BY 4.0; of the images: the t
 """
 
 import sys
+from argparse import Namespace
 from pathlib import Path
 
+from config import check_config
 from downloads.archives import Archive, count_files, obtain
-from errors import ArgumentParser, UserError, run_command
-from tools.check_data.findings import SPLITS
-from tools.check_data.text import check_and_print
+from errors import ArgumentParser, UserError, read_early, run_command
 
 SERVER = "http://images.cocodataset.org"
 PARTS = {
@@ -43,6 +43,32 @@ PARTS = {
         inner=("annotations/panoptic_train2017.zip", "annotations/panoptic_val2017.zip"),
     ),
 }
+
+
+def read_arguments() -> Namespace:
+    """The arguments of the command. Raises UserError."""
+    parser = ArgumentParser(prog="tools.prepare_coco", description=__doc__)
+    parser.add_argument(
+        "--root", type=Path, default=Path("data/coco"), help="folder for the data (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--parts", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="NAME", help=", ".join(PARTS)
+    )
+    parser.add_argument("--mirror", help="fetch NAME.zip from this address instead of the official one")
+    parser.add_argument("--keep", action="store_true", help="keep the archives")
+    parser.add_argument("--cfg", type=Path, help="check the data by this configuration instead of the recipes")
+    parser.add_argument("--no-check", action="store_true", help="do not read the data at the end")
+    arguments = parser.parse_args()
+    check_config(arguments.cfg)
+    return arguments
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    read_early(read_arguments)
+
+from tools.check_data.findings import SPLITS
+from tools.check_data.text import check_and_print
+
 CONFIGS = Path(__file__).parent.parent / "configs"
 RECIPES = {"instances": CONFIGS / "inst_dysample.yaml", "panoptic": CONFIGS / "pan_dysample.yaml"}
 IMAGES = {"train2017": 118_287, "val2017": 5000}
@@ -87,18 +113,7 @@ def _refuse_2014(root: Path) -> None:
 
 def main() -> None:
     """Run the command."""
-    parser = ArgumentParser(prog="tools.prepare_coco", description=__doc__)
-    parser.add_argument(
-        "--root", type=Path, default=Path("data/coco"), help="folder for the data (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--parts", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="NAME", help=", ".join(PARTS)
-    )
-    parser.add_argument("--mirror", help="fetch NAME.zip from this address instead of the official one")
-    parser.add_argument("--keep", action="store_true", help="keep the archives")
-    parser.add_argument("--cfg", type=Path, help="check the data by this configuration instead of the recipes")
-    parser.add_argument("--no-check", action="store_true", help="do not read the data at the end")
-    arguments = parser.parse_args()
+    arguments = read_arguments()
     prepare(arguments.root, arguments.parts, arguments.mirror, arguments.keep)
     code = 0 if arguments.no_check else check(arguments.root, arguments.parts, arguments.cfg)
     print(f"train with data.root={arguments.root}")

@@ -7,12 +7,31 @@ PATH: prediction files written by `eval.py --predictions` or `tools.predict`, or
 
 import os
 import time
+from argparse import Namespace
 from pathlib import Path
+
+from config import check_config
+from errors import ArgumentParser, UserError, read_early, run_command
+
+
+def read_arguments() -> Namespace:
+    """The arguments of the command. Raises UserError."""
+    parser = ArgumentParser(prog="tools.score", description=__doc__)
+    parser.add_argument("--cfg", type=Path, required=True)
+    parser.add_argument("--predictions", type=Path, required=True)
+    parser.add_argument("--json", type=Path, help="write the result record to this file")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
+    arguments = parser.parse_intermixed_args()
+    check_config(arguments.cfg, arguments.overrides)
+    return arguments
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    read_early(read_arguments)
 
 import torch
 from tqdm import tqdm
 
-from errors import ArgumentParser, UserError, run_command
 from experiment import load_experiment
 from runtime.distributed import Processes
 from workflow.results import check_writable, describe, result_record, write_result
@@ -20,12 +39,7 @@ from workflow.results import check_writable, describe, result_record, write_resu
 
 def main() -> None:
     """Run the command."""
-    parser = ArgumentParser(prog="tools.score", description=__doc__)
-    parser.add_argument("--cfg", type=Path, required=True)
-    parser.add_argument("--predictions", type=Path, required=True)
-    parser.add_argument("--json", type=Path, help="write the result record to this file")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
-    arguments = parser.parse_intermixed_args()
+    arguments = read_arguments()
     if not os.path.exists(arguments.predictions):  # Path.exists would raise in a folder that may not be entered
         raise UserError(arguments.predictions, "no such file or folder", "name the output of eval.py --predictions")
     if arguments.json:

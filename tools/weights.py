@@ -4,9 +4,28 @@ list: the index, and what of it is in the cache. fetch: put weights into the cac
 files in the cache with the digests that were written beside them. The cache is DENSEUP_CACHE, or ~/.cache/denseup.
 """
 
+from argparse import Namespace
 from pathlib import Path
 
-from errors import ArgumentParser, UserError, run_command
+from config import check_config
+from errors import ArgumentParser, UserError, read_early, run_command
+
+
+def read_arguments() -> Namespace:
+    """The arguments of the command. Raises UserError."""
+    parser = ArgumentParser(prog="tools.weights", description=__doc__)
+    parser.add_argument("verb", nargs="?", choices=["list", "fetch", "verify"], default="list")
+    parser.add_argument("--all-for", type=Path, metavar="CFG", help="fetch what a configuration starts from")
+    parser.add_argument("words", nargs="*", default=[], metavar="NAME", help="names; with --all-for KEY=VALUE")
+    arguments = parser.parse_intermixed_args()
+    if arguments.all_for is not None:
+        check_config(arguments.all_for, arguments.words)
+    return arguments
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    read_early(read_arguments)
+
 from experiment import load_experiment
 from published.cache import cache_folder, check, obtain, stored, trusted_since
 from published.index import entries, find
@@ -45,11 +64,7 @@ def verify() -> None:
 
 def main() -> None:
     """Run the command."""
-    parser = ArgumentParser(prog="tools.weights", description=__doc__)
-    parser.add_argument("verb", nargs="?", choices=["list", "fetch", "verify"], default="list")
-    parser.add_argument("--all-for", type=Path, metavar="CFG", help="fetch what a configuration starts from")
-    parser.add_argument("words", nargs="*", default=[], metavar="NAME", help="names; with --all-for KEY=VALUE")
-    arguments = parser.parse_intermixed_args()
+    arguments = read_arguments()
     if arguments.verb == "list":
         list_entries()
     elif arguments.verb == "verify":

@@ -1,6 +1,7 @@
 """Bilinear sampling at learned positions: all of DySample except the layers that predict the offsets.
 
-Two implementations give the same result: `plain_sample` here, and on CUDA `fused_sample` in sampling_triton.py.
+Three implementations give the same result: `plain_sample` here, `compiled_sample` on a CPU where a C++ compiler is at
+hand (points_cpu.py), and on CUDA `fused_sample` in sampling_triton.py.
 Positions are float32 whatever the dtype of the features. In bfloat16, neighbouring pixels could not be told apart from
 column 128 on, let alone offsets of a quarter pixel.
 """
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from upsamplers import points_cpu
 from upsamplers.base import Padding, at_least_float32
 
 FAR = 3.0  # in grid units, where the map is -1..1: every pixel is more than a step away, even of a map of one pixel
@@ -58,10 +60,13 @@ Sampler = Callable[[Tensor, Tensor, Tensor | None, PointSampling], Tensor]
 
 
 def choose_sampler(x: Tensor, offset: Tensor, scope: Tensor | None, groups: int) -> Sampler:
-    """Return `fused_sample` on CUDA if its kernels support these tensors, else `plain_sample`.
+    """The sampler that is fastest for these tensors.
 
-    Under tracing (torch.compile, torch.export, ONNX) and torch.func transforms it is always `plain_sample`.
+    `compiled_sample` where `is_compiled_for` says so. `fused_sample` on CUDA if its kernels support these tensors, but
+    not under tracing (torch.compile, torch.export, ONNX) and torch.func transforms. Else `plain_sample`.
     """
+    if is_compiled_for(x, offset, scope):
+        return compiled_sample
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or not x.is_cuda:
         return plain_sample
     if torch._C._are_functorch_transforms_active():
@@ -73,6 +78,26 @@ def choose_sampler(x: Tensor, offset: Tensor, scope: Tensor | None, groups: int)
         return plain_sample
     sample: Sampler = fused.fused_sample
     return sample
+
+
+def is_compiled_for(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether compiled code reads map x at positions, and with weights, made of the others: see `points_cpu.covers`."""
+    return _form == "grid_sample" and points_cpu.covers(x, *others)
+
+
+def compiled_sample(x: Tensor, offset: Tensor, scope: Tensor | None, sampling: PointSampling) -> Tensor:
+    """As `plain_sample`, by compiled code. NaN and infinite positions give NaN only there."""
+    (B, _, H, W), s = x.shape, sampling.scale
+    offset = at_least_float32(offset)
+    if scope is not None:
+        offset = offset * torch.sigmoid(at_least_float32(scope))
+    # Columns and rows stay apart, as they come: it saves a copy in an order that is bad for the cache.
+    if sampling.style == "lp":
+        offset = F.pixel_shuffle(offset, s)
+    offset = offset.reshape(B, 2, sampling.groups, 1, s * H, s * W)
+    starts = _start_positions(offset.movedim(1, -1), sampling).movedim(-1, 0)
+    positions = torch.add(starts[:, None, None], offset, alpha=sampling.factor)
+    return points_cpu.sample_points(x, positions.movedim(1, -1), None, "border")
 
 
 def plain_sample(x: Tensor, offset: Tensor, scope: Tensor | None, sampling: PointSampling) -> Tensor:
@@ -227,4 +252,4 @@ def _start_positions(offset: Tensor, sampling: PointSampling) -> Tensor:
         columns, rows = (columns + 0.5) / sampling.scale, (rows + 0.5) / sampling.scale
     else:
         columns, rows = (columns / sampling.scale).floor() + 0.5, (rows / sampling.scale).floor() + 0.5
-    return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
+    return torch.stack(torch.meshgrid(columns, rows, indexing="xy")).movedim(0, -1)

@@ -21,6 +21,7 @@ from runtime.sinks import require_installed
 from runtime.state import DIVERGED
 from structures import Batch
 from workflow.announce import data_lines
+from workflow.balance import balance_lines
 
 
 class PlannedRun(Protocol):
@@ -55,6 +56,7 @@ def print_plan(run: PlannedRun, train_step: TrainStep) -> None:
     experiment, processes, layout = run.experiment, run.processes, run.layout
     require_installed(experiment.logging.sinks)
     data = data_lines(run.training_set, run.validation_set) if processes.is_main else []
+    data += balance_lines(run.model, run.training_set)
     plain = experiment.build_model(pretrained=False)  # on the CPU, not compiled, not distributed
     counts = complexity(plain, experiment.padded_input(plain))
     del plain

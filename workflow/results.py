@@ -18,7 +18,7 @@ from workflow.environment import environment
 def result_record(
     experiment: Experiment, metrics: list[Metric], dataset: DenseDataset, processes: Processes, start: float
 ) -> dict[str, Any]:
-    """The result record of metrics that are gathered over all processes; the README lists its fields.
+    """The result record of metrics that are gathered over all processes; docs/commands.md lists its fields.
 
     The caller fills in checkpoint, step and selected ("best" or "last", of the evaluations of a run).
     start: time.perf_counter() before the evaluation.

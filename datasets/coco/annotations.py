@@ -24,7 +24,7 @@ from datasets.coco.json_file import (
     offsets_of,
     read_images,
 )
-from datasets.coco.masks import area_of, encode
+from datasets.coco.masks import OutlineList, Outlines, area_of, check_outline, encode
 from datasets.coco.values import box_of, flag_of, id_number, is_number
 from datasets.files.folders import Names
 from structures import Size
@@ -41,9 +41,7 @@ class Annotations(ImageIndex):
     """The content of one file: its images, and N annotations, sorted by image and then in the order of the file.
 
     ids: [N] int64. labels: [N] int64, 0..K-1. boxes: [N, 4] float64, xywh in pixels. areas: [N] float64, in pixels.
-    Boxes and areas are exactly as in the file. crowd: [N] bool. runs: [T] uint8, COCO's compressed run lengths of all
-    masks, concatenated. run_offsets: [N + 1] int64, where each mask begins in `runs`. Both are None if masks were not
-    requested.
+    Boxes and areas are exactly as in the file. crowd: [N] bool. outlines: the N masks; None if they were not requested.
     """
 
     ids: np.ndarray
@@ -51,14 +49,14 @@ class Annotations(ImageIndex):
     boxes: np.ndarray
     areas: np.ndarray
     crowd: np.ndarray
-    runs: np.ndarray | None = None
-    run_offsets: np.ndarray | None = None
+    outlines: Outlines | None = None
 
     def rles(self, rows: np.ndarray) -> list[bytes] | None:
         """Compressed run lengths (the `counts`) of the annotations in `rows`; None if masks were not requested."""
-        if self.runs is None or self.run_offsets is None:
+        if self.outlines is None:
             return None
-        return [self.runs[self.run_offsets[row] : self.run_offsets[row + 1]].tobytes() for row in rows]
+        images = np.searchsorted(self.offsets, rows, side="right") - 1
+        return [self.outlines.rle(row, self.size(image)) for row, image in zip(rows, images, strict=True)]
 
 
 @no_garbage_collection()
@@ -96,7 +94,7 @@ def read_annotations(
         unusable_images=unusable_images,
         masks=masks,
     )
-    for number, record in enumerate(file.list_of("annotations")):
+    for number, record in enumerate(file.annotations()):
         try:
             reader.add(record)
         except ValueError as error:
@@ -141,7 +139,7 @@ class _AnnotationReader:
         self._seen: set[int] = set()
         self._integers = array("q")  # image row, id, label, crowd
         self._numbers = array("d")  # x, y, width, height, area
-        self._rles: list[bytes] | None = [] if masks else None
+        self._outlines = OutlineList() if masks else None
 
     def add(self, record: Any) -> None:
         """Add one entry of the file. Raises ValueError if it is unusable."""
@@ -161,17 +159,19 @@ class _AnnotationReader:
         if category is None or category not in self._labels:
             raise ValueError(f"category_id {reprlib.repr(record.get('category_id'))} is not one of the categories")
         box, crowd = box_of(record), flag_of(record, "iscrowd")
-        rle = None if self._rles is None else encode(record.get("segmentation"), self._sizes[row])
+        outline = None if self._outlines is None else check_outline(record.get("segmentation"), self._sizes[row])
         area = record.get("area")
-        if area is None:
-            area = box[2] * box[3] if rle is None else area_of(rle, self._sizes[row])
+        if area is None and outline is None:
+            area = box[2] * box[3]
+        elif area is None:
+            area = area_of(encode(record["segmentation"], self._sizes[row]), self._sizes[row])
         elif not is_number(area):
             raise ValueError(f"area {reprlib.repr(area)} is not a finite number")
         self._seen.add(annotation_id)
         self._integers.extend((row, annotation_id, self._labels[category], crowd))
         self._numbers.extend((*box, area))
-        if self._rles is not None and rle is not None:
-            self._rles.append(rle)
+        if self._outlines is not None and outline is not None:
+            self._outlines.append(outline)
 
     def sort_by_image(self, image_ids: list[int], names: Names, others: tuple[OtherCategory, ...]) -> Annotations:
         """All annotations added so far, sorted by image."""
@@ -179,10 +179,6 @@ class _AnnotationReader:
         order = np.argsort(integers[:, 0], kind="stable")
         image_rows, ids, labels, crowd = np.ascontiguousarray(integers[order].T)
         numbers = np.array(self._numbers, np.float64).reshape(-1, 5)[order]
-        runs = run_offsets = None
-        if self._rles is not None:
-            runs = np.frombuffer(b"".join(self._rles[row] for row in order), np.uint8)
-            run_offsets = offsets_of(np.array([len(self._rles[row]) for row in order], np.int64))
         return Annotations(
             image_ids=np.array(image_ids, np.int64),
             sizes=np.array(self._sizes, np.int64),
@@ -194,6 +190,5 @@ class _AnnotationReader:
             boxes=numbers[:, :4].copy(),
             areas=numbers[:, 4].copy(),
             crowd=crowd.astype(bool),
-            runs=runs,
-            run_offsets=run_offsets,
+            outlines=None if self._outlines is None else self._outlines.in_order(order),
         )

@@ -103,10 +103,13 @@ def distinct(file: AnnotationFile, categories: Mapping[int, Category]) -> dict[i
 
 def _used_categories(file: AnnotationFile) -> set[int | None]:
     """The ids of all categories that some annotation has, or a segment of one."""
-    records = [record for record in file.list_of("annotations") if isinstance(record, dict)]
-    segments = [record["segments_info"] for record in records if isinstance(record.get("segments_info"), list)]
-    records += [record for records in segments for record in records if isinstance(record, dict)]
-    return {id_number(record.get("category_id")) for record in records}
+    used = set()
+    for record in file.annotations():
+        segments = record.get("segments_info") if isinstance(record, dict) else None
+        for entry in [record, *(segments if isinstance(segments, list) else ())]:
+            if isinstance(entry, dict):
+                used.add(id_number(entry.get("category_id")))
+    return used
 
 
 def file_with_classes(values: Any, official: str) -> Path | None:

@@ -6,11 +6,13 @@ import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from datasets.coco.json_list import LongList
 from datasets.coco.values import id_number, is_text, unique_keys, whole_number
 from datasets.files.folders import Files, Names
 from datasets.files.reading import MAX_PIXELS
@@ -82,7 +84,8 @@ class AnnotationFile:
 
     form: name of the official file with the same structure, for error messages. drop: a key to drop from all objects.
 
-    The constructor and all methods raise UserError if the file as a whole is unusable.
+    The constructor and all methods raise UserError if the file as a whole is unusable. `annotations`, which take most
+    of the file, are parsed when they are asked for.
     """
 
     def __init__(self, path: Path, form: str, drop: str | None = None) -> None:
@@ -94,17 +97,42 @@ class AnnotationFile:
 
         self.path = path
         self._advice = f"give a file in the form of COCO's {form}"
+        self._make_record = make_record
+        self._annotations: LongList | None = None
         try:
-            self._content = json.loads(path.read_bytes(), object_pairs_hook=make_record)
+            self._annotations = LongList(path, "annotations", make_record)
+            self._content = self._annotations.rest
+        except (OSError, ValueError, RecursionError):
+            self._content = self._parse()
+
+    def _parse(self) -> dict[str, Any]:
+        """The whole content at once, which takes a lot of memory, or the error that says where the file is wrong."""
+        try:
+            content = json.loads(self.path.read_bytes(), object_pairs_hook=self._make_record)
         except OSError as error:
-            raise UserError(path, f"cannot be read ({error.strerror})", "check the path and the permissions") from None
+            what = f"cannot be read ({error.strerror})"
+            raise UserError(self.path, what, "check the path and the permissions") from None
         except json.JSONDecodeError as error:
             what = f"is not valid JSON at character {error.pos} of {len(error.doc)} ({error.msg})"
-            raise UserError(path, what, "replace the file; it may be incomplete") from None
+            raise UserError(self.path, what, "replace the file; it may be incomplete") from None
         except (ValueError, RecursionError) as error:  # undecodable text, numbers of thousands of digits, deep nesting
-            raise UserError(path, f"is not valid JSON ({error})", "replace the file") from None
-        if not isinstance(self._content, dict):
-            raise UserError(path, "is not a JSON object", self._advice)
+            raise UserError(self.path, f"is not valid JSON ({error})", "replace the file") from None
+        if not isinstance(content, dict):
+            raise UserError(self.path, "is not a JSON object", self._advice)
+        return content
+
+    def annotations(self) -> Iterator[Any]:
+        """The entries of `annotations`, parsed one after the other."""
+        done = 0
+        if self._annotations is not None:
+            try:
+                for entry in self._annotations:
+                    yield entry
+                    done += 1
+                return
+            except (OSError, ValueError, RecursionError):
+                self._content = self._parse()
+        yield from islice(self.list_of("annotations"), done, None)
 
     def list_of(self, key: str) -> list[Any]:
         """The list at `key` of the file."""

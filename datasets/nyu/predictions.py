@@ -35,11 +35,13 @@ class DepthFiles(PredictionFiles):
         """Store `prediction.depth`. Raises UserError if it is not finite or the file cannot be written."""
         assert prediction.depth is not None
         path = self._folder / f"{target.image_id}.png"
-        metres = prediction.depth.cpu().double().numpy()
+        metres = prediction.depth.cpu().numpy()
         if not np.isfinite(metres).all():
             what = f"image {target.image_id} has predicted depths that are not finite"
             raise UserError(path, what, "use other weights: these have diverged")
-        values = np.rint(metres * self._scale).clip(1, SATURATED).astype(np.uint16)
+        values = np.empty(metres.shape, np.uint16)
+        for row, depths in enumerate(metres):  # in float64, of which a large image would take gigabytes
+            values[row] = np.rint(depths * np.float64(self._scale)).clip(1, SATURATED)
         write_png(path, values, {} if self._scale == MILLIMETRES else {SCALE: repr(self._scale)})
 
     def finish(self) -> None:

@@ -86,7 +86,7 @@ def read_segments(
     labels = {category: label for label, category in enumerate(sorted(classes)) if category in categories}
     things = {category_id for category_id, category in categories.items() if category.isthing}
     reader = _SegmentReader(labels | dict.fromkeys(others, IGNORE), things, Files(pngs), crowds)
-    for number, record in enumerate(file.list_of("annotations")):
+    for number, record in enumerate(file.annotations()):
         image_id = id_number(record.get("image_id")) if isinstance(record, dict) else None
         if image_id is None:
             entry_errors.add(f"annotations[{number}]", "has no integer image_id")

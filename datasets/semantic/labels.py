@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import yaml
 
@@ -51,7 +52,8 @@ class LabelTable:
         return np.bincount(self._labels[of_class], counts[of_class], minlength=len(self._classes)).astype(np.int64)
 
     def _labels_of(self, path: Path, values: np.ndarray) -> np.ndarray:
-        labels = self._labels[values]
+        bytes_alone = values.dtype == np.uint8
+        labels: np.ndarray = cv2.LUT(values, self._labels[:256]) if bytes_alone else self._labels[values]
         if labels.min() == UNKNOWN:
             row, column = np.argwhere(labels == UNKNOWN)[0]
             numbers = sorted(self._values)

@@ -73,7 +73,11 @@ def semantic_predictions(logits: Tensor, batch: Batch) -> list[Prediction]:
 def class_probabilities(logits: Tensor, images: Tensor, unpadded: Size) -> Tensor:
     """[B, K, *unpadded] float32, at the size of images [B, C, H, W] without padding, from logits [B, K, h, w]."""
     maps = F.interpolate(logits.float(), size=images.shape[-2:], mode="bilinear")
-    return maps[:, :, : unpadded[0], : unpadded[1]].softmax(dim=1)
+    maps = maps[:, :, : unpadded[0], : unpadded[1]]
+    maps -= maps.amax(dim=1, keepdim=True)  # a softmax in place: with many classes these are the largest tensors
+    maps.exp_()
+    maps /= maps.sum(dim=1, keepdim=True)
+    return maps
 
 
 def semantic_tensors(logits: Tensor, images: Tensor, unpadded: Tensor, size: Tensor) -> dict[str, Tensor]:

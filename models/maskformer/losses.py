@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from runtime.distributed import mean_count
@@ -75,6 +74,8 @@ def match(layers: Sequence[QueryLogits], truth: Sequence[Segments]) -> list[list
 
     The costs of all layers go to the CPU together, and all matches come back together: a device is waited for once.
     """
+    from scipy.optimize import linear_sum_assignment  # only here: it takes 0.3 s to import
+
     images = (image for layer in layers for image in zip(*layer, truth, strict=True))
     costs = [match_costs(class_logits, mask_logits, segments) for class_logits, mask_logits, segments in images]
     # Without nan_to_num NaN would raise here. If the network has diverged, its loss is not finite and shows it.

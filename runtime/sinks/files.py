@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.utils.tensorboard import SummaryWriter
 
 from errors import one_line
 from runtime.sinks.base import Sink
@@ -23,6 +22,8 @@ class Board(Sink):
     """
 
     def __init__(self, folder: Path, purge_step: int, kept: Sequence[Mapping[str, Any]]) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # only here: it takes 0.1 s to import
+
         threading.excepthook = _ignore_os_errors
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
         if (settings := folder / "config.yaml").exists():

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.frequency import Occurrences, class_frequencies, draw, epoch_length, repeat_factors
+from datasets.frequency import Occurrences, class_frequencies, class_repeats, draw, epoch_length, repeat_factors
 from datasets.loading import BatchLayout, TrainingOrder, training_loader
 from datasets.scenes import SCENE_CLASSES
 from datasets.semantic.ade20k import ADE20KConfig
@@ -26,9 +26,14 @@ def test_frequencies_by_hand() -> None:
 
 
 def test_repeat_factors_by_hand() -> None:
-    assert repeat_factors(EXAMPLE, 4, 0.5).tolist() == pytest.approx([1, 1, 2**0.5, 1])
-    assert repeat_factors(EXAMPLE, 4, 1.0).tolist() == pytest.approx([1, 2**0.5, 2, 1])
-    assert repeat_factors(EXAMPLE, 4, 0.01).tolist() == [1] * 4
+    factors = {
+        threshold: repeat_factors(EXAMPLE, 4, class_repeats(EXAMPLE, 4, 4, threshold)).tolist()
+        for threshold in (0.5, 1.0, 0.01)
+    }
+    assert factors[0.5] == pytest.approx([1, 1, 2**0.5, 1])
+    assert factors[1.0] == pytest.approx([1, 2**0.5, 2, 1])
+    assert factors[0.01] == [1] * 4
+    assert class_repeats(EXAMPLE, 4, 4, 1.0)[3] == 1  # a class that is in no image
 
 
 FACTORS = np.array([1.0, 1.3, 2.6, 1.0, 4.0, 1.75])  # their sum is 11.65

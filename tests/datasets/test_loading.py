@@ -13,6 +13,7 @@ import torch
 
 from datasets.base import DenseDataset, Sample, Survey, Transform
 from datasets.colour import Normalize, PhotometricDistortion
+from datasets.geometry import pad
 from datasets.loading import (
     BatchLayout,
     SampleKey,
@@ -23,7 +24,7 @@ from datasets.loading import (
     single_batch,
     training_loader,
 )
-from datasets.transforms import RandomCrop, RandomFlip, ResizeFit
+from datasets.transforms import Pad, RandomCrop, RandomFlip, ResizeFit, apply_all
 from errors import UserError
 from structures import IGNORE, Batch, DatasetInfo, Target
 
@@ -136,7 +137,7 @@ def train(count: int, *, layout: BatchLayout = THREE, first: int = 0, workers: i
     loader = training_loader(
         Images(7), TRAIN, seed=5, layout=layout, size_divisor=16, first_step=first, workers=workers
     )
-    return list(islice(loader, count))
+    return [batch.to("cpu") for batch in islice(loader, count)]
 
 
 def test_batches_are_padded_to_the_divisor() -> None:
@@ -167,6 +168,55 @@ def test_processes_and_accumulation_change_nothing() -> None:
     spread = [part[step * 2 + round_] for step in range(4) for round_ in range(2) for part in parts]
     assert ids(spread) == ids(whole)
     assert torch.equal(torch.cat([batch.images for batch in spread]), torch.cat([batch.images for batch in whole]))
+
+
+CROP, FLIP, PAD, NORMALIZE = RandomCrop(size=(8, 12)), RandomFlip(), Pad(size=(11, 13)), Normalize(mean=(9, 8, 7.7))
+LEFT_TO_DEVICE = [
+    (CROP, PhotometricDistortion(), NORMALIZE),
+    (CROP, NORMALIZE, PAD),
+    (NORMALIZE, FLIP, CROP, PAD, Pad(size=(20, 3))),
+    (Pad(size=(40, 9), fill=128), NORMALIZE),
+]
+DONE_BY_WORKER = [
+    (NORMALIZE, ResizeFit(long=14, short=9)),  # interpolated after it
+    (NORMALIZE, PAD, FLIP),  # the padding is no longer at the bottom and the right
+    (CROP, NORMALIZE, Pad(size=(16, 16), fill=0.5)),
+]
+
+
+@pytest.mark.parametrize("transforms", [*LEFT_TO_DEVICE, *DONE_BY_WORKER])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_images_are_those_of_transforms_one_after_the_other_to_the_bit(transforms, memory_format) -> None:
+    loader = training_loader(Images(7), transforms, seed=5, layout=THREE, size_divisor=16)
+    order = TrainingOrder(7, 5)
+    for start in range(0, 21, 3):
+        samples = []
+        for position in range(start, start + 3):
+            key = order[position]
+            rng = np.random.default_rng([1, 5, key.epoch, key.index])
+            samples.append(apply_all(transforms, Images(7).load(key.index), rng))
+        sizes = [sample.image.shape[:2] for sample in samples]
+        height, width = (-(-max(sides) // 16) * 16 for sides in zip(*sizes, strict=True))
+        padded = [pad(sample, (height, width)) for sample in samples]
+        sent = next(loader)
+        assert sent.images.dtype == (torch.uint8 if transforms in LEFT_TO_DEVICE else torch.float32)
+        batch = sent.to("cpu", memory_format)
+        assert batch.images.is_contiguous(memory_format=memory_format)
+        assert batch.images.numpy().tobytes() == np.stack([s.image.transpose(2, 0, 1) for s in padded]).tobytes()
+        assert batch.sizes == sizes
+        assert all(
+            torch.equal(semantic(target), semantic(sample.target()))
+            for target, sample in zip(batch.targets, padded, strict=True)
+        )
+
+
+def test_evaluated_images_are_those_of_transforms_one_after_the_other_to_the_bit() -> None:
+    for batch in evaluate(3):
+        for image, target, size in zip(batch.images, batch.targets, batch.sizes, strict=True):
+            sample = apply_all(TEST, Images(8).load(int(target.image_id)), np.random.default_rng())
+            assert size == sample.image.shape[:2]
+            padded = pad(sample, (image.shape[1], image.shape[2]))
+            assert image.numpy().tobytes() == padded.image.transpose(2, 0, 1).tobytes()
 
 
 def test_an_image_looks_different_in_every_epoch() -> None:
@@ -204,8 +254,9 @@ def test_shards_hold_every_image_once(count: int, processes: int, batch_size: in
     assert seen == Counter(str(index) for index in range(count))
 
 
-def evaluate(batch_size: int, workers: int = 0) -> list[Batch]:
-    return list(evaluation_loader(Images(8), TEST, batch_size=batch_size, size_divisor=8, workers=workers))
+def evaluate(batch_size: int, workers: int = 0, transforms: tuple[Transform, ...] = TEST) -> list[Batch]:
+    loader = evaluation_loader(Images(8), transforms, batch_size=batch_size, size_divisor=8, workers=workers)
+    return [batch.to("cpu") for batch in loader]
 
 
 def test_padding_does_not_depend_on_the_batch_size() -> None:
@@ -224,7 +275,7 @@ def test_targets_stay_at_original_size() -> None:
 
 
 def test_a_single_image_looks_as_in_the_loader() -> None:
-    assert_equal([single_batch(Images(1).load(0), TEST, 8)], evaluate(1)[:1])
+    assert_equal([single_batch(Images(1).load(0), TEST, 8).to("cpu")], evaluate(1)[:1])
 
 
 def test_evaluation_workers_change_nothing() -> None:

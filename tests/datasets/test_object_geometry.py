@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -166,3 +167,21 @@ def test_a_chain_of_all_keeps_boxes_on_their_masks(seed: int) -> None:
     rows, columns = sample.size
     chain = pad(crop(flip(resize(sample, (rows * 3 // 2, columns * 4 // 3))), 5, 9, (40, 50)), (64, 64))
     assert_boxes_enclose(chain, 1)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("by_column", [False, True])
+def test_resized_masks_are_those_of_opencv(seed: int, by_column: bool) -> None:
+    sample = ellipses(seed)
+    found = masks(sample)
+    found[0] = False  # nothing of it is left
+    found[1] = True
+    if by_column:  # as decoded masks are stored
+        found = np.ascontiguousarray(found.transpose(0, 2, 1)).transpose(0, 2, 1)
+    sample = replace(sample, objects=replace(objects(sample), masks=found))
+    for height, width in np.random.default_rng(seed).integers(1, 300, (5, 2)).tolist():
+        resized = masks(resize(sample, (height, width)))
+        for mask, result in zip(found, resized, strict=True):
+            bitmap = np.ascontiguousarray(mask).view(np.uint8)
+            expected = cv2.resize(bitmap, (width, height), interpolation=cv2.INTER_NEAREST)
+            assert np.array_equal(result, expected)

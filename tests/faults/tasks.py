@@ -121,7 +121,7 @@ def _without_times(record: dict[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in record.items()
-        if key not in ("seconds", "images_per_second", "memory_gb", "environment")
+        if key not in ("seconds", "images_per_second", "waiting_for_data", "memory_gb", "environment")
     }
 
 

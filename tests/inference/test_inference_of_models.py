@@ -5,6 +5,7 @@ import torch
 
 from datasets.transforms import Normalize, ResizeToMultiple
 from inference import InferenceConfig, build_inference
+from structures import DatasetInfo
 from tests.models.test_predict_tensors import model_and_batch
 
 NORMALISED = (Normalize(), ResizeToMultiple(multiple=32))  # batches are normalised already
@@ -17,7 +18,8 @@ def test_one_window_predicts_what_the_model_predicts(case):
     batch.targets[0].size = batch.sizes[0]  # at other sizes probabilities are resized, not logits
     task = "depth" if case.startswith("depth") else "semantic"
     settings = InferenceConfig.model_validate({"windows": {"size": (128, 128)}})
-    inference = build_inference(settings, model, NORMALISED, task)
+    classes = () if task == "depth" else tuple(map(str, range(model.maps(batch.images, batch.sizes[0]).shape[1])))
+    inference = build_inference(settings, model, NORMALISED, DatasetInfo(task, "any", classes))
     assert inference.transforms == NORMALISED
     with torch.inference_mode():
         found, expected = inference.predict(batch)[0], model.predict(batch)[0]

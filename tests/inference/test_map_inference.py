@@ -5,6 +5,9 @@ import torch
 
 from datasets.transforms import Normalize
 from inference import InferenceConfig, build_inference
+from inference.maps import bands
+from inference.windows import WindowConfig, windows_of
+from structures import DatasetInfo
 from tests.inference.made import PLAIN, Pointwise, batch_of, noise
 
 WINDOWS = [
@@ -15,11 +18,15 @@ WINDOWS = [
 ]
 
 
+def info_of(classes: int) -> DatasetInfo:
+    return DatasetInfo("semantic" if classes > 1 else "depth", "made", tuple(map(str, range(classes))))
+
+
 def predict(classes: int, image, size=None, model=None, **settings):
     torch.manual_seed(0)
     model = model or Pointwise(classes)
     config = InferenceConfig.model_validate(settings)
-    inference = build_inference(config, model, (PLAIN,), "semantic" if classes > 1 else "depth")
+    inference = build_inference(config, model, (PLAIN,), info_of(classes))
     assert inference.transforms == ()  # views are normalised one by one
     return inference.predict(batch_of(image, size))[0]
 
@@ -44,6 +51,42 @@ def test_windows_change_nothing_for_a_model_of_single_pixels(windows, size):
     labels = predict(5, image, size, windows=windows).semantic
     assert labels.dtype == torch.int16
     assert (labels == classes[0].argmax(dim=0)).float().mean() > 0.999
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("width", [1, 60, 150])
+def test_bands_change_nothing(monkeypatch, classes, width):
+    """A model that looks at where a pixel is in its window, so that windows disagree where they overlap."""
+
+    class Placed(Pointwise):
+        def maps(self, images, unpadded):
+            ramp = torch.linspace(0, 30, unpadded[1]) + torch.linspace(0, 20, unpadded[0])[:, None]
+            found = self.mix(images / 255)[:, :, : unpadded[0], : unpadded[1]] * ramp
+            return found if classes == 1 else found.softmax(dim=1)
+
+    windows = {"size": (32, 40), "overlap": 0.6}
+    for size in (None, (60, 300)):
+        torch.manual_seed(0)
+        model = Placed(classes)
+        whole, banded = [], []
+        for found, kept in ((whole, 1 << 26), (banded, classes * 24 * width)):
+            monkeypatch.setattr("inference.maps.KEPT", kept)
+            found.append(predict(classes, noise(70, 210), size, model=model, windows=windows))
+        if classes == 1:
+            torch.testing.assert_close(banded[0].depth, whole[0].depth)
+        else:
+            assert (banded[0].semantic == whole[0].semantic).float().mean() > 0.999
+
+
+def test_bands_are_no_wider_than_allowed():
+    columns = windows_of(1000, 1000, WindowConfig(size=(100, 100)), 1, torch.device("cpu"))
+    found = list(bands(columns, 300))
+    edges = [(first, end) for first, end, _ in found]
+    assert edges[0][0] == 0
+    assert [end for _, end in edges] == [first for first, _ in edges[1:]] + [1000]
+    assert max(end - first for first, end in edges) <= 300
+    for first, end, windows in found:
+        assert windows == [column for column in columns if column.end > first and column.first < end]
 
 
 def test_two_windows_are_blended_by_their_distance_to_the_edge():
@@ -90,7 +133,7 @@ def test_class_probabilities_are_averaged_not_labels():
 
         def maps(self, images, unpadded):
             first = 0.1 if unpadded[1] == 48 else 0.6
-            return torch.tensor([first, 1 - first])[None, :, None, None].expand(1, 2, *unpadded)
+            return torch.tensor([first, 1 - first])[None, :, None, None].repeat(1, 1, *unpadded)
 
     assert (predict(2, noise(32, 32), model=Sure(2), scales=(0.5, 1, 1.5)).semantic == 1).all()
     assert (predict(2, noise(32, 32), model=Sure(2), scales=(0.5, 1)).semantic == 0).all()
@@ -98,8 +141,8 @@ def test_class_probabilities_are_averaged_not_labels():
 
 def test_grey_levels_are_normalised_before_views_are_padded():
     model = Pointwise(1)
-    model.maps = lambda images, unpadded: images[:, :1, : unpadded[0], : unpadded[1]]
+    model.maps = lambda images, unpadded: images[:, :1, : unpadded[0], : unpadded[1]].clone()
     image = noise(20, 21)
-    inference = build_inference(InferenceConfig(flip=True), model, (Normalize(),), "depth")
+    inference = build_inference(InferenceConfig(flip=True), model, (Normalize(),), info_of(1))
     found = inference.predict(batch_of(image))[0].depth
     torch.testing.assert_close(found, (image[0] - 123.675) / 58.395)

@@ -9,9 +9,10 @@ from torchvision.ops import batched_nms
 from inference import InferenceConfig, build_inference
 from inference.merging import MergeConfig, merge, overlaps
 from inference.objects import placed
-from structures import Instances
+from structures import DatasetInfo, Instances
 from tests.inference.made import PLAIN, Finder, batch_of, noise
 
+INFO = DatasetInfo("instance", "made", ("a",))
 SAHI = {"rule": "greedy", "measure": "ios", "threshold": 0.5}
 
 
@@ -21,7 +22,7 @@ def decoded(rle: bytes, size: tuple[int, int]) -> np.ndarray:
 
 def objects_in(image, size=None, merge=SAHI, **settings):
     config = InferenceConfig.model_validate({"merge": merge, **settings})
-    return build_inference(config, Finder(), (PLAIN,), "instance").predict(batch_of(image, size))[0].instances
+    return build_inference(config, Finder(), (PLAIN,), INFO).predict(batch_of(image, size))[0].instances
 
 
 def scene() -> torch.Tensor:

@@ -79,7 +79,7 @@ def test_perfect_predictions() -> None:
 
 
 def test_delta_excludes_its_threshold() -> None:
-    found = compute_means(np.array([1.25, 1.2499, 1.5625, 1.5624, 0.8, 1.953125]), np.ones(6))
+    found = compute_means(np.array([[1.25, 1.2499, 1.5625, 1.5624, 0.8, 1.953125]]), np.ones((1, 6)), (0.001, 10))
     assert found is not None
     assert found[:4] == pytest.approx([6, 1 / 6, 4 / 6, 5 / 6])
 

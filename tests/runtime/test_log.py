@@ -27,3 +27,17 @@ def test_images_per_second_leave_out_an_evaluation_and_its_pictures(tmp_path, mo
         log.flush(0.1)
     first, second = (line["images_per_second"] for line in logged(tmp_path, "train"))
     assert (first, second) == pytest.approx((6, 12))
+
+
+def test_the_share_of_time_spent_waiting_for_data_is_logged(tmp_path, monkeypatch):
+    now = 0
+    monkeypatch.setattr(module.time, "perf_counter", lambda: now)
+    with RunLog(tmp_path, 0, 0, 10, 6, Processes(0, 1, torch.device("cpu"))) as log:
+        for step, (waiting, working) in enumerate([(1, 3), (0, 4), (2, 2)], start=1):
+            with log.waiting():
+                now += waiting
+            now += working
+            log.add_losses(step, {"loss": torch.tensor(1.0)}, torch.tensor(False), ["a"])
+            if step > 1:
+                log.flush(0.1)
+    assert [line["waiting_for_data"] for line in logged(tmp_path, "train")] == [1 / 8, 2 / 4]

@@ -23,7 +23,7 @@ from tests.tools.test_compare import SHORT, Forked
 from tools.compare import __main__ as compare
 from tools.compare.statistics import paired_difference
 from tools.minipaper import experiments
-from tools.minipaper.experiments import EXPERIMENTS, MiniPaper, lower_is_better, read_result, run_compare
+from tools.minipaper.experiments import MiniPaper, lower_is_better, read_result, run_compare
 from tools.minipaper.report import Section, compare_metric, compare_sections, page, read_paper
 
 # --- the experiments -------------------------------------------------------------------------------------------------
@@ -34,7 +34,7 @@ def planned():
     """All experiments, and what tools.compare makes of them."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(ROOT)
-        paper = validate(MiniPaper, read_config(EXPERIMENTS), EXPERIMENTS)
+        paper = validate(MiniPaper, read_config(command.EXPERIMENTS), command.EXPERIMENTS)
         return paper, {name: paper.comparison(name) for name in paper.experiments}
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from upsamplers import DySample, build_upsampler
+from upsamplers import DySample, build_upsampler, points_cpu
+from upsamplers.sampling import compiled_sample, plain_sample
 
 
 def randomised(module, seed=0):
@@ -207,13 +208,24 @@ def test_published_positional_arguments():
     assert module(torch.randn(1, 64, 2, 3)).shape == (1, 64, 8, 12)
 
 
+@pytest.mark.parametrize("by", [compiled_sample, plain_sample])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("name", ["dysample", "dysample-s+"])
-def test_positions_that_are_no_numbers_show_in_the_result_and_crash_nothing(name, value):
+def test_positions_that_are_no_numbers_show_in_the_result_and_crash_nothing(name, value, by, monkeypatch):
+    if by is plain_sample:
+        monkeypatch.setattr(points_cpu, "is_available", lambda: False)
+    elif not points_cpu.is_available():
+        pytest.skip("needs a C++ compiler")
     upsampler = build_upsampler(name, 16)
     with torch.no_grad():
         upsampler.offset.bias[0] = value
     x = torch.randn(2, 16, 24, 32, requires_grad=True)
+    wrong = ~upsampler.sampling_points(x).isfinite().all(-1)
+    assert 0 < wrong.sum() < wrong.numel()
     output = upsampler(x)
-    assert output.isnan().all()
+    if by is plain_sample:
+        assert output.isnan().all()
+    else:
+        assert torch.equal(output.unflatten(1, (upsampler.groups, -1)).isnan().any(2), wrong)
+        assert torch.equal(output.unflatten(1, (upsampler.groups, -1)).isnan().all(2), wrong)
     output.sum().backward()

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from tests.upsamplers.literal import read
-from upsamplers import points
+from upsamplers import points, points_cpu
 from upsamplers.points import sample_points, score_points
 
 PADDINGS = pytest.mark.parametrize("padding", ["border", "zeros"])
@@ -16,6 +16,16 @@ AT_ONCE = pytest.mark.parametrize("at_once", [1, 40, 1 << 20])
 def both_algorithms(request, monkeypatch):
     """PyTorch's own gradient, and the one that is deterministic on CUDA too."""
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: request.param)
+
+
+@pytest.fixture(params=["plain", "deterministic", "compiled"])
+def all_algorithms(request, monkeypatch):
+    """The same two, and compiled code."""
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: request.param == "deterministic")
+    if request.param != "compiled":
+        monkeypatch.setattr(points_cpu, "is_available", lambda: False)
+    elif not points_cpu.is_available():
+        pytest.skip("needs a C++ compiler")
 
 
 def example():
@@ -89,7 +99,7 @@ def test_scores_are_inner_products_with_what_is_read(monkeypatch, padding, at_on
     assert_same(score_points(query, key, positions, padding), expected, [key, positions, query])
 
 
-@pytest.mark.usefixtures("both_algorithms")
+@pytest.mark.usefixtures("all_algorithms")
 @PADDINGS
 def test_positions_that_are_no_numbers_show_where_they_are_and_harm_nothing_else(padding):
     x, positions, weights, query = (part.detach().float() for part in example())
@@ -108,6 +118,7 @@ def test_positions_that_are_no_numbers_show_where_they_are_and_harm_nothing_else
     assert sample_points(x, positions[:, :, 2:], None, padding).isnan().sum() == 3
 
 
+@pytest.mark.usefixtures("all_algorithms")
 def test_positions_are_float32_whatever_autocast_and_features_say():
     x = torch.arange(300.0).bfloat16().reshape(1, 1, 1, 300)
     positions = torch.tensor([200.25, 0.5]).reshape(1, 1, 1, 1, 1, 2)
@@ -151,6 +162,7 @@ def kept(function) -> int:
     return sum(storages.values())
 
 
+@pytest.mark.usefixtures("all_algorithms")
 def test_what_is_read_is_not_kept_for_the_gradient():
     x, query = torch.randn(1, 64, 8, 8, requires_grad=True), torch.randn(1, 64, 16, 16, requires_grad=True)
     positions, weights = torch.rand(1, 2, 9, 16, 16, 2, requires_grad=True), torch.rand(1, 2, 9, 16, 16)

@@ -7,7 +7,7 @@ import pytest
 
 from upsamplers import NAMES, build_upsampler
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs/upsamplers.md"
 
 FPN = [(256, 256)]
 DEPTHFORMER = [(768, 384), (384, 192), (192, 96), (96, 64)]
@@ -145,8 +145,8 @@ def test_macs_of_gated_fade_and_many_to_one_indexnet():
     assert round(m2o.macs(1, 14_592) / 1e9, 1) == 15.3
 
 
-def test_the_readme_has_a_row_for_every_upsampler_with_its_costs():
-    rows = re.findall(r"^\| `(\S+)` \|.*\| (yes)? ?\| ([\d,]+) \| ([\d,]+) \|$", README.read_text(), re.MULTILINE)
+def test_the_page_has_a_row_for_every_upsampler_with_its_costs():
+    rows = re.findall(r"^\| `(\S+)` \|.*\| (yes)? ?\| ([\d,]+) \| ([\d,]+) \|$", PAGE.read_text(), re.MULTILINE)
     upsamplers = {name: build_upsampler(name, 256) for name in NAMES}
     expected = [
         (name, "yes" if upsampler.uses_guide else "", f"{upsampler.weight_count():,}", f"{upsampler.macs(1, 1):,}")

@@ -17,15 +17,43 @@ the file takes or, if it takes any, of H x W of --shape.
 
 import json
 import os
+from argparse import Namespace
 from pathlib import Path
+
+from errors import ArgumentParser, UserError, read_early, run_command
+from tools.benchmark.options import DTYPES, FORMATS, REPEATS, RESULTS, SHAPE
+
+
+def read_arguments() -> Namespace:
+    """The arguments of the command. Raises UserError."""
+    parser = ArgumentParser(prog="tools.benchmark", description=__doc__)
+    parser.add_argument("--device", nargs="+", choices=["cpu", "cuda"], help="default: cuda, if there is one, else cpu")
+    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["float32"], help="default: float32")
+    parser.add_argument("--shape", type=int, nargs=4, action="append", metavar=("B", "C", "H", "W"), help="repeatable")
+    parser.add_argument("--repeats", type=int, help="measured rounds; default: 5 on CPU, 50 on CUDA")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--save", action="store_true", help=f"into {RESULTS}/upsamplers_MACHINE_DATE.json")
+    parser.add_argument("--chart", type=Path, metavar="FILE", help=" or ".join(FORMATS))
+    parser.add_argument("--onnx", type=Path, metavar="FILE", help="measure this exported file, not the upsamplers")
+    arguments = parser.parse_args()
+    if arguments.repeats is not None and arguments.repeats < 1:
+        raise UserError(f"--repeats {arguments.repeats}", "is not a number of rounds", "use 1 or more")
+    if arguments.chart and arguments.chart.suffix.lower() not in FORMATS:
+        raise UserError(
+            f"--chart {arguments.chart}", "is not the name of a chart", f"end it with {' or '.join(FORMATS)}"
+        )
+    return arguments
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    read_early(read_arguments)
 
 import torch
 
-from errors import ArgumentParser, UserError, run_command
 from runtime.memory import keep_freed_memory
-from tools.benchmark.measure import DTYPES, REPEATS, SHAPE, Setting, machine, measure
+from tools.benchmark.measure import Setting, machine, measure
 from tools.benchmark.onnx_file import describe_onnx, measure_onnx
-from tools.benchmark.report import FORMATS, RESULTS, describe, draw_chart, results_path, save
+from tools.benchmark.report import describe, draw_chart, results_path, save
 from workflow.results import check_writable
 
 
@@ -49,40 +77,25 @@ def check_shape(shape: list[int], dtype: str, device: str) -> tuple[int, int, in
 
 def main() -> None:
     """Run the command."""
-    parser = ArgumentParser(prog="tools.benchmark", description=__doc__)
-    best = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", nargs="+", choices=["cpu", "cuda"], default=[best], help=f"default: {best}")
-    parser.add_argument("--dtype", nargs="+", choices=list(DTYPES), default=["float32"], help="default: float32")
-    parser.add_argument("--shape", type=int, nargs=4, action="append", metavar=("B", "C", "H", "W"), help="repeatable")
-    parser.add_argument("--repeats", type=int, help="measured rounds; default: 5 on CPU, 50 on CUDA")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--save", action="store_true", help=f"into {RESULTS}/upsamplers_MACHINE_DATE.json")
-    parser.add_argument("--chart", type=Path, metavar="FILE", help=" or ".join(FORMATS))
-    parser.add_argument("--onnx", type=Path, metavar="FILE", help="measure this exported file, not the upsamplers")
-    arguments = parser.parse_args()
-    if "cuda" in arguments.device and not torch.cuda.is_available():
+    arguments = read_arguments()
+    devices = dict.fromkeys(arguments.device or ["cuda" if torch.cuda.is_available() else "cpu"])
+    if "cuda" in devices and not torch.cuda.is_available():
         raise UserError("--device cuda", "PyTorch sees no CUDA device", "use cpu")
-    if arguments.repeats is not None and arguments.repeats < 1:
-        raise UserError(f"--repeats {arguments.repeats}", "is not a number of rounds", "use 1 or more")
     if arguments.onnx:
         size = check_shape(arguments.shape[-1], "float32", "cpu")[2:] if arguments.shape else None
         measured = measure_onnx(arguments.onnx, size, arguments.repeats or REPEATS["cpu"])
         print(json.dumps(measured) if arguments.json else describe_onnx(measured))
         return
-    if arguments.chart and arguments.chart.suffix.lower() not in FORMATS:
-        raise UserError(
-            f"--chart {arguments.chart}", "is not the name of a chart", f"end it with {' or '.join(FORMATS)}"
-        )
     settings = [
         Setting(device, dtype, check_shape(shape, dtype, device))
-        for device in dict.fromkeys(arguments.device)
+        for device in devices
         for dtype in dict.fromkeys(arguments.dtype)
         for shape in arguments.shape or [SHAPE]
     ]
     if arguments.chart:
         check_writable(arguments.chart)
     if arguments.save:
-        for device in dict.fromkeys(arguments.device):
+        for device in devices:
             check_writable(results_path(machine(device)))
     os.environ.setdefault("KINETO_LOG_LEVEL", "7")  # no messages of the profiler; it reads this when it first starts
     reuse = keep_freed_memory()  # as train.py does

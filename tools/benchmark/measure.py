@@ -21,12 +21,9 @@ from upsamplers import NAMES, DySample, Upsampler, build_upsampler
 from upsamplers.sampling import Sampler, plain_sample
 from workflow.environment import cpu_name
 
-SHAPE = (1, 256, 120, 120)
 SCALE = 2
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 COPY_BYTES = 1 << 28  # larger than any cache
 WARM_UP = 2  # rounds
-REPEATS = {"cpu": 5, "cuda": 50}
 
 
 class PlainDySample(DySample):
@@ -46,6 +43,11 @@ class Setting:
     shape: tuple[int, int, int, int]
 
     @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype itself."""
+        return getattr(torch, self.dtype)  # type: ignore[no-any-return]
+
+    @property
     def output_shape(self) -> tuple[int, int, int, int]:
         """The shape of the output and of the guide, [B, C, sH, sW]."""
         B, C, H, W = self.shape
@@ -54,11 +56,11 @@ class Setting:
     @property
     def traffic(self) -> int:
         """Bytes of x and of the output together."""
-        return (math.prod(self.shape) + math.prod(self.output_shape)) * DTYPES[self.dtype].itemsize
+        return (math.prod(self.shape) + math.prod(self.output_shape)) * self.torch_dtype.itemsize
 
     def random(self, shape: Sequence[int]) -> Tensor:
         """A random tensor that requires a gradient."""
-        return torch.randn(shape, device=self.device, dtype=DTYPES[self.dtype], requires_grad=True)
+        return torch.randn(shape, device=self.device, dtype=self.torch_dtype, requires_grad=True)
 
 
 @dataclass
@@ -106,7 +108,7 @@ def build_turns(setting: Setting) -> dict[str, Turn]:
         upsamplers["dysample (plain)"] = PlainDySample(channels, SCALE)
     x, guide = setting.random(setting.shape), setting.random(setting.output_shape)
     gradient = setting.random(setting.output_shape).detach()
-    dtype = DTYPES[setting.dtype]
+    dtype = setting.torch_dtype
     return {
         name: Turn(upsampler.to(setting.device, dtype), x, guide, gradient) for name, upsampler in upsamplers.items()
     }

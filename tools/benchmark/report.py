@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from errors import UserError
+from tools.benchmark.options import RESULTS
 from workflow.results import write_result
-
-RESULTS = Path("benchmarks/results")
-FORMATS = (".png", ".svg", ".pdf")
 
 
 def describe(setting: dict[str, Any]) -> str:

@@ -8,12 +8,33 @@ KEY=VALUE name the data of the new camera, such as data.root=DIR. Prints the err
 after. They are of the split that was fitted: --split train, the default, leaves the other one for an honest score.
 """
 
+from argparse import Namespace
 from math import inf
 from pathlib import Path
 from typing import Any
 
+from config import check_config
+from errors import ArgumentParser, UserError, read_early, run_command
+
+
+def read_arguments() -> Namespace:
+    """The arguments of the command. Raises UserError."""
+    parser = ArgumentParser(prog="tools.calibrate", description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="a run folder, a checkpoint, a published model")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the new checkpoint, a .pt file")
+    parser.add_argument("--split", choices=["train", "val"], default="train", help="what to fit to (default: train)")
+    parser.add_argument("--which", choices=["best", "last"], default="best", help="checkpoint of a run folder")
+    parser.add_argument("--cfg", type=Path, help="the configuration (default: that of the checkpoint)")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
+    arguments = parser.parse_intermixed_args()
+    check_config(arguments.cfg, arguments.overrides)
+    return arguments
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    read_early(read_arguments)
+
 from datasets.loading import evaluation_loader
-from errors import ArgumentParser, UserError, run_command
 from eval import evaluate
 from models.depthformer.finish import CalibrationConfig, Finish
 from models.depthformer.model import DepthFormer
@@ -30,14 +51,7 @@ from workflow.trained import find_checkpoint, load_trained
 @exit_together()
 def main() -> None:
     """Run the command."""
-    parser = ArgumentParser(prog="tools.calibrate", description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a run folder, a checkpoint, a published model")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the new checkpoint, a .pt file")
-    parser.add_argument("--split", choices=["train", "val"], default="train", help="what to fit to (default: train)")
-    parser.add_argument("--which", choices=["best", "last"], default="best", help="checkpoint of a run folder")
-    parser.add_argument("--cfg", type=Path, help="the configuration (default: that of the checkpoint)")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
-    arguments = parser.parse_intermixed_args()
+    arguments = read_arguments()
 
     out: Path = arguments.out
     path = find_checkpoint(arguments.checkpoint, arguments.which)

@@ -7,18 +7,16 @@ findings that would stop it.
 
 import json
 import sys
+from argparse import Namespace
 from pathlib import Path
 
-from errors import ArgumentParser, UserError, run_command
-from experiment import load_experiment
-from tools.check_data.check import Report, check, processors
-from tools.check_data.findings import SPLITS
-from tools.check_data.page import page
-from tools.check_data.text import describe
+from config import check_config
+from errors import ArgumentParser, UserError, read_early, run_command
+from tools.check_data.findings import SPLITS, processors
 
 
-def main() -> None:
-    """Run the command."""
+def read_arguments() -> Namespace:
+    """The arguments of the command. Raises UserError."""
     parser = ArgumentParser(prog="tools.check_data", description=__doc__)
     parser.add_argument("--cfg", type=Path, required=True)
     parser.add_argument("--split", choices=SPLITS, help="read this split only; default: both")
@@ -32,6 +30,22 @@ def main() -> None:
     if arguments.json and "=" in arguments.json:  # `--json KEY=VALUE`: the next argument, not a file
         arguments.overrides.append(arguments.json)
         arguments.json = "-"
+    check_config(arguments.cfg, arguments.overrides)
+    return arguments
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    read_early(read_arguments)
+
+from experiment import load_experiment
+from tools.check_data.check import Report, check
+from tools.check_data.page import page
+from tools.check_data.text import describe
+
+
+def main() -> None:
+    """Run the command."""
+    arguments = read_arguments()
     experiment = load_experiment(arguments.cfg, arguments.overrides)
     splits = SPLITS if arguments.split is None else (arguments.split,)
     workers = arguments.workers if arguments.workers > 1 else 0

@@ -1,6 +1,5 @@
 """Check the data of one experiment: open its splits, read everything, and compare what was read."""
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -128,11 +127,6 @@ def check(experiment: Experiment, source: str, splits: Sequence[SplitName] = SPL
     report.findings += [item for item in _unnamed(opened, splits) if item.file not in known]
     report.findings = in_order(report.findings)
     return report
-
-
-def processors() -> int:
-    """The number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _read(split: Split, workers: int) -> Iterator[Finding]:

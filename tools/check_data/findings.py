@@ -1,5 +1,6 @@
 """What is wrong with a data set: one finding for each file or entry, with its kind."""
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -78,3 +79,8 @@ def by_kind(findings: Iterable[Finding]) -> dict[tuple[bool, str], list[Finding]
     for finding in findings:
         groups.setdefault((finding.stops, finding.kind), []).append(finding)
     return groups
+
+
+def processors() -> int:
+    """The number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

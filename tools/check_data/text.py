@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from experiment import load_experiment
-from tools.check_data.check import Report, Split, check, processors
-from tools.check_data.findings import SPLITS, Finding, SplitName, by_kind
+from tools.check_data.check import Report, Split, check
+from tools.check_data.findings import SPLITS, Finding, SplitName, by_kind, processors
 
 SHOWN = 20  # findings of each kind
 

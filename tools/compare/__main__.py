@@ -7,12 +7,46 @@ Every run is an ordinary run of train.py. Run the same command again to continue
 
 import shlex
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from config import check_config
+from errors import ArgumentParser, UserError, read_early, run_command
+
+
+def read_arguments() -> Namespace:
+    """The arguments of the command. Raises UserError."""
+    parser = ArgumentParser(prog="tools.compare", description=__doc__)
+    parser.add_argument("--cfg", type=Path, required=True)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--upsamplers", metavar="A,B,..", help="variants that differ by model.upsampler")
+    which.add_argument("--variants", type=Path, metavar="FILE", help="YAML: NAME: [KEY=VALUE, ...], one line a variant")
+    parser.add_argument("--seeds", type=int, required=True, metavar="N", help="number of seeds for each variant")
+    parser.add_argument("--first-seed", type=int, default=0, metavar="S", help="first seed (default: 0)")
+    parser.add_argument("--baseline", metavar="NAME", help="variant to compare with (default: the first)")
+    parser.add_argument("--metric", metavar="NAME", help="metric to test (default: evaluation.best)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/compare/NAME_OF_CFG")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write report.json here")
+    parser.add_argument("--jobs", type=int, default=1, metavar="J", help="runs at a time (default: 1)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="T",
+        help="CPU threads of a run (default: as the runs in DIR; else all, or 1 if J > 1)",
+    )
+    parser.add_argument("--check", action="store_true", help="print the plan and exit")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="for all variants")
+    arguments = parser.parse_intermixed_args()
+    check_config(arguments.cfg, arguments.overrides)
+    return arguments
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    read_early(read_arguments)
+
 import torch
 
-from errors import ArgumentParser, UserError, run_command
 from runtime.distributed import start_processes
 from runtime.run_folder import lock_folder
 from tools.compare.comparison import check_environment, choose_threads, count_costs, make_comparison
@@ -46,27 +80,7 @@ def _counted(number: int, noun: str) -> str:
 
 def main() -> None:
     """Run the command."""
-    parser = ArgumentParser(prog="tools.compare", description=__doc__)
-    parser.add_argument("--cfg", type=Path, required=True)
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--upsamplers", metavar="A,B,..", help="variants that differ by model.upsampler")
-    which.add_argument("--variants", type=Path, metavar="FILE", help="YAML: NAME: [KEY=VALUE, ...], one line a variant")
-    parser.add_argument("--seeds", type=int, required=True, metavar="N", help="number of seeds for each variant")
-    parser.add_argument("--first-seed", type=int, default=0, metavar="S", help="first seed (default: 0)")
-    parser.add_argument("--baseline", metavar="NAME", help="variant to compare with (default: the first)")
-    parser.add_argument("--metric", metavar="NAME", help="metric to test (default: evaluation.best)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/compare/NAME_OF_CFG")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write report.json here")
-    parser.add_argument("--jobs", type=int, default=1, metavar="J", help="runs at a time (default: 1)")
-    parser.add_argument(
-        "--threads",
-        type=int,
-        metavar="T",
-        help="CPU threads of a run (default: as the runs in DIR; else all, or 1 if J > 1)",
-    )
-    parser.add_argument("--check", action="store_true", help="print the plan and exit")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="for all variants")
-    arguments = parser.parse_intermixed_args()
+    arguments = read_arguments()
 
     comparison = make_comparison(arguments)
     out, threads = comparison.out, choose_threads(comparison.out, arguments.jobs, arguments.threads)

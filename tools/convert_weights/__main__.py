@@ -12,26 +12,41 @@ model (DistributedDataParallel, torch.compile, Lightning, averages) is taken off
 shows sampling by itself: the recipe of this model, if that has as many classes, or the one that --cfg names.
 """
 
+from argparse import Namespace
 from pathlib import Path
+
+from config import check_config
+from errors import ArgumentParser, UserError, read_early, run_command
+from published.converters.names import NAMES
+
+
+def read_arguments() -> Namespace:
+    """The arguments of the command. Raises UserError."""
+    parser = ArgumentParser(prog="tools.convert_weights", description=__doc__)
+    parser.add_argument("--from", dest="source", required=True, choices=NAMES)
+    parser.add_argument("--cfg", type=Path, help="the configuration that a whole model fits; default: its recipe")
+    parser.add_argument("input", type=Path, metavar="IN")
+    parser.add_argument("output", type=Path, metavar="OUT")
+    arguments = parser.parse_args()
+    check_config(arguments.cfg)
+    return arguments
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    read_early(read_arguments)
 
 import torch
 
-from errors import ArgumentParser, UserError, run_command
 from models.weights import FORMAT
 from published.converters.reading import read_published
-from published.converters.sources import SOURCES, convert
+from published.converters.sources import convert
 from storage import replace_atomically
 from tools.convert_weights.settings import configuration
 
 
 def main() -> None:
     """Run the command."""
-    parser = ArgumentParser(prog="tools.convert_weights", description=__doc__)
-    parser.add_argument("--from", dest="source", required=True, choices=list(SOURCES))
-    parser.add_argument("--cfg", type=Path, help="the configuration that a whole model fits; default: its recipe")
-    parser.add_argument("input", type=Path, metavar="IN")
-    parser.add_argument("output", type=Path, metavar="OUT")
-    arguments = parser.parse_args()
+    arguments = read_arguments()
     if arguments.input.exists() and arguments.output.exists() and arguments.output.samefile(arguments.input):
         raise UserError(f"OUT {arguments.output}", "is the file to convert", "name another file")
     state, taken = read_published(arguments.input)

@@ -7,9 +7,33 @@ errors.html.
 """
 
 import json
+from argparse import Namespace
 from pathlib import Path
 
-from errors import ArgumentParser, run_command
+from config import check_config
+from errors import ArgumentParser, read_early, run_command
+
+
+def read_arguments() -> Namespace:
+    """The arguments of the command. Raises UserError."""
+    parser = ArgumentParser(prog="tools.errors", description=__doc__)
+    parser.add_argument("--checkpoint", "--onnx", dest="checkpoint", type=Path, required=True, metavar="RUN")
+    parser.add_argument("--which", choices=["best", "last"], default="best", help="checkpoint of a run folder")
+    parser.add_argument("--cfg", type=Path, help="default: the configuration of the checkpoint")
+    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write the record to FILE, or print it")
+    parser.add_argument("--out", type=Path, metavar="PAGE.html")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
+    arguments = parser.parse_intermixed_args()
+    if arguments.json and "=" in arguments.json:  # `--json KEY=VALUE`: the next argument, not a file
+        arguments.overrides.append(arguments.json)
+        arguments.json = "-"
+    check_config(arguments.cfg, arguments.overrides)
+    return arguments
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    read_early(read_arguments)
+
 from runtime.distributed import start_processes
 from runtime.memory import EVALUATION, keep_freed_memory
 from tools.errors.analysis import analyse, worst_pictures
@@ -22,17 +46,7 @@ from workflow.trained import find_checkpoint, load_predicting
 
 def main() -> None:
     """Run the command."""
-    parser = ArgumentParser(prog="tools.errors", description=__doc__)
-    parser.add_argument("--checkpoint", "--onnx", dest="checkpoint", type=Path, required=True, metavar="RUN")
-    parser.add_argument("--which", choices=["best", "last"], default="best", help="checkpoint of a run folder")
-    parser.add_argument("--cfg", type=Path, help="default: the configuration of the checkpoint")
-    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write the record to FILE, or print it")
-    parser.add_argument("--out", type=Path, metavar="PAGE.html")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
-    arguments = parser.parse_intermixed_args()
-    if arguments.json and "=" in arguments.json:  # `--json KEY=VALUE`: the next argument, not a file
-        arguments.overrides.append(arguments.json)
-        arguments.json = "-"
+    arguments = read_arguments()
     path = find_checkpoint(arguments.checkpoint, arguments.which)
     experiment, model, step = load_predicting(path, arguments.cfg, arguments.overrides)
     out = arguments.out or (

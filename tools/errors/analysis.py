@@ -17,6 +17,7 @@ from models.base import DenseModel
 from pictures import draw
 from runtime.distributed import Processes
 from tools.errors.base import Analysis, Grade
+from tools.errors.calibration import pixel_calibration
 from tools.errors.depth import DepthErrorsByPlace
 from tools.errors.objects import ObjectErrors
 from tools.errors.panoptic import PanopticErrors
@@ -67,10 +68,13 @@ def analyse(
                 grades[target.image_id] = analysis.add(prediction.to("cpu"), target)
                 progress.update()
     ordered = dict(sorted(grades.items(), key=lambda item: -np.nan_to_num(item[1].badness, nan=np.inf)))
-    info = experiment.data.info
+    info, errors = experiment.data.info, analysis.record()
+    if info.task == "semantic":
+        with experiment.arithmetic(processes.device):
+            errors["calibration"] = pixel_calibration(model, dataset, experiment, processes.device)
     facts = {"task": info.task, "dataset": info.name, "checkpoint": str(checkpoint), "step": step}
     worst = [{"image": name, **grade._asdict()} for name, grade in list(ordered.items())[:WORST]]
-    record = facts | {"images": len(ordered), "errors": analysis.record(), "worst": worst}
+    record = facts | {"images": len(ordered), "errors": errors, "worst": worst}
     return Findings(record, ordered)
 
 

@@ -9,10 +9,10 @@ from metrics.coco_ap import KINDS as KINDS_OF_TASK
 from metrics.coco_ap import Kind
 from structures import DatasetInfo, Instances, Prediction, Size, Target
 from tools.errors.base import Analysis, Grade
+from tools.errors.calibration import calibration
 from tools.errors.tide import IGNORED, KINDS, MISSED, RIGHT, Objects, Table, average_precisions, sort_out
 
 SIZES, LIMITS = ("small", "medium", "large"), (32**2, 96**2)  # areas in pixels, as COCO's
-BINS = 10  # of scores
 
 
 class ObjectErrors(Analysis):
@@ -104,22 +104,6 @@ class ShapeErrors:
                 table.scores[table.kinds != IGNORED], (table.kinds == RIGHT)[table.kinds != IGNORED]
             ),
         }
-
-
-def calibration(scores: np.ndarray, right: np.ndarray) -> dict[str, Any]:
-    """How far scores [D] are the share of detections that are right [D] bool (Guo et al., ICML 2017, in 10 bins).
-
-    ece: the expected calibration error, the mean |share that is right - mean score| over bins, weighted by their
-    entries, in percent. bins: (mean score, share that is right, entries) of those that have entries.
-    """
-    places = (scores * BINS).astype(int).clip(0, BINS - 1)
-    bins = []
-    for place in np.unique(places).tolist():
-        inside = places == place
-        bins.append((float(scores[inside].mean()), float(right[inside].mean()), int(inside.sum())))
-    total = sum(count for _, _, count in bins)
-    error = sum(count * abs(score - share) for score, share, count in bins)
-    return {"ece": 100 * error / total if total else float("nan"), "bins": bins}
 
 
 def _counts(table: Table, detections: np.ndarray, objects: np.ndarray) -> dict[str, int]:

@@ -120,9 +120,16 @@ def _semantic(errors: dict[str, Any]) -> Iterator[str]:
         f"{number(inside['accuracy'])} %",
         [f"of {_part(inside['pixels'], total)} of the pixels are right"],
     )
+    calibration = errors["calibration"]
+    if calibration["ece"] is not None:
+        about = ["mean distance between the probability of a class and the share of such pixels that are right"]
+        yield tile("Calibration error", f"{number(calibration['ece'])} %", about)
     yield "</div>"
+    if calibration["ece"] is not None:
+        title = "Probability of the predicted class, and how many of these pixels are right"
+        yield charts([figure(title, reliability(calibration["bins"]))])
     near_is = f"within {100 * errors['boundary_ratio']:g} % of the image diagonal of another class or no label"
-    yield note(f"Near: {near_is}. {_uncalibrated(errors)}")
+    yield note(f"Near: {near_is}." + (f" {_uncalibrated(errors)}" if calibration["ece"] is None else ""))
     yield "<h2>What is taken for what</h2>"
     yield '<p class="lead">Rows are true classes, columns predicted ones, in percent of the pixels of the row.</p>'
     yield _matrix(errors)

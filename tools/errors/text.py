@@ -19,6 +19,8 @@ def lines(record: dict[str, Any]) -> Iterator[str]:
         yield f"mIoU {number(errors['mIoU'])}, {number(errors['accuracy'])} % of the pixels are right"
         near, inside = errors["boundary"], errors["interior"]
         yield f"near boundaries {number(near['accuracy'])} %, in the interior {number(inside['accuracy'])} %"
+        if errors["calibration"]["ece"] is not None:
+            yield f"calibration error of the class probabilities (ECE): {number(errors['calibration']['ece'])} %"
         for item in errors["confusions"][:5]:
             share = number(item["share_of_errors"])
             yield f"{item['true']} taken for {item['predicted']}: {share} % of the wrong pixels"

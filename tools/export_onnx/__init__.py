@@ -1,1 +1,3 @@
 """Export of trained models, proven by running the written file."""
+
+DEFAULT_OPSET = 18  # the one that PyTorch writes by itself

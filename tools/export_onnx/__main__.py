@@ -7,29 +7,18 @@ pictures of three sizes and compared with PyTorch; a file that differs is delete
 
 import dataclasses
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from errors import ArgumentParser, UserError, run_command
-from experiment import Experiment
-from models.base import DenseModel
-from storage import replace_atomically
-from structures import Size
-from tools.export_onnx.full import full_graph
-from tools.export_onnx.graph import Graph, check_dynamic, free_size, raw_graph
-from tools.export_onnx.inputs import proof_inputs
-from tools.export_onnx.metadata import describe_model
-from tools.export_onnx.proof import Feeds, reference
-from tools.export_onnx.write import DEFAULT_OPSET, Exported, check_format, export, files_of
+from config import check_config
+from errors import ArgumentParser, UserError, read_early, run_command
+from tools.export_onnx import DEFAULT_OPSET
 from tools.verify_export import compare
-from workflow.results import check_writable
-from workflow.trained import find_checkpoint, load_trained
 
 
-def main() -> None:
-    """Run the command."""
+def read_arguments() -> Namespace:
+    """The arguments of the command. Raises UserError."""
     parser = ArgumentParser(prog="tools.export_onnx", description=__doc__)
     parser.add_argument("--checkpoint", "--model", type=Path, required=True, metavar="PATH")
     parser.add_argument("--cfg", type=Path, help="YAML file of converted weights; a checkpoint has its own")
@@ -45,6 +34,32 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that replace the model's own")
     arguments = parser.parse_intermixed_args()
+    check_config(arguments.cfg, arguments.overrides)
+    return arguments
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    read_early(read_arguments)
+
+import numpy as np
+
+from experiment import Experiment
+from models.base import DenseModel
+from storage import replace_atomically
+from structures import Size
+from tools.export_onnx.full import full_graph
+from tools.export_onnx.graph import Graph, check_dynamic, free_size, raw_graph
+from tools.export_onnx.inputs import proof_inputs
+from tools.export_onnx.metadata import describe_model
+from tools.export_onnx.proof import Feeds, reference
+from tools.export_onnx.write import Exported, check_format, export, files_of
+from workflow.results import check_writable
+from workflow.trained import find_checkpoint, load_trained
+
+
+def main() -> None:
+    """Run the command."""
+    arguments = read_arguments()
     check_format(arguments.out)
     check_writable(arguments.out)
     if arguments.reference:

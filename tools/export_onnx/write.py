@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from errors import UserError
+from tools.export_onnx import DEFAULT_OPSET
 from tools.export_onnx.graph import Graph
 from tools.export_onnx.proof import Feeds, prove
 from tools.verify_export.operators import custom_operators, nodes_of
@@ -24,7 +25,6 @@ from workflow.onnx_metadata import KEY, Metadata, require
 
 SUFFIXES = (".onnx", ".pt2", ".xml")
 MAX_BYTES = 2**31 - 2**20  # of a file in the format of protobuf
-DEFAULT_OPSET = 18  # the one that PyTorch writes by itself
 
 
 class _Autocast(nn.Module):
@@ -177,8 +177,11 @@ def _name_axes(model: Any, graph: Graph) -> None:
 
 
 def _cast_weights(model: Any) -> None:
-    """Store weights in the type that products use: PyTorch leaves large ones in float32, with a Cast after them."""
-    from onnx import helper, numpy_helper
+    """Store weights in the type that products use: PyTorch leaves large ones in float32, with a Cast after them.
+
+    Weights of convolutions that took in a batch norm are in float32 without a Cast, which is not valid beside float16.
+    """
+    from onnx import TensorProto, helper, numpy_helper
 
     weights = {value.name: value for value in model.graph.initializer}
     casts = [node for node in model.graph.node if node.op_type == "Cast" and node.input[0] in weights]
@@ -187,6 +190,15 @@ def _cast_weights(model: Any) -> None:
         dtype = helper.tensor_dtype_to_np_dtype(node.attribute[0].i)
         model.graph.initializer.append(numpy_helper.from_array(array.astype(dtype), node.output[0]))
         model.graph.node.remove(node)
+    values = {value.name: value.type.tensor_type for value in [*model.graph.value_info, *model.graph.input]}
+    half = {name for name, value in values.items() if value.elem_type == TensorProto.FLOAT16}
+    for node in model.graph.node:
+        for name in node.input[1:] if node.op_type == "Conv" and node.input[0] in half else ():
+            if name in weights and weights[name].data_type == TensorProto.FLOAT:
+                array = numpy_helper.to_array(weights[name]).astype("float16")
+                weights[name].CopyFrom(numpy_helper.from_array(array, name))
+                if name in values:
+                    values[name].elem_type = TensorProto.FLOAT16
     used = {name for node in nodes_of(model.graph) for name in node.input}
     for node in casts:
         if node.input[0] not in used and (value := weights.pop(node.input[0], None)) is not None:

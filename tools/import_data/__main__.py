@@ -1,27 +1,76 @@
 """Import data: `python -m tools.import_data --from FORMAT SRC --out DIR`, then `python train.py --cfg DIR/config.yaml`.
 
-Formats: yolo, voc, coco (also as CVAT, Roboflow, Labelme and Label Studio export it), labelme, labelstudio, cityscapes
-(trees with subfolders and endings), masks (image and mask pairs), depth. DIR then holds the data in our layouts, the
-YAML file config.yaml, and import.txt, which names all that was dropped. Images are linked, not copied; SRC is not
-changed. The end is a check of all data, as `tools.check_data` does it. See docs/own_data.md.
+Formats: yolo, voc, coco (also as CVAT, Roboflow, Labelme and Label Studio export it, and COCO panoptic), labelme,
+labelstudio, cityscapes (trees with subfolders and endings), masks (image and mask pairs), depth. DIR then holds the
+data in our layouts, the YAML file config.yaml, and import.txt, which names all that was dropped. Images are linked, not
+copied; SRC is not changed. The end is a check of all data, as `tools.check_data` does it. See docs/own_data.md.
 """
 
 import shlex
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from errors import ArgumentParser, UserError, run_command
+from errors import ArgumentParser, UserError, read_early, run_command
+
+# The keys of the tables OBJECTS and PAIRS.
+FORMATS = (
+    "yolo",
+    "voc",
+    "coco",
+    "labelme",
+    "labelstudio",
+    "cityscapes",
+    "masks",
+    "depth",
+)
+
+
+def read_arguments() -> Namespace:
+    """The arguments of the command. Raises UserError."""
+    parser = ArgumentParser(prog="tools.import_data", description=__doc__)
+    parser.add_argument("--from", dest="form", required=True, choices=FORMATS, metavar="FORMAT")
+    parser.add_argument("source", type=Path, metavar="SRC", help="the folder of the data, or a file of it")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    parser.add_argument(
+        "--task",
+        choices=["det", "inst", "seg", "pan"],
+        help="boxes, masks, label maps or panoptic segments (default: by the labels)",
+    )
+    parser.add_argument("--val", type=float, default=0.2, help="share of images to validate on, if SRC has no splits")
+    parser.add_argument("--seed", type=int, default=0, help="of the division (default: %(default)s)")
+    parser.add_argument(
+        "--group-by", metavar="REGEX", help="`folder`, or a pattern: images in which it finds the same stay together"
+    )
+    parser.add_argument("--classes", metavar="LIST", help="names `a,b`, or a file with names, values or colours")
+    parser.add_argument("--things", metavar="LIST", help="which panoptic classes are things: `a,b` (default: isthing)")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, if it is not below SRC")
+    parser.add_argument("--labels", type=Path, metavar="DIR", help="folder of masks, depth maps or PNGs of segments")
+    parser.add_argument("--image-suffix", default="", metavar="END", help="how names of images end: _leftImg8bit.png")
+    parser.add_argument("--label-suffix", default="", metavar="END", help="how names of masks or depth maps end")
+    parser.add_argument("--depth-scale", type=float, metavar="N", help="units of the depth files per metre")
+    parser.add_argument("--first-pixel", type=int, choices=[0, 1], help="of VOC's boxes (default: by the boxes)")
+    parser.add_argument("--stored", action="store_true", help="labels belong to images without their EXIF orientation")
+    parser.add_argument("--copy", action="store_true", help="copy images instead of linking them")
+    parser.add_argument("--no-check", action="store_true", help="do not read the data at the end")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    read_early(read_arguments)
+
 from experiment import load_experiment
-from tools.check_data.check import check, processors
+from tools.check_data.check import check
+from tools.check_data.findings import processors
 from tools.check_data.text import describe
 from tools.import_data.options import Options
 from tools.import_data.readers import coco, depth, label_studio, labelme, maps, voc, yolo
 from tools.import_data.record import Report, Source
 from tools.import_data.split import split
 from tools.import_data.tables import read_classes
-from tools.import_data.writers import config_file, objects, semantic
+from tools.import_data.writers import config_file, objects, panoptic, semantic
 from tools.import_data.writers import depth as depth_files
 from tools.import_data.writers.place import Placer
 
@@ -44,13 +93,20 @@ def import_data(
     form: str, options: Options, out: Path, ends: Ends, division: dict[str, Any], copy: bool, command: str
 ) -> Path:
     """Import one source, print what was done, and return the path of the YAML file. Raises UserError."""
+    if options.task == "pan" and form != "coco":
+        do = "import masks and label maps, and join them: python -m tools.make_panoptic --help"
+        raise UserError("--task pan", f"is for --from coco, not {form}", do)
     source = PAIRS[form](options, *ends) if form in PAIRS else OBJECTS[form](options)
+    if options.things is not None and source.task != "pan":
+        raise UserError("--things", "only panoptic data have things and stuff", "leave it out")
     source.items = split(source.items, report=options.report, **division)
     placer = Placer(out, copy)
     if source.task == "seg":
         data = semantic.write(source, placer, options.report, options.root)
     elif source.task == "depth":
         data = depth_files.write(source, placer, options.report)
+    elif source.task == "pan":
+        data = panoptic.write(source, placer, options.report)
     else:
         data = objects.write(source, placer, options.report)
     placer.write("config.yaml", config_file.text(source.task, out, data, source.items, command))
@@ -68,29 +124,7 @@ def import_data(
 
 def main() -> None:
     """Run the command."""
-    parser = ArgumentParser(prog="tools.import_data", description=__doc__)
-    parser.add_argument("--from", dest="form", required=True, choices=[*OBJECTS, *PAIRS], metavar="FORMAT")
-    parser.add_argument("source", type=Path, metavar="SRC", help="the folder of the data, or a file of it")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
-    parser.add_argument(
-        "--task", choices=["det", "inst", "seg"], help="boxes, masks or label maps (default: by the labels)"
-    )
-    parser.add_argument("--val", type=float, default=0.2, help="share of images to validate on, if SRC has no splits")
-    parser.add_argument("--seed", type=int, default=0, help="of the division (default: %(default)s)")
-    parser.add_argument(
-        "--group-by", metavar="REGEX", help="`folder`, or a pattern: images in which it finds the same stay together"
-    )
-    parser.add_argument("--classes", metavar="LIST", help="names `a,b`, or a file with names, values or colours")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images, if it is not below SRC")
-    parser.add_argument("--labels", type=Path, metavar="DIR", help="folder of masks or depth maps below SRC")
-    parser.add_argument("--image-suffix", default="", metavar="END", help="how names of images end: _leftImg8bit.png")
-    parser.add_argument("--label-suffix", default="", metavar="END", help="how names of masks or depth maps end")
-    parser.add_argument("--depth-scale", type=float, metavar="N", help="units of the depth files per metre")
-    parser.add_argument("--first-pixel", type=int, choices=[0, 1], help="of VOC's boxes (default: by the boxes)")
-    parser.add_argument("--stored", action="store_true", help="labels belong to images without their EXIF orientation")
-    parser.add_argument("--copy", action="store_true", help="copy images instead of linking them")
-    parser.add_argument("--no-check", action="store_true", help="do not read the data at the end")
-    arguments = parser.parse_args()
+    arguments = read_arguments()
     _check(arguments.source, arguments.out, arguments.val, arguments.depth_scale)
     names, table = read_classes(arguments.classes) if arguments.classes else (None, None)
     options = Options(
@@ -104,6 +138,7 @@ def main() -> None:
         stored=arguments.stored,
         pixel_one=None if arguments.first_pixel is None else arguments.first_pixel == 1,
         depth_scale=arguments.depth_scale,
+        things=None if arguments.things is None else [name.strip() for name in arguments.things.split(",")],
     )
     division = {"val": arguments.val, "seed": arguments.seed, "group_by": arguments.group_by}
     ends = (arguments.image_suffix, arguments.label_suffix)

@@ -19,7 +19,7 @@ class Options:
 
     names, table: of `--classes`, or None. stored: labels whose image has an EXIF orientation belong to its stored form
     where no size tells. pixel_one: the first pixel of VOC boxes is 1; None: judge by the boxes. depth_scale: units
-    of the depth maps per metre; None: judge by their type.
+    of the depth maps per metre; None: judge by their type. things: of panoptic data; None: as the files say.
     """
 
     source: Path
@@ -32,6 +32,7 @@ class Options:
     stored: bool = False
     pixel_one: bool | None = None
     depth_scale: float | None = None
+    things: list[str] | None = None
 
     @property
     def root(self) -> Path:
@@ -93,12 +94,8 @@ def check_object(item: Object, size: Size) -> None:
         encode(item.segmentation, size)
 
 
-def source_of_objects(options: Options, items: list[Item], classes: list[str] | dict[int, str]) -> Source:
-    """The source of objects, for the task that was asked for, or else that they have outlines for.
-
-    Raises UserError if there is none.
-    """
-    report = options.report
+def without_repeats(items: list[Item], report: Report) -> list[Item]:
+    """The first item of each image."""
     kept, seen = [], set()
     for item in items:
         if item.image in seen and item.content is None:
@@ -106,8 +103,18 @@ def source_of_objects(options: Options, items: list[Item], classes: list[str] | 
             continue
         seen.add(item.image)
         kept.append(item)
+    return kept
+
+
+def source_of_objects(options: Options, items: list[Item], classes: list[str] | dict[int, str]) -> Source:
+    """The source of objects, for the task that was asked for, or else that they have outlines for.
+
+    Raises UserError if there is none.
+    """
+    report = options.report
+    kept = without_repeats(items, report)
     everything = [one for item in kept for one in item.objects]
-    outlined = sum(one.segmentation is not None for one in everything)
+    outlined = sum(one.segmentation is not None and not one.rectangle for one in everything)
     if not everything:
         more = f" ({report.lines()[0]})" if report.lines() else ""
         raise UserError(options.source, f"no object was found{more}", "check --from and the folder")
@@ -116,13 +123,18 @@ def source_of_objects(options: Options, items: list[Item], classes: list[str] | 
         raise UserError("--task depth", "this format has objects", "leave it out, or import with --from depth")
     if task == "det" and outlined and options.task is None:
         report.note(f"{outlined} of {len(everything)} objects have an outline: imported as boxes (--task inst: masks)")
-    if task in ("inst", "seg"):
-        if not outlined:
+    if task == "det":
+        for one in everything:
+            one.segmentation = None if one.rectangle else one.segmentation
+    else:
+        if all(one.segmentation is None for one in everything):
             raise UserError(f"--task {task}", "no object has an outline", "leave it out: the objects have boxes")
         for item in kept:
             for one in item.objects:
                 if one.segmentation is None:
                     report.drop("object without outline (--task det keeps it as a box)", f"{one.label} in {item.name}")
+                elif one.rectangle:
+                    report.note("rectangles became masks", f"{one.label} in {item.name}")
             item.objects = [one for one in item.objects if one.segmentation is not None]
     names = classes if isinstance(classes, dict) else numbered(classes)
     return Source(task, kept, classes=names)

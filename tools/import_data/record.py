@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from structures import Size
 
-Task = Literal["det", "inst", "seg", "depth"]
+Task = Literal["det", "inst", "seg", "pan", "depth"]
 SplitName = Literal["train", "val", "test"]
 Box = tuple[float, float, float, float]
 SPLIT_WORDS: Mapping[str, SplitName] = {
@@ -23,7 +23,8 @@ class Object:
     """One object. label: the name of its class. box: x, y, width, height, in pixels of the displayed image.
 
     segmentation: COCO's polygons, or compressed run lengths; None: it has only a box. crowd: neither learnt nor scored.
-    id, area: as given; None: not given.
+    id, area: as given; None: not given. rectangle: whether it was drawn as rectangles alone: a mask only where masks
+    are wanted. Of panoptic data a segment is an object, without segmentation; its id is that in the PNG.
     """
 
     label: str
@@ -32,14 +33,16 @@ class Object:
     crowd: bool = False
     id: int | None = None
     area: float | None = None
+    rectangle: bool = False
 
 
 @dataclass
 class Item:
     """One image. name: its path below the source, with `/`. size: (height, width) as displayed. split: None: not given.
 
-    objects: of boxes and masks. labels: the file of the label map or the depth map. content: the image's bytes if they
-    lie in an annotation file. id: as given; None: not given.
+    objects: of boxes and masks, or segments. labels: the file of the label map, the depth map or the segments.
+    labels_fit: whether training can read the PNG of segments as it is. content: the image's bytes if they lie in an
+    annotation file. id: as given; None: not given.
     """
 
     image: Path
@@ -48,6 +51,7 @@ class Item:
     split: SplitName | None = None
     objects: list[Object] = field(default_factory=list)
     labels: Path | None = None
+    labels_fit: bool = False
     content: bytes | None = None
     id: int | None = None
 
@@ -67,15 +71,16 @@ class Table:
 
 @dataclass
 class Source:
-    """A whole data set. classes: names of the objects' classes by category id. table: of label maps.
+    """A whole data set. classes: names of the objects' classes by category id. things: which of panoptic data are some.
 
-    depth_scale: units of the depth maps per metre. as_stored: whether training can read the label files as they are.
-    image_end, label_end: how the stems of images and label files end.
+    table: of label maps. depth_scale: units of the depth maps per metre. as_stored: whether training can read the label
+    files as they are. image_end, label_end: how the stems of images and label files end.
     """
 
     task: Task
     items: list[Item]
     classes: dict[int, str] = field(default_factory=dict)
+    things: frozenset[str] = frozenset()
     table: Table | None = None
     depth_scale: float = 1.0
     as_stored: bool = False
@@ -119,6 +124,13 @@ def split_of(path: str) -> SplitName | None:
         if part.lower() in SPLIT_WORDS:
             return SPLIT_WORDS[part.lower()]
     return None
+
+
+def file_split(path: str) -> SplitName | None:
+    """The split that the name of a file has in it, or else a folder: `annotations/instances_val2017.json`."""
+    words = PurePosixPath(path).stem.lower().replace("-", "_").replace(".", "_").split("_")
+    words += [word.rstrip("0123456789") for word in words]
+    return next((SPLIT_WORDS[word] for word in reversed(words) if word in SPLIT_WORDS), split_of(path))
 
 
 def numbered(names: Iterable[str]) -> dict[int, str]:

@@ -3,6 +3,7 @@
 import ast
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -126,7 +127,7 @@ def displayed(item: Object, seen: Look) -> Object:
         outline = of_bitmap(np.asarray(Image.fromarray(bitmap_of(outline, seen.stored)).transpose(turn), bool))
     elif outline is not None:
         outline = [_turn(polygon, width, height, seen.orientation) for polygon in outline]
-    return Object(item.label, box or item.box, outline, item.crowd, item.id, item.area)
+    return replace(item, box=box or item.box, segmentation=outline)
 
 
 def _turn(polygon: list[float], width: float, height: float, orientation: int) -> list[float]:

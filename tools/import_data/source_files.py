@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -39,11 +39,12 @@ def clean(name: str) -> str:
 
 
 class Images:
-    """The images below a folder."""
+    """The images below a folder. without: absolute paths of files that are none."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, without: Collection[str] = ()) -> None:
         self.root = root
-        self.names = [name for name in walk(root) if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
+        names = [name for name in walk(root) if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
+        self.names = [name for name in names if not without or os.path.abspath(root / name) not in without]
         self._by_name: dict[str, list[str]] = {}
         self._folders: set[str] = set()
         for name in self.names:

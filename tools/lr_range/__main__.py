@@ -8,13 +8,39 @@ the rate at which the loss was lowest, fastai's rule. Nothing of the run is writ
 
 import json
 import math
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
+
+from config import check_config
+from errors import ArgumentParser, UserError, read_early, run_command
+
+
+def read_arguments() -> Namespace:
+    """The arguments of the command. Raises UserError."""
+    parser = ArgumentParser(prog="tools.lr_range", description=__doc__)
+    parser.add_argument("--cfg", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=200, metavar="N", help="rates to try (default: 200)")
+    parser.add_argument("--low", type=float, default=1e-6, metavar="RATE", help="the first one (default: 1e-6)")
+    parser.add_argument("--high", type=float, default=1.0, metavar="RATE", help="the last one (default: 1)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: the run's folder with _lr_range at its end")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
+    arguments = parser.parse_intermixed_args()
+    if not 10 <= arguments.steps <= 100_000:
+        raise UserError(f"--steps {arguments.steps}", "is out of range", "give 10 to 100000")
+    if not 0 < arguments.low < arguments.high < math.inf:
+        what = "is no range of positive rates"
+        raise UserError(f"--low {arguments.low:g} --high {arguments.high:g}", what, "give a smaller and a larger one")
+    check_config(arguments.cfg, arguments.overrides)
+    return arguments
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    read_early(read_arguments)
 
 from tqdm import tqdm
 
 from datasets.loading import next_batches
-from errors import ArgumentParser, UserError, run_command
 from experiment import load_experiment
 from runtime.distributed import start_processes
 from runtime.schedule import set_learning_rate
@@ -49,19 +75,7 @@ def try_rates(run: Run, rates: list[float]) -> list[float]:
 
 def main() -> None:
     """Run the command."""
-    parser = ArgumentParser(prog="tools.lr_range", description=__doc__)
-    parser.add_argument("--cfg", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=200, metavar="N", help="rates to try (default: 200)")
-    parser.add_argument("--low", type=float, default=1e-6, metavar="RATE", help="the first one (default: 1e-6)")
-    parser.add_argument("--high", type=float, default=1.0, metavar="RATE", help="the last one (default: 1)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: the run's folder with _lr_range at its end")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
-    arguments = parser.parse_intermixed_args()
-    if not 10 <= arguments.steps <= 100_000:
-        raise UserError(f"--steps {arguments.steps}", "is out of range", "give 10 to 100000")
-    if not 0 < arguments.low < arguments.high < math.inf:
-        what = "is no range of positive rates"
-        raise UserError(f"--low {arguments.low:g} --high {arguments.high:g}", what, "give a smaller and a larger one")
+    arguments = read_arguments()
     experiment = load_experiment(arguments.cfg, arguments.overrides).in_steps()
     # A name of its own: if the run has begun, the range is tried from its start all the same.
     experiment = experiment.model_copy(update={"run_name": f"{experiment.run_name}_lr_range"})

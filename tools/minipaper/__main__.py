@@ -7,16 +7,17 @@ where it stopped. Results of finished experiments are in results/; they are kept
 """
 
 import os
+from argparse import Namespace
 from pathlib import Path
 
 from config import read_config, validate
-from errors import ArgumentParser, UserError, run_command, suggest
-from tools.minipaper.experiments import EXPERIMENTS, MiniPaper, keep_result, read_result, run_compare, write_page
-from tools.minipaper.plan import print_plan
+from errors import ArgumentParser, UserError, read_early, run_command, suggest
+
+EXPERIMENTS = Path(__file__).parent / "experiments.yaml"
 
 
-def main() -> None:
-    """Run the command."""
+def read_arguments() -> Namespace:
+    """The arguments of the command. Raises UserError."""
     parser = ArgumentParser(prog="tools.minipaper", description=__doc__)
     parser.add_argument("--only", metavar="NAME", help="one experiment (default: all that are not finished)")
     parser.add_argument("--check", action="store_true", help="print the plan and exit")
@@ -24,7 +25,19 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=min(8, os.cpu_count() or 1), metavar="J", help="runs at a time")
     parser.add_argument("--experiments", type=Path, default=EXPERIMENTS, metavar="FILE", help=f"default: {EXPERIMENTS}")
     parser.add_argument("--root", type=Path, default=Path(), help="where RESULTS.md and results/ lie (default: here)")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    read_early(read_arguments)
+
+from tools.minipaper.experiments import MiniPaper, keep_result, read_result, run_compare, write_page
+from tools.minipaper.plan import print_plan
+
+
+def main() -> None:
+    """Run the command."""
+    arguments = read_arguments()
 
     paper = validate(MiniPaper, read_config(arguments.experiments), arguments.experiments)
     names = list(paper.experiments)

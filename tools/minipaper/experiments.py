@@ -22,8 +22,6 @@ from tools.compare.comparison import make_comparison
 from tools.compare.runs import POLL_SECONDS, Comparison
 from tools.minipaper.report import CIRCUMSTANCES, Section, compare_sections, draw, page, read_paper
 
-EXPERIMENTS = Path(__file__).parent / "experiments.yaml"
-
 
 class MiniExperiment(Schema):
     """One comparison. title, note: of its section in RESULTS.md. variants: a file for tools.compare --variants.

@@ -20,9 +20,36 @@ ends with exit code 2 if training would stop.
 
 import re
 import sys
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from config import check_config
+from errors import ArgumentParser, UserError, read_early, run_command
+
+RECIPE = Path(__file__).parent.parent.parent / "configs/depth_dysample.yaml"
+
+
+def read_arguments() -> Namespace:
+    """The arguments of the command. Raises UserError."""
+    parser = ArgumentParser(prog="tools.prepare_nyu", description=__doc__)
+    parser.add_argument("--root", type=Path, required=True, help="the folder that data.root will name")
+    parser.add_argument("--labeled", type=Path, help="nyu_depth_v2_labeled.mat, to convert")
+    parser.add_argument("--splits", type=Path, help="splits.mat, which goes with it")
+    parser.add_argument("--mirror", help="fetch the files from this address instead of the official ones")
+    parser.add_argument("--keep", action="store_true", help="keep the fetched files of labelled frames")
+    parser.add_argument("--cfg", type=Path, default=RECIPE, help="check the data by this configuration (%(default)s)")
+    parser.add_argument("--no-check", action="store_true", help="do not read the data at the end")
+    arguments = parser.parse_args()
+    if (arguments.labeled is None) != (arguments.splits is None):
+        raise UserError("command line", "--labeled and --splits go together", "name both, or none to fetch them")
+    check_config(arguments.cfg)
+    return arguments
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    read_early(read_arguments)
 
 import cv2
 import h5py
@@ -32,7 +59,6 @@ from tqdm import tqdm
 
 from datasets.files.unusable import Unusable
 from datasets.nyu.lists import describe_list, find_pairs, format_list, read_list
-from errors import ArgumentParser, UserError, run_command
 from tools.check_data.findings import SplitName
 from tools.check_data.text import check_and_print
 from tools.prepare_nyu.files import (
@@ -49,7 +75,6 @@ from tools.prepare_nyu.files import (
     refuse_other_copies,
 )
 
-RECIPE = Path(__file__).parent.parent.parent / "configs/depth_dysample.yaml"
 OWN_TRAIN_LIST = "nyu_train_795.txt"
 FOCAL_LENGTH = 518.8579  # pixels; the same for all frames
 INSIDE = np.s_[7:474, 7:632]  # rows and columns within the white border of the 480 x 640 frames
@@ -199,17 +224,7 @@ def _write(path: Path, data: bytes) -> None:
 
 def main() -> None:
     """Run the command."""
-    parser = ArgumentParser(prog="tools.prepare_nyu", description=__doc__)
-    parser.add_argument("--root", type=Path, required=True, help="the folder that data.root will name")
-    parser.add_argument("--labeled", type=Path, help="nyu_depth_v2_labeled.mat, to convert")
-    parser.add_argument("--splits", type=Path, help="splits.mat, which goes with it")
-    parser.add_argument("--mirror", help="fetch the files from this address instead of the official ones")
-    parser.add_argument("--keep", action="store_true", help="keep the fetched files of labelled frames")
-    parser.add_argument("--cfg", type=Path, default=RECIPE, help="check the data by this configuration (%(default)s)")
-    parser.add_argument("--no-check", action="store_true", help="do not read the data at the end")
-    arguments = parser.parse_args()
-    if (arguments.labeled is None) != (arguments.splits is None):
-        raise UserError("command line", "--labeled and --splits go together", "name both, or none to fetch them")
+    arguments = read_arguments()
     if arguments.labeled is None:
         prepare(arguments.root, arguments.mirror, arguments.keep)
     else:

@@ -5,9 +5,23 @@ the environment and pictures; several runs stand side by side, and the first is 
 Without --out the page is report.html in the folder of the first run.
 """
 
+from argparse import Namespace
 from pathlib import Path
 
-from errors import ArgumentParser, run_command
+from errors import ArgumentParser, read_early, run_command
+
+
+def read_arguments() -> Namespace:
+    """The arguments of the command. Raises UserError."""
+    parser = ArgumentParser(prog="tools.report", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--out", type=Path, metavar="PAGE.html")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    read_early(read_arguments)
+
 from tools.pages.html import write_page
 from tools.report.page import page
 from tools.report.runs import read_runs
@@ -16,10 +30,7 @@ from workflow.results import check_writable
 
 def main() -> None:
     """Run the command."""
-    parser = ArgumentParser(prog="tools.report", description=__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parser.add_argument("--out", type=Path, metavar="PAGE.html")
-    arguments = parser.parse_args()
+    arguments = read_arguments()
     runs = read_runs(arguments.runs)
     out = arguments.out or arguments.runs[0] / "report.html"
     check_writable(out)

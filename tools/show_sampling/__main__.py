@@ -9,8 +9,32 @@ written beside it as JSON. A stage is one call of an upsampler.
 
 import json
 import os
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
+
+from errors import ArgumentParser, UserError, read_early, run_command
+
+
+def read_arguments() -> Namespace:
+    """The arguments of the command. Raises UserError."""
+    parser = ArgumentParser(prog="tools.show_sampling", description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="or a run folder")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
+    parser.add_argument(
+        "--stage",
+        type=int,
+        help="in the order of the forward pass, from 0; default: the last with sampling points, else with parameters",
+    )
+    parser.add_argument("--region", type=int, nargs=4, metavar=("X", "Y", "W", "H"), help="in pixels of the image")
+    parser.add_argument("--tensorboard", action="store_true", help="also log to the TensorBoard of the run")
+    parser.add_argument("image", type=Path, metavar="IMAGE")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
+    return parser.parse_intermixed_args()
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    read_early(read_arguments)
 
 import numpy as np
 import torch
@@ -20,7 +44,6 @@ from torch.utils.tensorboard import SummaryWriter
 from datasets.base import Sample
 from datasets.files.images import read_image
 from datasets.loading import single_batch
-from errors import ArgumentParser, UserError, run_command
 from runtime.distributed import start_processes
 from runtime.memory import keep_freed_memory
 from tools.show_sampling.panels import check_region, draw_sampling_sheet, draw_stage_panels, make_view
@@ -92,19 +115,7 @@ def _board_folder(checkpoint: Path) -> Path:
 @torch.inference_mode()
 def main() -> None:
     """Run the command."""
-    parser = ArgumentParser(prog="tools.show_sampling", description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="or a run folder")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
-    parser.add_argument(
-        "--stage",
-        type=int,
-        help="in the order of the forward pass, from 0; default: the last with sampling points, else with parameters",
-    )
-    parser.add_argument("--region", type=int, nargs=4, metavar=("X", "Y", "W", "H"), help="in pixels of the image")
-    parser.add_argument("--tensorboard", action="store_true", help="also log to the TensorBoard of the run")
-    parser.add_argument("image", type=Path, metavar="IMAGE")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
-    arguments = parser.parse_intermixed_args()
+    arguments = read_arguments()
 
     if not os.path.exists(arguments.image):
         raise UserError(arguments.image, "no such image", "name an existing one")

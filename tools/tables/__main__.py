@@ -14,13 +14,28 @@ No weights and no data are needed. FLOPs are multiply-accumulates, in G, by the 
 """
 
 import json
-from argparse import RawDescriptionHelpFormatter
+from argparse import Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import date
 from typing import get_args
 
-from errors import ArgumentParser, run_command
+from errors import ArgumentParser, read_early, run_command
+
+
+def read_arguments() -> Namespace:
+    """The arguments of the command. Raises UserError."""
+    parser = ArgumentParser(prog="tools.tables", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON")
+    form.add_argument("--markdown", action="store_true", help="print Markdown, as in docs/tables.md")
+    parser.add_argument("--grid", action="store_true", help="every upsampler in every model")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    read_early(read_arguments)
+
 from tools.markdown import markdown_table
 from tools.tables.counts import HOSTS, input_size
 from tools.tables.grid import grid
@@ -86,12 +101,7 @@ def _number(value: int | float | None) -> str:
 
 def main() -> None:
     """Run the command."""
-    parser = ArgumentParser(prog="tools.tables", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print JSON")
-    form.add_argument("--markdown", action="store_true", help="print Markdown, as in docs/tables.md")
-    parser.add_argument("--grid", action="store_true", help="every upsampler in every model")
-    arguments = parser.parse_args()
+    arguments = read_arguments()
     variants = [(table, variant) for table, hosts in HOSTS.items() for variant in hosts]
     if arguments.json:
         rows = [asdict(row) for variant in variants for row in grid(*variant)] if arguments.grid else None

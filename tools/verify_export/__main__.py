@@ -9,13 +9,30 @@ inputs, and PyTorch's outputs for them. FILE is run by onnxruntime (--provider c
 
 import json
 import zipfile
+from argparse import Namespace
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from errors import ArgumentParser, UserError, read_early, run_command
+
+
+def read_arguments() -> Namespace:
+    """The arguments of the command. Raises UserError."""
+    parser = ArgumentParser(prog="tools.verify_export", description=__doc__)
+    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument("--reference", type=Path, metavar="FILE.npz")
+    parser.add_argument("--provider", default="CPUExecutionProvider", help="of onnxruntime; default: %(default)s")
+    parser.add_argument("--outputs", type=Path, nargs="+", metavar="FILE", help="of another runtime")
+    parser.add_argument("--write-inputs", type=Path, metavar="DIR", help="and stop")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    read_early(read_arguments)
+
 import numpy as np
 
-from errors import ArgumentParser, UserError, run_command
 from tools.verify_export.compare import TOLERANCES, compare, describe, worst
 from tools.verify_export.operators import custom_operators
 
@@ -120,13 +137,7 @@ def report_file(path: Path) -> None:
 
 def main() -> None:
     """Run the command."""
-    parser = ArgumentParser(prog="tools.verify_export", description=__doc__)
-    parser.add_argument("file", type=Path, metavar="FILE")
-    parser.add_argument("--reference", type=Path, metavar="FILE.npz")
-    parser.add_argument("--provider", default="CPUExecutionProvider", help="of onnxruntime; default: %(default)s")
-    parser.add_argument("--outputs", type=Path, nargs="+", metavar="FILE", help="of another runtime")
-    parser.add_argument("--write-inputs", type=Path, metavar="DIR", help="and stop")
-    arguments = parser.parse_args()
+    arguments = read_arguments()
     if arguments.reference is None:
         if arguments.outputs or arguments.write_inputs:
             raise UserError("--reference", "is needed", "name the file of tools.export_onnx --reference")

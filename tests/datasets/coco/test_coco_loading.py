@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from datasets.coco.masks import Outlines
 from datasets.files.folders import Names
 from datasets.loading import TrainingOrder, evaluation_loader
 from tests.datasets.coco.coco_layout import SIZES, config, plain, write_layout
@@ -61,7 +62,8 @@ def test_every_image_is_evaluated_once(layout: Path, processes: int) -> None:
 def test_a_few_arrays_hold_everything(layout: Path) -> None:
     dataset = config(layout, masks=True).build("train")
     assert dataset._annotations.others == ()
-    assert all(isinstance(value, np.ndarray | Names | tuple) for value in vars(dataset._annotations).values())
+    values = [*vars(dataset._annotations).values(), *vars(dataset._annotations.outlines).values()]
+    assert all(isinstance(value, np.ndarray | Names | tuple | Outlines) for value in values)
     assert not dataset.skipped
     held = [value for value in vars(dataset).values() if isinstance(value, list | tuple | dict | set)]
     assert not any(held)

@@ -426,7 +426,8 @@ def test_loaders_pass_everything_on(scenes: Path) -> None:
     for index, target in enumerate(targets):
         assert_equal(target, validation.target(index))
     layout = BatchLayout(per_process=2)
-    batch = next(training_loader(training, given.train_transforms, seed=0, layout=layout, size_divisor=32))
+    loader = training_loader(training, given.train_transforms, seed=0, layout=layout, size_divisor=32)
+    batch = next(loader).to("cpu")
     for target in batch.targets:
         assert target.semantic is not None
         assert target.instances is not None

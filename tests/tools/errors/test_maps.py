@@ -70,11 +70,11 @@ def test_matched_and_unmatched_segments():
 
 def test_the_ious_of_a_class_over_images():
     analysis = PanopticErrors(DatasetInfo("panoptic", "made", CLASSES, things=(True, True, False)))
-    truth = Target("1", (10, 10), panoptic=Panoptic(torch.ones(10, 10, dtype=torch.int32), {1: 0}))
     for rows in (8, 10):  # the others have no segment
         ids = torch.zeros(10, 10, dtype=torch.int32)
         ids[:rows] = 1
-        analysis.add(Prediction(panoptic=Panoptic(ids, {1: 0})), truth)
+        truth = Panoptic(torch.ones(10, 10, dtype=torch.int32), {1: 0})
+        analysis.add(Prediction(panoptic=Panoptic(ids, {1: 0})), Target(str(rows), (10, 10), panoptic=truth))
     found = analysis.record()["per_class"][0]["IoU"]
     assert found == pytest.approx({"mean": 90, "median": 90, "lowest_tenth": 82})
 

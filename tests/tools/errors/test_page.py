@@ -7,6 +7,7 @@ import torch
 from metrics.depth_errors import DepthErrorsConfig
 from structures import DatasetInfo, Instances, Panoptic, Prediction, Target
 from tests.tools.pages.reader import check_alone
+from tools.errors.calibration import calibration
 from tools.errors.depth import DepthErrorsByPlace
 from tools.errors.objects import ObjectErrors
 from tools.errors.page import page
@@ -55,3 +56,16 @@ def test_the_page_of_each_task(task, texts):
     assert "What is wrong with &lt;x&gt;" in text
     assert "step 1" in describe(record)
     assert grade.badness == 0
+
+
+def test_a_calibration_of_pixels_is_drawn():
+    analysis, fields = made("semantic")
+    grade = analysis.add(Prediction(**fields), Target("1", SIZE, **fields))
+    errors = analysis.record() | {"calibration": calibration(np.array([0.75, 0.75]), np.array([True, False]))}
+    facts = {"task": "semantic", "dataset": "made", "checkpoint": "runs/x/checkpoints/best.pt", "step": 1, "images": 1}
+    text = "".join(page(facts | {"errors": errors}, [("1", grade, np.zeros((8, 8, 3), np.uint8))]))
+    check_alone(text)
+    assert "Calibration error" in text
+    assert "25.0 %" in text
+    assert "how many of these pixels are right" in text
+    assert "(ECE): 25.0 %" in describe(facts | {"errors": errors})

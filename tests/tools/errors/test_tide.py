@@ -8,7 +8,8 @@ import torch
 from pycocotools import mask as coco_mask
 
 from structures import DatasetInfo, Instances, Prediction, Target
-from tools.errors.objects import ObjectErrors, ShapeErrors, calibration
+from tools.errors.calibration import calibration
+from tools.errors.objects import ObjectErrors, ShapeErrors
 from tools.errors.tide import KINDS, average_precision
 
 SQUARE, SIZE = [0.0, 0.0, 10.0, 10.0], (200, 200)

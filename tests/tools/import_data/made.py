@@ -212,6 +212,7 @@ def label_studio(root: Path) -> None:
             "value": {"x": 50, "y": 50, "radiusX": 10, "radiusY": 20, "rotation": 90, "ellipselabels": ["nut"]},
         },
         {"type": "keypointlabels", "value": {"x": 1, "y": 2, "width": 0.4, "keypointlabels": ["nut"]}},
+        {"type": "rectanglelabels", "value": {"x": 50, "y": 50, "width": 25, "height": 25, "rectanglelabels": ["nut"]}},
     ]
     tasks = []
     for number in range(4):
@@ -226,6 +227,40 @@ def label_studio(root: Path) -> None:
         annotations = [{"was_cancelled": True, "result": entries}, {"was_cancelled": False, "result": entries}]
         tasks.append({"id": number, "data": {"image": address}, "annotations": annotations, "predictions": []})
     text(root / "project-1.json", json.dumps(tasks))
+
+
+def panoptic(root: Path, plain: bool = False) -> None:
+    """COCO panoptic: missing flags and boxes, ids as text, void, photos that are PNGs, a BOM.
+
+    Unless `plain`, also what training does not take as it is: paths of Windows, a turned photo, other kinds of PNG.
+    """
+    categories = [{"id": 3, "name": "nut", "isthing": 1}, {"id": 4, "name": "bench", "isthing": 0}]
+    kinds = {} if plain else {"train_2.jpg": "RGBA", "val_0.jpg": "P"}
+    for split, count in (("train", 4), ("val", 3)):
+        images, annotations = [], []
+        for number in range(count):
+            name = f"{split}_{number}.{'png' if number == 1 else 'jpg'}"
+            orientation = CW if name == "val_2.jpg" and not plain else 1
+            picture(root / f"images/{name}", number + 10 * count, orientation=orientation)
+            ids = np.full((HEIGHT, WIDTH), 70_000 + number, np.int32)
+            ids[4:14, 5:17], ids[4:14, 25:37], ids[-2:] = 300, 2, 0
+            segments = [
+                {"id": 70_000 + number, "category_id": 4, "area": 1234},
+                {"id": "300", "category_id": 3, "bbox": [5, 4, 12, 10], "iscrowd": 0},
+                {"id": 2, "category_id": 3, "iscrowd": int(number == 0)},
+            ]
+            file_name = f"{split}_{number}.png"
+            images.append({"id": number, "file_name": name, "width": WIDTH, "height": HEIGHT})
+            annotations.append({"image_id": number, "file_name": file_name, "segments_info": segments})
+            path = root / f"annotations/panoptic_{split}/{file_name}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            png = Image.fromarray(np.stack([ids & 255, ids >> 8 & 255, ids >> 16], axis=2).astype(np.uint8))
+            kind = kinds.get(name, "RGB")
+            (png.quantize(4) if kind == "P" else png.convert(kind)).save(path)
+        if not plain:
+            images[0]["file_name"] = rf"D:\shots\{images[0]['file_name']}"
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        text(root / f"annotations/panoptic_{split}.json", json.dumps(content), bom=split == "train")
 
 
 def cityscapes(root: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -150,14 +151,35 @@ def test_voc_label_maps_are_read_in_place(imported):
 def test_labelme_shapes(imported):
     out, text = imported("labelme", made.labelme, "--seed", 2)
     found = {**annotations(out)[1], **annotations(out, "val")[1]}
-    group, circle, mask = found["0.jpg"]
+    group, rectangle, circle, mask = found["0.jpg"]
     assert (group["bbox"], len(group["segmentation"])) == ([2, 2, 24, 10], 2)
+    assert (rectangle["bbox"], rectangle["area"]) == ([14, 12, 6, 8], 48)
+    assert rectangle["segmentation"] == [[14, 12, 20, 12, 20, 20, 14, 20]]
     assert circle["bbox"] == pytest.approx([26, 16, 8, 8], abs=0.05)
     assert circle["area"] == pytest.approx(np.pi * 16, rel=0.1)
     assert (mask["bbox"], mask["area"]) == ([1, 20, 5, 6], 30)
     assert (out / "images/3.jpg").read_bytes()[:2] == b"\xff\xd8"  # from inside its JSON file
     for kind in ("linestrip", "point"):
         assert f"dropped 4: shape {kind} without area" in text
+    assert "note: rectangles became masks: 4 (screw in shots/0.jpg" in text
+
+
+def test_rectangles_stay_boxes_unless_masks_are_wanted(imported, tmp_path):
+    """A group of two rectangles: one box around both, or a mask of two parts."""
+    corners = ([[2, 2], [12, 12]], [[20, 2], [30, 12]])
+    shapes = [{"label": "nut", "points": pair, "shape_type": "rectangle", "group_id": 1} for pair in corners]
+    for number in range(2):
+        made.picture(tmp_path / f"source/{number}.jpg", number)
+        made.text(tmp_path / f"source/{number}.json", json.dumps({"shapes": shapes, "imagePath": f"{number}.jpg"}))
+    out, text = imported("labelme")
+    ((box,),) = annotations(out)[1].values()
+    assert (box["bbox"], box["area"], "segmentation" in box) == ([2, 2, 28, 10], 280, False)
+    assert "rectangles became masks" not in text
+    shutil.rmtree(out)
+    out, text = imported("labelme", None, "--task", "inst")
+    ((mask,),) = annotations(out)[1].values()
+    assert (mask["area"], len(mask["segmentation"])) == (200, 2)
+    assert "note: rectangles became masks: 2 (nut in 0.jpg, nut in 1.jpg)" in text
 
 
 def test_labels_of_a_stored_image_are_turned_with_it(imported, tmp_path):
@@ -186,13 +208,118 @@ def test_label_studio_areas(imported):
     out, text = imported("labelstudio", made.label_studio)
     found = {**annotations(out)[1], **annotations(out, "val")[1]}
     assert sorted(found) == [*(f"f00dcafe-photo {n}.png" for n in (0, 1, 3)), "other.png"]
-    brush, polygon, ellipse = found["f00dcafe-photo 0.png"]
+    brush, polygon, ellipse, rectangle = found["f00dcafe-photo 0.png"]
     assert (brush["bbox"], brush["area"]) == ([30, 20, 15, 10], 150)
     assert polygon["segmentation"] == [pytest.approx([4.8, 3.2, 14.4, 3.2, 14.4, 16])]
     # Turned by 90 degrees the radii, 10 % of the width and 20 % of the height, change places.
     assert ellipse["bbox"] == pytest.approx([24 - 6.4, 16 - 4.8, 12.8, 9.6], abs=0.1)
+    assert rectangle["segmentation"] == [pytest.approx([24, 16, 36, 16, 36, 24, 24, 24])]
+    assert "note: rectangles became masks: 4" in text
     assert "dropped 4: annotation that was cancelled" in text
     assert "dropped 4: result: has no area" in text
+
+
+def edited(root: Path, edit, split: str = "train") -> None:
+    """Change the content of a panoptic file."""
+    path = root / f"annotations/panoptic_{split}.json"
+    content = json.loads(path.read_text("utf-8-sig"))
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+def test_panoptic_segments_of_every_form(imported):
+    out, text = imported("coco", made.panoptic)
+    config = load_experiment(out / "config.yaml").data
+    assert config.info.task == "panoptic"
+    assert {number: str(one) for number, one in config.classes.items()} == {3: "nut (a thing)", 4: "bench (stuff)"}
+    assert "files: 11 hard links" in text  # 7 images and 4 PNGs; the others are written anew
+    found = targets(out, "val")
+    upright = found["2"].panoptic.ids.rot90(1)
+    for number, ids in (("0", found["0"].panoptic.ids), ("1", found["1"].panoptic.ids), ("2", upright)):
+        assert ids[[0, 5, 5, -1], [0, 6, 26, 0]].tolist() == [70_000 + int(number), 300, 2, 0]
+        assert found[number].panoptic.labels == {70_000 + int(number): 1, 300: 0, 2: 0}
+        assert found[number].panoptic.crowd == {70_000 + int(number): False, 300: False, 2: number == "0"}
+    learnt = load_experiment(out / "config.yaml").data.build("train").load(2)
+    assert learnt.objects.boxes.tolist() == [[5, 4, 17, 14], [25, 4, 37, 14]]
+    assert "note: images turned by EXIF; PNGs of the stored size are turned with them: 1 (images/val_2.jpg)" in text
+
+
+def test_panoptic_files_that_do_not_fit_are_named(imported, tmp_path):
+    source = tmp_path / "source"
+    made.panoptic(source)
+
+    def edit(content: dict) -> None:
+        first, second, third, fourth = content["annotations"]
+        first["segments_info"][0]["iscrowd"] = 1
+        del second["segments_info"][1]  # 300 stays in the PNG
+        third["segments_info"] += [{"id": 9, "category_id": 3}, {"id": 9, "category_id": 3}]
+        third["segments_info"][1]["category_id"] = 77
+        fourth["image_id"] = 55
+
+    edited(source, edit)
+    (source / "annotations/panoptic_val/val_1.png").unlink()
+    out, text = imported("coco", None, "--task", "pan", check=True)
+    for line in (
+        "note: segments of stuff that are marked as crowds, which only things can be: 1 (segment 70000 of",
+        "note: images in which segments that are not listed became void: 2 (images/train_1.png, images/train_2.jpg)",
+        "dropped 1: segments without an id, or with one that appears twice (images/train_2.jpg)",
+        "dropped 1: segment that is not in its PNG (segment 9 of images/train_2.jpg)",
+        "dropped 1: segment of a category that is not listed (segment 300 of images/train_2.jpg)",
+        "dropped 1: image without annotation (train_3.jpg)",
+        "dropped 1: annotation of an image that is not listed (image 55 of annotations/panoptic_train.json)",
+        "dropped 1: image whose PNG of segments is not on disk (val_1.png of images/val_1.png)",
+        "sound: nothing was found",
+    ):
+        assert line in text
+    ids = load_experiment(out / "config.yaml").data.build("train").load(1).semantic
+    assert ids[5, [0, 6, 26]].tolist() == [1, IGNORE, 0]
+
+
+def test_a_folder_with_both_kinds_of_file_is_imported_by_task(imported, tmp_path):
+    made.panoptic(tmp_path / "source")
+    made.text(tmp_path / "source/annotations/instances_train.json", json.dumps(made.coco(tmp_path / "source")))
+    out, text = imported("coco", None, "--task", "pan")
+    assert "dropped 1: JSON file without segments_info (annotations/instances_train.json)" in text
+    shutil.rmtree(out)
+    out, text = imported("coco", None)
+    assert load_experiment(out / "config.yaml").data.info.task == "instance"
+    assert "dropped 2: panoptic JSON file (--task pan imports it) (annotations/panoptic_train.json" in text
+
+
+def test_things_may_be_named(imported, tmp_path):
+    """Datumaro writes isthing 0 for all."""
+    made.panoptic(tmp_path / "source")
+
+    def edit(content: dict) -> None:
+        for one in content["categories"]:
+            one["isthing"] = 0
+        content["annotations"][0]["segments_info"][2]["iscrowd"] = 0
+
+    for split in ("train", "val"):
+        edited(tmp_path / "source", edit, split)
+    out, text = imported("coco", None)
+    assert "note: no category is a thing (isthing 1); if some are, name them with --things a,b" in text
+    shutil.rmtree(out)
+    out, text = imported("coco", None, "--things", "nut")
+    assert load_experiment(out / "config.yaml").data.info.things == (True, False)
+    with pytest.raises(UserError, match="--things not: is not a category; name some of nut, bench"):
+        imported("coco", None, "--things", "not", "--out", tmp_path / "other")
+
+
+def test_pngs_of_one_name_need_the_name_of_their_folder(imported, tmp_path):
+    made.panoptic(tmp_path / "source")
+    source = tmp_path / "source"
+    for split in ("train", "val"):
+        (source / f"annotations/panoptic_{split}").rename(source / f"annotations/x_{split}")
+        shutil.copytree(source / f"annotations/x_{split}", source / f"annotations/y_{split}")
+    with pytest.raises(UserError, match=r"its PNGs may lie in .*y_train or .*x_train; name their folder with --labels"):
+        imported("coco")
+    (source / "annotations/y_train").rename(source / "train")
+    (source / "annotations/y_val").rename(source / "val")
+    for split in ("train", "val"):
+        shutil.move(source / split, source / f"pngs/{split}")
+    out, _ = imported("coco", None, "--labels", "pngs")
+    assert os.path.samefile(out / "panoptic_train/train_0.png", source / "pngs/train/train_0.png")
 
 
 def test_cityscapes_is_read_in_place_with_its_table(imported):
@@ -280,6 +407,8 @@ def test_the_end_is_the_doctor(imported):
     ("form", "words", "what"),
     [
         ("coco", [], "has no JSON file with images"),
+        ("yolo", ["--task", "pan"], "--task pan: is for --from coco, not yolo; import masks and label maps"),
+        ("yolo", ["--things", "nut"], "--things: only panoptic data have things and stuff"),
         ("labelme", [], "no object was found"),
         ("masks", ["--labels", "no"], "no such folder"),
         ("yolo", ["--val", "2"], "is not a share between 0 and 1"),

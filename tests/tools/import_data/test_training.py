@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
+from datasets.panoptic.ids import encode_ids, read_ids
 from tests.conftest import ROOT, SHORT, read
 from tests.tools.import_data import made
 from tools.import_data.__main__ import main
@@ -21,6 +22,11 @@ SETTINGS = {
     "seg": [MIT, "model.channels=16", "data.train_transforms.0.short=32", "data.train_transforms.0.long=64", *CROPS],
     "det": [*RCNN, "data.test_transforms.0.short=64", "data.test_transforms.0.long=96"],
     "inst": [*RCNN, "data.test_transforms.0.short=64", "data.test_transforms.0.long=96"],
+    "pan": [
+        *[MIT, "model.channels=16", "model.box_head.channels=16", *RPN],
+        *["model.mask_channels=16", "model.semantic_channels=32"],
+        *(f"data.{split}_transforms.0.{side}" for split in ("train", "test") for side in ("short=64", "long=96")),
+    ],
     "depth": [MIT, "model.channels=16", "model.stem_channels=8", "model.points=2", "optimizer.rules=[]"],
 }
 REST = [
@@ -38,13 +44,14 @@ FORMATS = [
     ("yolo", lambda root: made.yolo(root, polygons=True), "inst", []),
     ("coco", made.cvat, "inst", []),
     ("coco", made.roboflow, "inst", []),
+    ("coco", made.panoptic, "pan", []),
     ("labelme", made.labelme, "inst", []),
     ("labelme", made.labelme, "seg", ["--task", "seg"]),
     ("labelstudio", made.label_studio, "inst", []),
     ("depth", lambda root: made.depth(root, "npy"), "depth", []),
 ]
-IDS = ["masks", "colours", "cityscapes", "voc-maps", "voc", "yolo", "yolo-polygons", "cvat", "roboflow", "labelme"]
-IDS += ["labelme-seg", "labelstudio", "depth"]
+IDS = ["masks", "colours", "cityscapes", "voc-maps", "voc", "yolo", "yolo-polygons", "cvat", "roboflow", "panoptic"]
+IDS += ["labelme", "labelme-seg", "labelstudio", "depth"]
 FORMATS = [
     pytest.param(*row, id=name, marks=[] if name == "masks" else pytest.mark.slow)
     for name, row in zip(IDS, FORMATS, strict=True)
@@ -70,7 +77,7 @@ def test_from_a_folder_to_a_score(form, fill, task, words, tmp_path, here, monke
 
 def test_imported_coco_scores_as_the_original_file(tmp_path, here, monkeypatch):
     """Crowds, areas that are not those of the masks, and ids with gaps: the same predictions, the same digits."""
-    source, out = tmp_path / "source", tmp_path / "own"
+    source = tmp_path / "source"
     content = made.coco(source)
     for one in content["annotations"]:
         one |= {"id": 7 * one["id"] + 3, "area": one["area"] * 150, "iscrowd": int(one["id"] == 4)}
@@ -88,16 +95,40 @@ def test_imported_coco_scores_as_the_original_file(tmp_path, here, monkeypatch):
         bitmap[y : y + h, x : x + w] = True
         results.append({**record, "bbox": [x, y, w, h], "segmentation": of_bitmap(bitmap)})
     made.text(tmp_path / "predictions.json", json.dumps(results))
+    scores = scores_of_both(source, "inst", "", tmp_path, here, monkeypatch)
+    assert scores[0] == scores[1]
+    assert 0 < scores[0][0]["segm/AP"] < 100
+
+
+def test_imported_panoptic_scores_as_the_original_file(tmp_path, here, monkeypatch):
+    """Crowds, void, missing flags and boxes: the same predictions, the same digits."""
+    source = tmp_path / "source"
+    made.panoptic(source, plain=True)
+    (tmp_path / "predictions").mkdir()
+    results = []
+    for shift, path in enumerate(sorted((source / "annotations/panoptic_val").iterdir()), start=1):
+        ids = np.roll(read_ids(path), shift, axis=(0, 1))
+        segments = [{"id": number, "category_id": 4 if number > 300 else 3} for number in np.unique(ids).tolist()[1:]]
+        results.append({"image_id": int(path.stem[-1]), "file_name": path.name, "segments_info": segments})
+        (tmp_path / "predictions" / path.name).write_bytes(encode_ids(ids))
+    made.text(tmp_path / "predictions.json", json.dumps({"annotations": results}))
+    scores = scores_of_both(source, "pan", "panoptic_", tmp_path, here, monkeypatch)
+    assert scores[0] == scores[1]
+    assert 0 < scores[0][0]["PQ"] < 100
+
+
+def scores_of_both(source, task, prefix, tmp_path, here, monkeypatch) -> list[tuple]:
+    """The scores of predictions.json by the original files, and by the imported ones."""
+    out = tmp_path / "own"
     monkeypatch.setattr("sys.argv", ["x", "--from", "coco", str(source), "--out", str(out), "--no-check"])
     main()
     data = {"root": str(source), "train_images": "images", "val_images": "images"}
-    data |= {f"{split}_annotations": f"annotations/{split}.json" for split in ("train", "val")}
-    original = {"base": str(ROOT / "configs/finetune_inst.yaml"), "data": data}
+    data |= {f"{split}_annotations": f"annotations/{prefix}{split}.json" for split in ("train", "val")}
+    original = {"base": str(ROOT / f"configs/finetune_{task}.yaml"), "data": data}
     made.text(tmp_path / "original.yaml", yaml.safe_dump(original))
     scores = []
     for cfg in (tmp_path / "original.yaml", out / "config.yaml"):
         here("tools.score", "--cfg", cfg, "--predictions", tmp_path / "predictions.json", "--json", tmp_path / "s.json")
         result = read(tmp_path / "s.json")
         scores.append((result["metrics"], result["per_class"], result["num_images"]))
-    assert scores[0] == scores[1]
-    assert 0 < scores[0][0]["segm/AP"] < 100
+    return scores

@@ -3,14 +3,14 @@
 Ids, areas, boxes and crowds stay as they are.
 """
 
-from pathlib import PurePosixPath
 from typing import Any
 
 from datasets.coco.values import flag_of, id_number, is_number
 from errors import UserError
 from structures import Size
 from tools.import_data.options import Options, check_object, source_of_objects
-from tools.import_data.record import SPLIT_WORDS, Item, Object, Source, SplitName, split_of
+from tools.import_data.readers import panoptic
+from tools.import_data.record import Item, Object, Source, SplitName, file_split, split_of
 from tools.import_data.shapes import box_of, segmentation_of
 from tools.import_data.source_files import Look, read_json, walk
 
@@ -23,10 +23,23 @@ def read(options: Options) -> Source:
     if not contents:
         what = "has no JSON file with images, annotations and categories"
         raise UserError(options.source, what, "name the exported file or its folder, or another --from")
+    of_segments = {path: content for path, content in contents.items() if panoptic.is_panoptic(content)}
+    contents = {path: content for path, content in contents.items() if path not in of_segments}
+    if options.task == "pan" or (options.task is None and not contents):
+        if not of_segments:
+            do = "export COCO panoptic, or join masks and label maps: python -m tools.make_panoptic --help"
+            raise UserError("--task pan", "no annotation has segments_info", do)
+        for path in contents:
+            options.report.drop("JSON file without segments_info", path)
+        return panoptic.read(options, of_segments, _classes(options, of_segments))
+    if not contents:
+        raise UserError(f"--task {options.task}", "all annotations are panoptic", "leave it out")
+    for path in of_segments:
+        options.report.drop("panoptic JSON file (--task pan imports it)", path)
     classes = _classes(options, contents)
     items: list[Item] = []
     for path, content in contents.items():
-        items += _items(options, path, content, _split(path))
+        items += _items(options, path, content, file_split(path))
     return source_of_objects(options, items, classes)
 
 
@@ -36,12 +49,6 @@ def _is_coco(content: Any) -> bool:
     )
 
 
-def _split(path: str) -> SplitName | None:
-    words = PurePosixPath(path).stem.lower().replace("-", "_").replace(".", "_").split("_")
-    words += [word.rstrip("0123456789") for word in words]
-    return next((SPLIT_WORDS[word] for word in reversed(words) if word in SPLIT_WORDS), split_of(path))
-
-
 def _classes(options: Options, contents: dict[str, Any]) -> dict[int, str]:
     """Name by id, as in the files if they agree, else numbered anew."""
     pairs: dict[str, int] = {}
@@ -49,6 +56,8 @@ def _classes(options: Options, contents: dict[str, Any]) -> dict[int, str]:
     agree = True
     for path, content in contents.items():
         used = {id_number(one.get("category_id")) for one in content["annotations"] if isinstance(one, dict)}
+        if panoptic.is_panoptic(content):
+            used = panoptic.category_ids(content)
         parents = {one.get("supercategory") for one in content["categories"] if isinstance(one, dict)}
         for record in content["categories"]:
             number = id_number(record.get("id")) if isinstance(record, dict) else None

@@ -119,11 +119,12 @@ def _object(result: dict[str, Any], size: Size) -> Object:
         scale = (width / 100, height / 100, width / 100, height / 100)
         box = tuple(value[key] * by for key, by in zip(("x", "y", "width", "height"), scale, strict=True))
         turn = value.get("rotation") or 0
-        outline = rotated(rectangle(box), box[0], box[1], turn)  # around its upper left corner
+        outline = rectangle(box)
         if not turn:
             if box[2] <= 0 or box[3] <= 0:
                 raise ValueError("its box is empty")
-            return Object(label, box)
+            return Object(label, box, outline, rectangle=True)
+        outline = rotated(outline, box[0], box[1], turn)  # around its upper left corner
     else:
         raise ValueError("has no area")
     found = box_of(outline, size) if outline else None

@@ -97,7 +97,7 @@ def _objects(options: Options, path: str, shapes: list[Any], size: Size) -> list
             if outline is None or box is None or box[2] <= 0 or box[3] <= 0:
                 options.report.drop(f"shape {kind} without area", where)
                 continue
-            one = Object(label, box, None if kind == "rectangle" else outline)
+            one = Object(label, box, outline, rectangle=kind == "rectangle")
             check_object(one, size)
         except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
             options.report.drop(f"shape that is malformed ({error})", where)
@@ -133,12 +133,12 @@ def _joined(parts: list[Object], size: Size) -> Object:
     """The object that these are parts of. Rectangles among outlines count as outlines."""
     if len(parts) == 1:
         return parts[0]
-    outlines = [rectangle(part.box) if part.segmentation is None else part.segmentation for part in parts]
+    outlines = [part.segmentation for part in parts]
     boxes = np.array([part.box for part in parts])
     low, high = boxes[:, :2].min(axis=0), (boxes[:, :2] + boxes[:, 2:]).max(axis=0)
     box = (*low.tolist(), *(high - low).tolist())
-    if all(part.segmentation is None for part in parts):
-        return Object(parts[0].label, box)
     if all(isinstance(outline, list) for outline in outlines):
-        return Object(parts[0].label, box, [polygon for outline in outlines for polygon in outline])
-    return Object(parts[0].label, box, of_bitmap(np.any([bitmap_of(outline, size) for outline in outlines], axis=0)))
+        joined: Any = [polygon for outline in outlines for polygon in outline]
+    else:
+        joined = of_bitmap(np.any([bitmap_of(outline, size) for outline in outlines], axis=0))
+    return Object(parts[0].label, box, joined, rectangle=all(part.rectangle for part in parts))

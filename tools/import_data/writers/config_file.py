@@ -9,9 +9,15 @@ import yaml
 from tools.import_data.record import Item, Task
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
-IMAGES_SEEN = {"seg": 40_000, "det": 24_000, "inst": 24_000, "depth": 40_000}  # in a whole run, within EPOCHS
+IMAGES_SEEN = {
+    "seg": 40_000,
+    "det": 24_000,
+    "inst": 24_000,
+    "pan": 24_000,
+    "depth": 40_000,
+}  # in a whole run, within EPOCHS
 EPOCHS = (12, 200)
-BATCH = {"seg": 8, "det": 4, "inst": 4, "depth": 8}  # of the bases
+BATCH = {"seg": 8, "det": 4, "inst": 4, "pan": 4, "depth": 8}  # of the bases
 LARGE = 800  # pixels; depth maps with a longer side are shrunk to 640 x 480
 
 

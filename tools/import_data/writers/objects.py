@@ -34,9 +34,9 @@ def write(source: Source, placer: Placer, report: Report) -> Settings:
 def _content(source: Source, items: Sequence[Item], names: dict[int, str], report: Report) -> dict[str, Any]:
     """What a COCO file holds. Ids are kept if each image and object has its own."""
     categories = {name: number for number, name in source.classes.items()}
-    image_ids = _ids([item.id for item in items], "images", report)
+    image_ids = ids_of([item.id for item in items], "images", report)
     pairs = [(item, image_id, one) for item, image_id in zip(items, image_ids, strict=True) for one in item.objects]
-    ids = _ids([one.id for _, _, one in pairs], "objects", report)
+    ids = ids_of([one.id for _, _, one in pairs], "objects", report)
     annotations = []
     for (item, image_id, one), number in zip(pairs, ids, strict=True):
         area = one.area
@@ -54,7 +54,8 @@ def _content(source: Source, items: Sequence[Item], names: dict[int, str], repor
     return {"images": images, "annotations": annotations, "categories": listed}
 
 
-def _ids(given: Sequence[int | None], kind: str, report: Report) -> list[int]:
+def ids_of(given: Sequence[int | None], kind: str, report: Report) -> list[int]:
+    """The ids as given if each has its own, else numbers from 1. kind: what has them, for the report."""
     numbers = [number for number in given if number is not None]
     if len(numbers) == len(given) == len(set(numbers)):
         return numbers

@@ -1,0 +1,33 @@
+"""The command lines of train.py and eval.py. Imports nothing that takes long, so that they can be read first of all."""
+
+from argparse import Namespace
+from pathlib import Path
+
+from config import check_config
+from errors import ArgumentParser
+
+
+def training_arguments(description: str | None) -> Namespace:
+    """The arguments of train.py. Raises UserError."""
+    parser = ArgumentParser(prog="train.py", description=description)
+    parser.add_argument("--cfg", type=Path, required=True, help="a YAML file, for example configs/seg_dysample.yaml")
+    parser.add_argument("--check", action="store_true", help="try one batch, print the plan and exit")
+    return _with_overrides(parser)
+
+
+def evaluation_arguments(description: str | None) -> Namespace:
+    """The arguments of eval.py. Raises UserError."""
+    parser = ArgumentParser(prog="eval.py", description=description)
+    parser.add_argument("--checkpoint", "--onnx", dest="checkpoint", type=Path, required=True)
+    parser.add_argument("--which", choices=["best", "last"], default="best", help="checkpoint of a run folder")
+    parser.add_argument("--cfg", type=Path)
+    parser.add_argument("--json", type=Path, help="write the result record to this file")
+    parser.add_argument("--predictions", type=Path, help="write the predictions to this folder")
+    return _with_overrides(parser)
+
+
+def _with_overrides(parser: ArgumentParser) -> Namespace:
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
+    arguments = parser.parse_intermixed_args()
+    check_config(arguments.cfg, arguments.overrides)
+    return arguments
