@@ -84,8 +84,8 @@ def measure(rounds: int) -> list[Row]:
             error = (found.float() - expected.float()).norm() / expected.float().norm()
             if error > (0.02 if autocast else 1e-4):
                 raise ValueError(f"{setting}: the results differ by {error:.2g} of their size")
-        work = [*(functools.partial(forward, module, x, autocast) for module in modules), *work]
-        for name, goal, pair in (("forward", goals[0], work[:2]), ("with backward", goals[1], work[2:])):
+        alone = [functools.partial(forward, module, x, autocast) for module in modules]
+        for name, goal, pair in (("forward", goals[0], alone), ("with backward", goals[1], work)):
             rows.append(
                 compare(f"DySample, {setting}, {name}", "the published module", *pair, goal=goal, rounds=rounds)
             )

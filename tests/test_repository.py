@@ -110,7 +110,7 @@ def test_documents_name_files_that_exist(path):
     named += [name for name in re.findall(r"`((?:[\w-]+/)+[\w-]+\.py)`", text) if name != "upsamplers/nearest_conv.py"]
     places = [ROOT, ROOT / "configs", path.parent]
     missing = [name for name in [*linked, *named] if not any((place / name).exists() for place in places)]
-    modules = re.findall(r"python -m (tools\.\w+|benchmarks\.\w+)", text)
+    modules = re.findall(r"python -m (tools\.\w+|benchmarks(?:\.\w+)+)", text)
     missing += [name for name in modules if name not in sources()]
     assert missing == []
 

@@ -1,4 +1,4 @@
-"""Speed of panoptic quality against panopticapi: `python -m benchmarks.panoptic_quality [--images 50] [--json FILE]`.
+"""Speed of panoptic quality against panopticapi: `python -m benchmarks.evaluation.panoptic_quality`.
 
 Random maps of 640 x 480 pixels and 133 classes. They have irregular segments, on average about 12 true and 16 predicted
 ones, which is somewhat more than in COCO. First both get the ids of all pixels in memory, then both read them from PNGs

@@ -1,4 +1,4 @@
-"""Speed of COCO AP against pycocotools: `python -m benchmarks.coco_ap [--images 500] [--json FILE]`.
+"""Speed of COCO AP against pycocotools: `python -m benchmarks.evaluation.coco_ap`.
 
 Random data like the official validation set: 80 classes, some of them frequent, 7 objects and 100 detections per image
 of 640 x 480. Both get targets and predictions in memory and give the twelve numbers, which must be equal. Of

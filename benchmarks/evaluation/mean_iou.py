@@ -1,4 +1,4 @@
-"""Speed of mIoU and boundary IoU: `python -m benchmarks.mean_iou [--images 50] [--json FILE]`.
+"""Speed of mIoU and boundary IoU: `python -m benchmarks.evaluation.mean_iou`.
 
 Random maps of 512 x 683 pixels and 150 classes with irregular regions, as in ADE20K. The peers: for mIoU the usual
 joint `np.bincount` of truth and prediction; for both the same and, class by class, `mask_to_boundary` of

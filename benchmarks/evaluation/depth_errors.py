@@ -1,4 +1,4 @@
-"""Speed of depth errors against plain NumPy: `python -m benchmarks.depth_errors [--images 100] [--json FILE]`.
+"""Speed of depth errors against plain NumPy: `python -m benchmarks.evaluation.depth_errors`.
 
 Random maps of 480 x 640 with holes, scored in Eigen's crop between 0.001 m and 10 m. The peer is the usual function of
 published code (BTS, AdaBins and others): each of the nine errors by one expression over the valid pixels in float32.
