@@ -68,7 +68,8 @@ def write_coco(root: Path) -> None:
     (root / "annotations").mkdir()
     for split in ("train", "val"):
         (root / f"{split}2017").mkdir()
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for index in range(1, IMAGES + 1 if split == "train" else 3):
             name = f"{index:012}.jpg"
             cv2.imwrite(str(root / f"{split}2017/{name}"), picture(rng, 480, 640))
@@ -82,6 +83,13 @@ def write_coco(root: Path) -> None:
 
 
 # --- the peer --------------------------------------------------------------------------------------------------------
+
+
+def read(path: Path, flags: int = cv2.IMREAD_COLOR) -> np.ndarray:
+    """The pixels of an image."""
+    pixels = cv2.imread(str(path), flags)
+    assert pixels is not None
+    return pixels
 
 
 def scaled(image: np.ndarray, long: float, short: float) -> tuple[int, int]:
@@ -136,8 +144,8 @@ class PlainADE20K(Dataset[Arrays]):
 
     def __getitem__(self, index: int) -> Arrays:
         rng = np.random.default_rng()
-        image = cv2.imread(str(self.root / f"images/training/{index:04}.jpg"))
-        labels = cv2.imread(str(self.root / f"annotations/training/{index:04}.png"), cv2.IMREAD_UNCHANGED)
+        image = read(self.root / f"images/training/{index:04}.jpg")
+        labels = read(self.root / f"annotations/training/{index:04}.png", cv2.IMREAD_UNCHANGED)
         labels[labels == 0] = 255
         labels -= 1
         labels[labels == 254] = 255
@@ -182,7 +190,7 @@ class PlainCOCO(Dataset[Arrays]):
 
     def __getitem__(self, index: int) -> Arrays:
         rng = np.random.default_rng()
-        image = cv2.imread(str(self.root / f"train2017/{index + 1:012}.jpg"))
+        image = read(self.root / f"train2017/{index + 1:012}.jpg")
         boxes = np.array(self.boxes[index], np.float32)
         boxes[:, 2:] += boxes[:, :2]
         width, height = scaled(image, 1333, 800)

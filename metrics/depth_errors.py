@@ -214,7 +214,7 @@ def _block_means(predicted: np.ndarray, true: np.ndarray, limits: tuple[float, f
     )
     means = [float(value) / count for value in sums]
     logs -= means[-1]
-    return Means(count, *means, float(logs @ logs) / count)
+    return Means._make([count, *means, float(logs @ logs) / count])
 
 
 def _pool(images: Sequence[Means]) -> Means:

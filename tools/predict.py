@@ -165,7 +165,9 @@ def main() -> None:
             del picture, image, sample  # a large image would wait in memory while it is predicted
             with torch.inference_mode(), experiment.arithmetic(device):
                 prediction = inference.predict(batch)[0].to("cpu")
-            files.write(prediction, batch.targets[0])
+            target = batch.targets[0]
+            del batch
+            files.write(prediction, target)
             panels = draw(shown, shrinker.labels(prediction), None, experiment.data.info)
             _save(panels, pictures / f"{name}.png")
             count += 1

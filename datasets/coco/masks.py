@@ -132,9 +132,9 @@ class Outlines:
     """N masks of P parts: polygons, of which a mask may have several, or run lengths, whichever the file has.
 
     Run lengths are made of polygons when a mask is asked for: for all of a file that would take as long as to parse it.
-    content: [T] uint8, the parts in the order of the file: polygons as float64 x, y, x, y, .., compressed run lengths as
-    they are. starts: [P + 1] int64, where each part begins. is_polygon: [P] bool. parts: [N, 2] int64, the first part
-    of each mask, and the one after its last.
+    content: [T] uint8, the parts in the order of the file: polygons as float64 x, y, x, y, .., run lengths compressed.
+    starts: [P + 1] int64, where each part begins. is_polygon: [P] bool. parts: [N, 2] int64, the first part of each
+    mask, and the one after its last.
     """
 
     content: np.ndarray

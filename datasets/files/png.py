@@ -2,38 +2,51 @@
 
 import struct
 import zlib
+from itertools import pairwise
 
 ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+MAX_STORED = 2**24  # bytes of pixels that may be held uncompressed
 HEADER_END = 33  # bytes: the signature and the header, which all other chunks follow
 
 
-def problem_with_png(data: bytes) -> str | None:
-    """What is wrong with the chunks of a PNG; None if nothing.
+def checked_png(data: bytes) -> bytes:
+    """A PNG after the check of all its chunks, with the same content. Raises ValueError that says what is wrong.
 
-    Pillow does not verify the checksums of pixel data, and leaves missing pixels black.
+    Pillow does not verify the checksums of pixel data, and leaves missing pixels black. The check inflates them, and a
+    PNG that is not very large gets them back uncompressed, so that the decoder need not inflate them again.
     """
     view, position, kind = memoryview(data), 8, b""
-    stream, pixel_bytes = zlib.decompressobj(), 0
+    stream, pixel_bytes, pieces, idats = zlib.decompressobj(), 0, [], []
     while kind != b"IEND":
         end = position + 8 + int.from_bytes(view[position : position + 4])
         kind = data[position + 4 : position + 8]
         if end + 4 > len(data):
-            return f"{len(data)} of at least {end + 4} bytes"
+            raise ValueError(f"{len(data)} of at least {end + 4} bytes")
         if position == 8 and kind != b"IHDR":
-            return "it does not begin with a header"
+            raise ValueError("it does not begin with a header")
         if zlib.crc32(view[position + 4 : end]) != int.from_bytes(view[end : end + 4]):
-            return f"wrong checksum at byte {end}"
+            raise ValueError(f"wrong checksum at byte {end}")
         if kind == b"IDAT":
+            idats.append((position, end + 4))
             piece = bytes(view[position + 8 : end])
             while piece and not stream.eof:
                 try:
-                    pixel_bytes += len(stream.decompress(piece, 2**20))
+                    inflated = stream.decompress(piece, 2**20)
                 except zlib.error as error:
-                    return str(error)
+                    raise ValueError(str(error)) from None
+                pixel_bytes += len(inflated)
+                if pixel_bytes <= MAX_STORED:
+                    pieces.append(inflated)
                 piece = stream.unconsumed_tail
         position = end + 4
     needed = _pixel_bytes(data)
-    return f"{pixel_bytes} of {needed} bytes of pixels" if pixel_bytes < needed else None
+    if pixel_bytes < needed:
+        raise ValueError(f"{pixel_bytes} of {needed} bytes of pixels")
+    together = all(before[1] == after[0] for before, after in pairwise(idats))
+    if pixel_bytes > MAX_STORED or not together:
+        return data
+    stored = png_chunk(b"IDAT", zlib.compress(b"".join(pieces), 0))
+    return data[: idats[0][0]] + stored + data[idats[-1][1] :]
 
 
 def _pixel_bytes(data: bytes) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from datasets.files.png import problem_with_png
+from datasets.files.png import checked_png
 from errors import UserError
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit: a larger image counts as a decompression bomb
@@ -50,8 +50,15 @@ def read_header(path: Path, data: bytes) -> Image.Image:
     if header.format in ("JPEG", "MPO", "PNG") and header.width * header.height > PIXELS_PER_BYTE * len(data):
         what = f"is damaged or truncated ({len(data)} bytes cannot hold {header.width} x {header.height} pixels)"
         raise UserError(path, what, REPLACE)
-    if header.format == "PNG" and (problem := problem_with_png(data)):
-        raise UserError(path, f"is damaged or truncated ({problem})", REPLACE)
+    if header.format == "PNG":
+        try:
+            checked = checked_png(data)
+        except ValueError as error:
+            raise UserError(path, f"is damaged or truncated ({error})", REPLACE) from None
+        if checked is not data:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return Image.open(BytesIO(checked), formats=("PNG",))
     return header
 
 

@@ -29,7 +29,7 @@ from datasets.files.unusable import OnError
 from datasets.frequency import Occurrences
 from datasets.panoptic.annotations import read_categories, read_segments
 from datasets.panoptic.categories import CATEGORIES, Category, Classes
-from datasets.panoptic.ids import boxes_of, read_segment_ids
+from datasets.panoptic.ids import boxes_of, read_segment_map
 from datasets.panoptic.predictions import PanopticFiles
 from datasets.panoptic.survey import Split, segment_doubts, segment_occurrences, survey
 from datasets.transforms import TestTransforms, TrainTransforms
@@ -285,12 +285,13 @@ class COCOPanoptic(DenseDataset):
         segments, size = self._segments, self._segments.size(image)
         rows, image_id = segments.rows(image), str(segments.image_ids[image])
         path, where = self._pngs / segments.files[image], f"image {image_id} of {self._file}"
-        ids, indices = read_segment_ids(path, size, segments.ids[rows], where)
+        found = read_segment_map(path, size, segments.ids[rows], where)
+        ids = found.ids
         if self._training:
-            semantic = np.append(segments.labels[rows], np.int16(IGNORE))[indices]  # index -1, void, gets IGNORE
+            semantic = found.spread(segments.labels[rows], void=IGNORE)
             return Sample(image_id, size, pixels, semantic=semantic, objects=self._objects(image, ids))
         if segments.others:
-            ids = np.where(np.append(segments.labels[rows] == IGNORE, False)[indices], np.int32(0), ids)
+            ids = np.where(found.spread(segments.labels[rows] == IGNORE, void=False), np.int32(0), ids)
             rows = rows[segments.labels[rows] != IGNORE]
         segment_ids = segments.ids[rows].tolist()
         labels = dict(zip(segment_ids, segments.labels[rows].tolist(), strict=True))

@@ -1,6 +1,7 @@
 """Segment ids in COCO's panoptic PNGs: R + 256 G + 65536 B, where 0 is void."""
 
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -14,8 +15,8 @@ END = 2**24  # ids are below it
 
 def read_ids(path: Path) -> np.ndarray:
     """The ids [H, W] int32 in a PNG. Raises UserError if it is missing, incomplete, or not an 8-bit RGB PNG."""
-    red, green, blue = read_rgb_png(path, "R + 256 G + 65536 B").transpose(2, 0, 1)
-    ids: np.ndarray = red | np.left_shift(green, 8, dtype=np.int32) | np.left_shift(blue, 16, dtype=np.int32)
+    colors = cv2.cvtColor(read_rgb_png(path, "R + 256 G + 65536 B"), cv2.COLOR_RGB2RGBA)
+    ids: np.ndarray = colors.view("<i4")[:, :, 0] & (END - 1)  # without alpha
     return ids
 
 
@@ -33,10 +34,16 @@ def unique_ids(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Like np.unique with return_inverse, but several times as fast, since it sorts runs of equal pixels.
     """
+    runs, lengths = _runs(ids)
+    values, indices = np.unique(runs, return_inverse=True)
+    return values, np.repeat(indices, lengths).reshape(ids.shape)
+
+
+def _runs(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The values and the lengths of the runs of equal pixels in ids [H, W], row by row."""
     flat = ids.ravel()
-    starts = np.flatnonzero(np.diff(flat, prepend=flat[:1] - 1))
-    values, indices = np.unique(flat[starts], return_inverse=True)
-    return values, np.repeat(indices, np.diff(starts, append=flat.size)).reshape(ids.shape)
+    starts = np.concatenate([np.zeros(min(flat.size, 1), np.int64), np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    return flat[starts], np.diff(starts, append=flat.size)
 
 
 def boxes_of(ids: np.ndarray, segments: np.ndarray) -> np.ndarray:
@@ -45,8 +52,21 @@ def boxes_of(ids: np.ndarray, segments: np.ndarray) -> np.ndarray:
     return np.array(boxes, np.float32).reshape(-1, 4)
 
 
-def read_segment_ids(path: Path, size: Size, listed: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """The ids [H, W] int32 in a PNG, and the index of each pixel's id in `listed`, int64 [H, W], -1 for void.
+class SegmentMap(NamedTuple):
+    """ids: [H, W] int32. rows, lengths: of each run of equal ids, row by row, the index in `listed`, -1 for void."""
+
+    ids: np.ndarray
+    rows: np.ndarray
+    lengths: np.ndarray
+
+    def spread(self, values: np.ndarray, void: Any) -> np.ndarray:
+        """A map [H, W] with the value of each pixel's segment. values: of the listed segments. void: of the rest."""
+        values = np.append(values, np.array(void, values.dtype))
+        return np.repeat(values[self.rows], self.lengths).reshape(self.ids.shape)
+
+
+def read_segment_map(path: Path, size: Size, listed: np.ndarray, where: str) -> SegmentMap:
+    """The segments in a PNG.
 
     listed: [N], exactly the ids that the PNG must contain beside void. where: what lists them, for errors.
     Raises UserError if the PNG is unusable, or has another size or other ids.
@@ -56,15 +76,17 @@ def read_segment_ids(path: Path, size: Size, listed: np.ndarray, where: str) -> 
         (h, w), (height, width) = ids.shape, size
         what = f"is {w} x {h} pixels (width x height) but {where} is {width} x {height}"
         raise UserError(path, what, "give it the size of its image")
-    values, indices = unique_ids(ids)
-    found = values[values != 0]
+    values, lengths = _runs(ids)
+    known = np.append(listed, 0)
+    order = known.argsort()
+    rows = order[np.searchsorted(known, values, sorter=order).clip(max=len(listed))]
+    unknown = np.unique(values[known[rows] != values])
+    missing = np.sort(listed[np.bincount(rows, minlength=len(known))[:-1] == 0])
     for unmatched, what in (
-        (np.setdiff1d(found, listed), f"is in the PNG but not in the segments_info of {where}"),
-        (np.setdiff1d(listed, found), f"is in the segments_info of {where} but not in the PNG"),
+        (unknown, f"is in the PNG but not in the segments_info of {where}"),
+        (missing, f"is in the segments_info of {where} but not in the PNG"),
     ):
         if len(unmatched):
             more = f" (and {len(unmatched) - 1} more)" if len(unmatched) > 1 else ""
             raise UserError(path, f"segment {unmatched[0]} {what}{more}", "make PNG and JSON from the same segments")
-    rows = np.full(len(values), -1)
-    rows[values != 0] = np.argsort(listed)
-    return ids, rows[indices]
+    return SegmentMap(ids, np.where(rows == len(listed), -1, rows), lengths)

@@ -11,7 +11,7 @@ from datasets.coco.json_file import file_name_of
 from datasets.coco.results import ImageId, ResultFile, image_id_of, stored_image_id, unwritable
 from datasets.files.paths import problem_with
 from datasets.panoptic.annotations import labelled_segments
-from datasets.panoptic.ids import encode_ids, read_segment_ids, unique_ids
+from datasets.panoptic.ids import encode_ids, read_segment_map, unique_ids
 from errors import UserError
 from structures import Panoptic, Prediction, Target, image_sort_key
 
@@ -98,7 +98,7 @@ class PanopticFiles(PredictionFiles):
         if problem := problem_with(path, "file"):
             raise UserError(path, problem, f"predict image {image_id}, or put the PNGs into {self._pngs}")
         where = f"image {image_id} of {self._file.path}"
-        ids, _ = read_segment_ids(path, target.size, np.array(list(labels), np.int64), where)
+        ids = read_segment_map(path, target.size, np.array(list(labels), np.int64), where).ids
         return Prediction(panoptic=Panoptic(torch.from_numpy(ids), labels))
 
     def stored_id(self, image_id: str) -> ImageId:

@@ -12,7 +12,16 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 from torch import Tensor, nn
 
 from config import Fraction, Schema
-from models.rcnn.boxes import area, assign, batched_nms, decode, encode, objects_and_crowds, sample_boxes
+from models.rcnn.boxes import (
+    area,
+    assign,
+    batched_nms,
+    decode,
+    encode,
+    objects_and_crowds,
+    roi_align_levels,
+    sample_boxes,
+)
 from runtime.distributed import mean_count
 from structures import Instances, Size, Target
 
@@ -38,18 +47,23 @@ def pool_regions(pyramid: Sequence[Tensor], boxes: Sequence[Tensor], size: int, 
     """
     all_boxes = torch.cat(list(boxes))
     image = torch.cat([torch.full_like(of_image[:, :1], index) for index, of_image in enumerate(boxes)])
-    rois = torch.cat([image, all_boxes], dim=1)
     levels = (area(all_boxes).sqrt() / FINEST_SIDE + 1e-6).log2().floor().clamp(0, len(STRIDES) - 1)
+    if all_boxes.device.type == "cpu" and not torch.compiler.is_exporting():
+        where = (image[:, 0].long(), levels.long(), size, STRIDES, config.sampling_ratio, config.aligned)
+        pooled = roi_align_levels(pyramid[: len(STRIDES)], all_boxes, *where)
+        if pooled is not None:
+            return pooled
+    rois = torch.cat([image, all_boxes], dim=1)
     if torch.compiler.is_exporting():
         parts = [torch.nonzero(levels == level).flatten() for level in range(len(STRIDES))]
     else:  # waits for the device once, not for each level
         counts = torch.bincount(levels.long(), minlength=len(STRIDES)).tolist()
         parts = list(levels.argsort(stable=True).split(counts))
-    pooled = [
+    of_levels = [
         roi_align(features, rois[part], size, 1 / stride, config.sampling_ratio, config.aligned)
         for features, part, stride in zip(pyramid, parts, STRIDES, strict=False)
     ]
-    return torch.cat(pooled)[torch.cat(parts).argsort()]
+    return torch.cat(of_levels)[torch.cat(parts).argsort()]
 
 
 def roi_align(features: Tensor, rois: Tensor, size: Size | int, scale: float, sampling: int, aligned: bool) -> Tensor:

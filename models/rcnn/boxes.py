@@ -1,4 +1,4 @@
-"""Boxes: anchors, encoding and decoding of deltas, NMS, and the assignment of boxes to objects.
+"""Boxes: anchors, encoding and decoding of deltas, NMS, the assignment of boxes to objects, and RoIAlign on the CPU.
 
 Boxes are xyxy in pixels of the network input. The operators of torchvision are imported when they are first called:
 importing torchvision takes as long as importing PyTorch, and a command that uses no detector need not wait for it.
@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from pydantic import PositiveFloat
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from structures import Size, Target
 
 LARGEST_LOG_RATIO = math.log(1000 / 16)  # of the sides, between a decoded box and the box that it comes from
 NEGATIVE, IGNORED = -1, -2  # assigned to a box instead of the index of an object
+MOST_CELLS = 1 << 26  # that RoIAlign reads, about 1 GB of indices and weights; training reads a million
 _OBJECTS_PER_CHUNK = 32  # objects that are compared with all boxes at a time, to limit memory
 
 
@@ -183,3 +185,115 @@ def _choose_randomly(indices: Tensor, count: int, generator: torch.Generator) ->
     if len(indices) <= count:
         return indices
     return indices[torch.randperm(len(indices), generator=generator, device=indices.device)[:count]]
+
+
+# --- RoIAlign (He et al., "Mask R-CNN", ICCV 2017) ------------------------------------------------------------------
+
+# A bin of a region is a weighted sum of cells of one feature map, with the same weights for all channels. With channels
+# last, a cell is one row of a matrix, and `embedding_bag` sums rows with vector instructions and all threads, while
+# torchvision's operator reads one number at a time with one thread. The gradient is a sum of rows, too.
+
+
+def roi_align_levels(
+    pyramid: Sequence[Tensor],
+    boxes: Tensor,
+    images: Tensor,
+    levels: Tensor,
+    size: int,
+    strides: Sequence[int],
+    sampling: int,
+    aligned: bool,
+) -> Tensor | None:
+    """Pool each box [R, 4] of image images[r] from the level levels[r] of maps [B, C, H, W] -> [R, C, size, size].
+
+    boxes: in pixels of the image, which are `strides` per cell. images, levels: [R] int64. sampling: samples per bin
+    and axis; 0: one per cell. aligned: cell centres are at +1/2. None if the regions are so large that indices would
+    need too much memory.
+    """
+    heights, widths = (torch.tensor([level.shape[axis] for level in pyramid]) for axis in (2, 3))
+    starts = F.pad((heights * widths * pyramid[0].shape[0]).cumsum(0), (1, 0))[:-1]
+    corners = boxes / torch.tensor(strides)[levels, None] - (0.5 if aligned else 0)
+    sides = corners[:, 2:] - corners[:, :2]
+    if not aligned:
+        sides = sides.clamp(min=1)
+    height, width = heights[levels], widths[levels]
+    top, rows, row_weights = _cells_of_bins(corners[:, 1], sides[:, 1], height, size, sampling)
+    left, columns, column_weights = _cells_of_bins(corners[:, 0], sides[:, 0], width, size, sampling)
+
+    cells = (rows[:, :, None] * columns[:, None, :]).flatten()  # of each bin of each region
+    ends = cells.cumsum(0)
+    total = int(ends[-1]) if len(ends) else 0
+    if total > MOST_CELLS:
+        return None
+    bins = torch.repeat_interleave(cells, output_size=total)
+    region, inside = bins // size**2, bins % size**2
+    across = region * size + inside % size
+    down = region * size + inside // size
+    number = torch.arange(total) - (ends - cells)[bins]
+    row, column = number // columns.flatten()[across], number % columns.flatten()[across]
+    first = (starts[levels] + images * height * width)[region]
+    index = first + (top.flatten()[down] + row) * width[region] + left.flatten()[across] + column
+    weights = row_weights.flatten(0, 1)[down, row] * column_weights.flatten(0, 1)[across, column]
+
+    values = torch.cat([level.permute(0, 2, 3, 1).flatten(0, 2) for level in pyramid])
+    summed: Tensor = _SumOfRows.apply(values.float(), index, weights, F.pad(ends, (1, 0)), bins)
+    return summed.to(values.dtype).view(len(boxes), size, size, values.shape[1]).permute(0, 3, 1, 2)
+
+
+def _cells_of_bins(
+    low: Tensor, side: Tensor, length: Tensor, size: int, sampling: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Along one axis, the cells that each bin reads: the first one and how many, [R, size], and weights [R, size, M].
+
+    low, side: [R], of the regions, in cells. length: [R], of the map. M: the largest number of cells.
+    """
+    step = side / size
+    count = torch.full_like(length, sampling) if sampling else step.ceil().clamp(min=0).long()
+    sample = torch.arange(max(int(count.max()), 1) if len(count) else 1)
+    part = (sample + 0.5) / count.clamp(min=1)[:, None]
+    at = low[:, None, None] + (torch.arange(size)[:, None] + part[:, None]) * step[:, None, None]
+    last = (length - 1)[:, None, None]
+    is_read = (sample < count[:, None])[:, None] & (at >= -1) & (at <= length[:, None, None])  # not so for NaN
+    at = torch.where(is_read, at.clamp(min=0), 0)
+    before = torch.minimum(at.long(), last)
+    after = torch.minimum(before + 1, last)
+    share = torch.where(before == last, 0, at - before)
+
+    first = torch.where(is_read, before, last).amin(dim=2, keepdim=True)
+    cells = (torch.where(is_read, after, 0).amax(dim=2, keepdim=True) - first + 1).clamp(min=0)
+    weights = at.new_zeros(len(low), size, max(int(cells.max()), 1) if len(cells) else 1)
+    for cell, weight in ((before, 1 - share), (after, share)):
+        weight = torch.where(is_read, weight / count.clamp(min=1)[:, None, None], 0)
+        weights.scatter_add_(2, (cell - first).clamp(min=0), weight)
+    return first.squeeze(2), cells.squeeze(2), weights
+
+
+class _SumOfRows(torch.autograd.Function):
+    """Weighted sums of rows of a matrix [N, C], for bags of rows given by index [I], weight [I] and ends of bags."""
+
+    @staticmethod
+    def forward(
+        context: torch.autograd.function.FunctionCtx,
+        values: Tensor,
+        index: Tensor,
+        weights: Tensor,
+        ends: Tensor,
+        bags: Tensor,
+    ) -> Tensor:
+        context.save_for_backward(index, weights, bags)
+        context.rows = len(values)  # type: ignore[attr-defined]
+        return _sum_of_rows(values, index, weights, ends)
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        context: torch.autograd.function.FunctionCtx, gradient: Tensor
+    ) -> tuple[Tensor, None, None, None, None]:
+        """The same sum with bags and rows exchanged."""
+        index, weights, bags = context.saved_tensors  # type: ignore[attr-defined]
+        order = index.argsort(stable=True)
+        ends = F.pad(torch.bincount(index, minlength=context.rows).cumsum(0), (1, 0))  # type: ignore[attr-defined]
+        return _sum_of_rows(gradient.contiguous(), bags[order], weights[order], ends), None, None, None, None
+
+
+def _sum_of_rows(values: Tensor, index: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
+    return F.embedding_bag(index, values, ends, mode="sum", per_sample_weights=weights, include_last_offset=True)

@@ -45,7 +45,7 @@ class Setting:
     @property
     def torch_dtype(self) -> torch.dtype:
         """The dtype itself."""
-        return getattr(torch, self.dtype)  # type: ignore[no-any-return]
+        return getattr(torch, self.dtype)
 
     @property
     def output_shape(self) -> tuple[int, int, int, int]:
