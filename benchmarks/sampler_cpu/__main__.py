@@ -84,11 +84,10 @@ def measure(rounds: int) -> list[Row]:
             error = (found.float() - expected.float()).norm() / expected.float().norm()
             if error > (0.02 if autocast else 1e-4):
                 raise ValueError(f"{setting}: the results differ by {error:.2g} of their size")
-        alone = [functools.partial(forward, module, x, autocast) for module in modules]
-        for name, goal, pair in (("forward", goals[0], alone), ("with backward", goals[1], work)):
-            rows.append(
-                compare(f"DySample, {setting}, {name}", "the published module", *pair, goal=goal, rounds=rounds)
-            )
+        reads = [functools.partial(forward, module, x, autocast) for module in modules]
+        name, peer = f"DySample, {setting}", "the published module"
+        rows.append(compare(f"{name}, forward", peer, *reads, goal=goals[0], rounds=rounds))
+        rows.append(compare(f"{name}, with backward", peer, *work, goal=goals[1], rounds=rounds))
     x = torch.randn(1, CHANNELS, SIDE, SIDE, requires_grad=True)
     pair = [
         functools.partial(with_gradients, module, x, gradient, False)

@@ -1,0 +1,1 @@
+"""Speed of DySample on the CPU: see `__main__.py`."""
