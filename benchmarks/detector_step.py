@@ -95,7 +95,7 @@ def temper(model: nn.Module) -> None:
     """Shrink what the blocks of the ResNet add, since nothing normalises their random features."""
     for module in model.modules():
         if isinstance(module, Bottleneck):
-            nn.init.constant_(module.bn3.weight, 0.2)  # type: ignore[arg-type]
+            nn.init.constant_(module.bn3.weight, 0.2)
 
 
 def measure(kind: str, arguments: argparse.Namespace) -> dict[str, Any]:

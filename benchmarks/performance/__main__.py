@@ -33,7 +33,17 @@ def python_with_peers() -> str:
     for site in ENVIRONMENT.glob("lib/python*/site-packages"):
         (site / "ours.pth").write_text(sysconfig.get_path("purelib") + "\n")
     for peer in PEERS:
-        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1", peer]
+        install = [
+            str(python),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--retries",
+            "1",
+            peer,
+        ]
         if subprocess.run(install, stderr=subprocess.DEVNULL, check=False).returncode:
             print(f"peers: {peer} cannot be installed; ours is measured alone there", flush=True)
     return str(python)

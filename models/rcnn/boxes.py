@@ -285,7 +285,7 @@ class _SumOfRows(torch.autograd.Function):
         return _sum_of_rows(values, index, weights, ends)
 
     @staticmethod
-    def backward(  # type: ignore[override]
+    def backward(
         context: torch.autograd.function.FunctionCtx, gradient: Tensor
     ) -> tuple[Tensor, None, None, None, None]:
         """The same sum with bags and rows exchanged."""
