@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 DEMO := data/scenes/scenes.json
 
-.PHONY: help install dev scenes demo demo-all minipaper test test-slow faults check format gpu clean
+.PHONY: help install dev scenes demo demo-all minipaper test test-slow faults check format bench gpu clean
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
@@ -54,6 +54,9 @@ format: dev ## format and sort imports
 
 gpu: dev scenes ## on a machine with CUDA: GPU tests, short bf16 trainings, timings -> benchmarks/results/
 	$(PY) -m benchmarks.gpu
+
+bench: dev scenes ## compare speed with other libraries, side by side -> docs/performance.md
+	$(PY) -m benchmarks.performance
 
 clean: ## remove caches (not .venv, data or runs)
 	rm -rf .pytest_cache .mypy_cache .ruff_cache build *.egg-info

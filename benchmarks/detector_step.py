@@ -2,10 +2,11 @@
 
     python -m benchmarks.detector_step [--height 480] [--width 640] [--batch 2] [--rounds 3] [--steps 3]
 
-Forward with losses, backward and SGD in float32, on CUDA if available. Both models have random weights, 80 classes, the
-plain feature pyramid, a frozen stem and a frozen first stage, and get seven objects per image; everything else is their
-default. Every measurement runs in a new process with the same allocator settings. The models take turns, so that a busy
-moment of the machine affects both. Prints JSON.
+Forward with losses, backward and SGD in float32, on CUDA if available. Both models do the same work: random weights,
+80 classes, torchvision's settings, the plain feature pyramid, a frozen stem and first stage, norms that learn nothing,
+1000 proposals and seven objects per image. The numbers of trained weights and of norms must agree. Every measurement
+runs in a new process with the same allocator settings. The models take turns, so that a busy moment of the machine
+affects both. Prints JSON.
 """
 
 import argparse
@@ -16,21 +17,28 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
 from torch import Tensor, nn
-from torchvision.models.detection import fasterrcnn_resnet50_fpn
+from torchvision.models import resnet50
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+from torchvision.models.resnet import Bottleneck
+from torchvision.ops import FrozenBatchNorm2d
 
 from benchmarks.segformer_step import positive, take_turns
-from models.rcnn.model import FasterRCNNConfig
+from experiment import load_experiment
+from models.backbones.resnet import FixedBatchNorm2d
 from runtime.memory import keep_freed_memory
 from structures import Batch, DatasetInfo, Instances, Target
 from workflow.environment import cpu_name
 
 CLASSES = 80
 OBJECTS = 7
+PROPOSALS = 1000  # per image, of which the losses use 512
 THEIRS = "torchvision"
 Losses = Callable[[], dict[str, Tensor]]
 
@@ -44,29 +52,50 @@ def random_objects(height: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 def build_ours(upsampler: str, images: Tensor) -> tuple[nn.Module, Losses]:
-    """Build our model, and a function that computes its losses."""
+    """Build our model with torchvision's settings, and a function that computes its losses."""
     count, _, height, width = images.shape
-    config = FasterRCNNConfig.model_validate({"backbone": "resnet50", "upsampler": upsampler, "neck": "fpn"})
-    model = config.build(DatasetInfo("detection", "random", ("",) * CLASSES)).to(images.device)
+    options = [f"model.upsampler={upsampler}", "model.backbone.weights=null"]
+    config = load_experiment(Path("configs/det_torchvision.yaml"), options).model
+    model = config.build(DatasetInfo("detection", "random", ("",) * CLASSES), pretrained=False)
+    for module in model.modules():
+        if isinstance(module, FixedBatchNorm2d):  # torchvision's do not learn either
+            module.requires_grad_(False)
     targets = [Target("", (height, width), instances=Instances(*random_objects(height, width))) for _ in range(count)]
     batch = Batch(images, [(height, width)] * count, targets).to(images.device)
-    return model, lambda: model(batch)
+    return model.to(images.device), lambda: model(batch)
 
 
 def build_theirs(images: Tensor) -> tuple[nn.Module, Losses]:
-    """Build the model of torchvision, and a function that computes its losses."""
+    """Build the model of torchvision, and a function that computes its losses.
+
+    Without pretrained weights `fasterrcnn_resnet50_fpn` would train every layer, with live batch normalisation, so the
+    parts are put together here as it does with them. Images have their size and are normalised, as ours.
+    """
     count, _, height, width = images.shape
-    sizes: dict[str, Any] = {
-        "min_size": min(height, width),
-        "max_size": max(height, width),
-    }  # the model resizes its input
-    net = {"weights": None, "weights_backbone": None, "num_classes": CLASSES + 1, "trainable_backbone_layers": 3}
-    model = fasterrcnn_resnet50_fpn(**net, **sizes).to(images.device)
+    backbone = _resnet_fpn_extractor(resnet50(weights=None, norm_layer=FrozenBatchNorm2d), trainable_layers=3)
+    ready: dict[str, Any] = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3, "_skip_resize": True}
+    model = FasterRCNN(backbone, CLASSES + 1, rpn_post_nms_top_n_train=PROPOSALS, **ready).to(images.device)
     targets = []
     for _ in range(count):
         boxes, labels = random_objects(height, width)
         targets.append({"boxes": boxes.to(images.device), "labels": labels.to(images.device) + 1})
     return model, lambda: model(list(images), [dict(target) for target in targets])
+
+
+def work_of(model: nn.Module) -> dict[str, int]:
+    """What must be equal in both models: trained numbers and norms. torchvision's background has a box, too."""
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    background = 4 * (1024 + 1) if isinstance(model, FasterRCNN) else 0
+    norms = [module for module in model.modules() if isinstance(module, FrozenBatchNorm2d | FixedBatchNorm2d)]
+    live = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    return {"trained": trained - background, "fixed_norms": len(norms), "live_norms": len(live)}
+
+
+def temper(model: nn.Module) -> None:
+    """Shrink what the blocks of the ResNet add, since nothing normalises their random features."""
+    for module in model.modules():
+        if isinstance(module, Bottleneck):
+            nn.init.constant_(module.bn3.weight, 0.2)
 
 
 def measure(kind: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -76,6 +105,7 @@ def measure(kind: str, arguments: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(arguments.device)
     images = torch.randn(arguments.batch, 3, arguments.height, arguments.width).to(device)
     model, compute_losses = build_theirs(images) if kind == THEIRS else build_ours(kind, images)
+    temper(model)
     trained = [parameter for parameter in model.train().parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=1e-6, momentum=0.9, fused=True)
     times = []
@@ -92,7 +122,7 @@ def measure(kind: str, arguments: argparse.Namespace) -> dict[str, Any]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated()
-    return {"times": times[1:], "peak_mb": peak / 2**20}
+    return {"times": times[1:], "peak_mb": peak / 2**20, "work": work_of(model)}
 
 
 def _now(device: torch.device) -> float:
@@ -127,6 +157,10 @@ def main() -> None:
         return
     kinds = [*arguments.upsamplers.split(","), THEIRS]
     measurements = take_turns(["-m", "benchmarks.detector_step"], kinds, arguments.rounds)
+    first_kind = arguments.upsamplers.split(",")[0]
+    ours, theirs = (measurements[kind][0]["work"] for kind in (first_kind, THEIRS))
+    if first_kind == "nearest" and ours != theirs:
+        raise ValueError(f"the models do not do the same work: {ours}, {theirs}")
     results = {kind: summarize(runs) for kind, runs in measurements.items()}
     first = next(iter(results))
     setting = {name: value for name, value in vars(arguments).items() if name != "measure"}

@@ -1,0 +1,25 @@
+"""`make bench` writes one table of all comparisons."""
+
+from benchmarks.pairs import Row, record
+from benchmarks.performance.__main__ import COMPARISONS, page
+from tests.conftest import ROOT
+
+
+def test_the_table_marks_goals_and_names_what_is_missing():
+    rows = [
+        Row("AP", "pycocotools", 1.0, 4.0, 4.0, 3.0),
+        Row("PQ", "panopticapi", 2.0, 3.0, 1.5, 3.0),
+        Row("mIoU", "a peer", 0.5, goal=1.0),
+    ]
+    text = page({"a": {"command": "python -m benchmarks.a", **record(rows)}, "b": {"command": "b", "exit_code": 3}})
+    ap, pq, iou, failed = text.splitlines()[-4:]
+    assert "| AP | pycocotools | 1 | 4 | 4.00 | 3 | met |" in ap
+    assert "| PQ | panopticapi | 2 | 3 | 1.50 | 3 | **not met** |" in pq
+    assert "| mIoU | a peer | 0.5 |  | not installed | 1 |  |" in iou
+    assert "failed with exit code 3" in failed
+    assert len({line.count("|") for line in text.splitlines()[4:]}) == 1
+
+
+def test_every_comparison_that_writes_rows_is_run():
+    files = (ROOT / "benchmarks").glob("*.py")
+    assert {path.stem for path in files if "publish(" in path.read_text()} - {"pairs"} == set(COMPARISONS)
