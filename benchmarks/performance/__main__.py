@@ -20,7 +20,16 @@ from storage import write_text
 from tools.markdown import markdown_table
 
 RESULTS, DOCUMENT, ENVIRONMENT = Path("benchmarks/results"), Path("docs/performance.md"), Path(".venv-bench")
-COMPARISONS = ("coco_ap", "coco_parsing", "depth_errors", "input_pipeline", "mean_iou", "panoptic_quality", "start_up")
+COMPARISONS = (
+    "coco_parsing",
+    "evaluation.coco_ap",
+    "evaluation.depth_errors",
+    "evaluation.mean_iou",
+    "evaluation.panoptic_quality",
+    "input_pipeline",
+    "sampler_cpu",
+    "start_up",
+)
 PEERS = ("transformers", "faster-coco-eval")  # each is installed for itself: one that is missing hinders no other
 
 

@@ -1,1 +1,0 @@
-"""Speed of DySample on the CPU: see `__main__.py`."""
