@@ -4,6 +4,7 @@ A change that is not meant to change what is learnt leaves the losses as they ar
 anew, in the same commit, and says why. tests/runs/test_whole_runs.py compares.
 """
 
+import argparse
 import json
 import tempfile
 from pathlib import Path
@@ -41,6 +42,7 @@ def losses_of(run: Path) -> list[float]:
 
 def main() -> None:
     """Record all."""
+    argparse.ArgumentParser(description=__doc__).parse_args()  # it has none, and must not begin by mistake
     recorded = {}
     with tempfile.TemporaryDirectory() as place:
         write_golden_scenes(Path(place) / "scenes")
