@@ -121,7 +121,7 @@ def test_the_step_of_segformer_is_measured_from_anywhere(tmp_path):
     assert json.loads(done.stdout)["results"]["dysample"]["median_s"] > 0
 
 
-@pytest.mark.parametrize("name", ["segformer_step", "detector_step", "maskformer_step", "panoptic_quality"])
+@pytest.mark.parametrize("name", ["segformer_step", "detector_step", "maskformer_step", "evaluation.panoptic_quality"])
 def test_counts_of_the_other_benchmarks_are_checked(monkeypatch, capsys, name):
     monkeypatch.setattr(sys, "argv", [name, "--rounds", "0"])
     with pytest.raises(SystemExit) as stop:
