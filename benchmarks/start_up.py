@@ -16,7 +16,7 @@ from errors import ArgumentParser, run_command
 
 ROOT = Path(__file__).parent.parent
 CHECK = ["train.py", "--cfg", "configs/demo/seg.yaml", "system.workers=0", "--check"]
-HELP_GOAL, CHECK_GOAL = 3.5, 0.47  # times `import torch`: 0.4 s and 3 s where that takes 1.4 s
+HELP_GOAL = 3.5  # times `import torch`: 0.4 s where that takes 1.4 s. The goal of --check is 3 s, whatever the machine
 
 
 def commands() -> dict[str, list[str]]:
@@ -43,7 +43,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch = partial(start, "-c", "import torch")
     pairs = {f"{name} --help": (HELP_GOAL, [*words, "--help"]) for name, words in commands().items()}
-    pairs["train.py --check"] = (CHECK_GOAL, CHECK)
+    pairs["train.py --check"] = (None, CHECK)
     rows = [
         compare(work, "import torch", partial(start, *words), torch, goal=goal, rounds=arguments.rounds)
         for work, (goal, words) in pairs.items()
