@@ -42,7 +42,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     torch = partial(start, "-c", "import torch")
-    pairs = {f"{name} --help": (HELP_GOAL, [*words, "--help"]) for name, words in commands().items()}
+    pairs: dict[str, tuple[float | None, list[str]]] = {
+        f"{name} --help": (HELP_GOAL, [*words, "--help"]) for name, words in commands().items()
+    }
     pairs["train.py --check"] = (None, CHECK)
     rows = [
         compare(work, "import torch", partial(start, *words), torch, goal=goal, rounds=arguments.rounds)
