@@ -4,6 +4,7 @@ Later sources override earlier ones: defaults of the records, base, file, argume
 merging, `arguments.py` those of values on the command line.
 """
 
+from config.command import parse_with_overrides
 from config.reading import Config, check_config, merge, origin, read_config, read_overrides
 from config.schema import Fraction, Rate, Schema, expand_word
 from config.validation import dump, validate
@@ -18,6 +19,7 @@ __all__ = [
     "expand_word",
     "merge",
     "origin",
+    "parse_with_overrides",
     "read_config",
     "read_overrides",
     "validate",

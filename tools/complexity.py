@@ -9,7 +9,7 @@ import json
 from argparse import Namespace
 from pathlib import Path
 
-from config import check_config
+from config import parse_with_overrides
 from errors import ArgumentParser, UserError, read_early, run_command
 
 
@@ -19,10 +19,7 @@ def read_arguments() -> Namespace:
     parser.add_argument("--cfg", type=Path, required=True)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="default: the training crop")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
-    arguments = parser.parse_intermixed_args()
-    check_config(arguments.cfg, arguments.overrides)
-    return arguments
+    return parse_with_overrides(parser)
 
 
 if __name__ == "__main__":  # before the imports below, which take seconds

@@ -10,7 +10,7 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
-from config import check_config
+from config import parse_with_overrides
 from errors import ArgumentParser, UserError, read_early, run_command
 
 
@@ -20,10 +20,7 @@ def read_arguments() -> Namespace:
     parser.add_argument("--cfg", type=Path, required=True)
     parser.add_argument("--predictions", type=Path, required=True)
     parser.add_argument("--json", type=Path, help="write the result record to this file")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
-    arguments = parser.parse_intermixed_args()
-    check_config(arguments.cfg, arguments.overrides)
-    return arguments
+    return parse_with_overrides(parser)
 
 
 if __name__ == "__main__":  # before the imports below, which take seconds

@@ -3,7 +3,7 @@
 from argparse import Namespace
 from pathlib import Path
 
-from config import check_config
+from config import parse_with_overrides
 from errors import ArgumentParser
 
 
@@ -12,7 +12,7 @@ def training_arguments(description: str | None) -> Namespace:
     parser = ArgumentParser(prog="train.py", description=description)
     parser.add_argument("--cfg", type=Path, required=True, help="a YAML file, for example configs/seg_dysample.yaml")
     parser.add_argument("--check", action="store_true", help="try one batch, print the plan and exit")
-    return _with_overrides(parser)
+    return parse_with_overrides(parser)
 
 
 def evaluation_arguments(description: str | None) -> Namespace:
@@ -23,11 +23,4 @@ def evaluation_arguments(description: str | None) -> Namespace:
     parser.add_argument("--cfg", type=Path)
     parser.add_argument("--json", type=Path, help="write the result record to this file")
     parser.add_argument("--predictions", type=Path, help="write the predictions to this folder")
-    return _with_overrides(parser)
-
-
-def _with_overrides(parser: ArgumentParser) -> Namespace:
-    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
-    arguments = parser.parse_intermixed_args()
-    check_config(arguments.cfg, arguments.overrides)
-    return arguments
+    return parse_with_overrides(parser)

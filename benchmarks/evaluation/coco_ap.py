@@ -6,11 +6,9 @@ pycocotools only `evaluate`, `accumulate` and `summarize` are timed, not the loa
 computes areas and groups objects by class, which belongs to that loading, within its time.
 """
 
-import argparse
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from io import StringIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +17,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from benchmarks.pairs import Row, compare, publish
-from benchmarks.segformer_step import positive
+from benchmarks.evaluation.command import run
+from benchmarks.pairs import Row, compare
 from metrics.coco_ap import CocoAP, Kind
 from structures import Instances, Prediction, Size, Target
 
@@ -158,13 +156,7 @@ def measure(images: int, rounds: int) -> list[Row]:
 
 def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=positive, default=500)
-    parser.add_argument("--rounds", type=positive, default=3)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    publish(measure(arguments.images, arguments.rounds), arguments.json, images=arguments.images)
+    run(__doc__, measure, images=500, rounds=3)
 
 
 if __name__ == "__main__":

@@ -5,17 +5,14 @@ published code (BTS, AdaBins and others): each of the nine errors by one express
 Ours computes them in float64; both must agree to four digits.
 """
 
-import argparse
-from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 
-from benchmarks.pairs import Row, compare, publish
-from benchmarks.segformer_step import positive
+from benchmarks.evaluation.command import run
+from benchmarks.pairs import Row, compare
 from metrics.depth_errors import NAMES, DepthErrors
-from runtime.memory import EVALUATION, keep_freed_memory
 from structures import Prediction, Size, Target
 
 SIZE: Size = (480, 640)
@@ -82,14 +79,7 @@ def measure(images: int, rounds: int) -> list[Row]:
 
 def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=positive, default=100)
-    parser.add_argument("--rounds", type=positive, default=7)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    keep_freed_memory(EVALUATION)  # as eval.py does
-    publish(measure(arguments.images, arguments.rounds), arguments.json, images=arguments.images)
+    run(__doc__, measure, images=100, rounds=7)
 
 
 if __name__ == "__main__":

@@ -5,18 +5,15 @@ joint `np.bincount` of truth and prediction; for both the same and, class by cla
 boundary-iou-api (`pip install git+https://github.com/bowenc0221/boundary-iou-api`). The numbers must be equal.
 """
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 
-from benchmarks.pairs import Row, compare, publish
-from benchmarks.segformer_step import positive
+from benchmarks.evaluation.command import run
+from benchmarks.pairs import Row, compare
 from metrics.mean_iou import MeanIoU
-from runtime.memory import EVALUATION, keep_freed_memory
 from structures import IGNORE, Prediction, Size, Target
 
 SIZE: Size = (512, 683)
@@ -102,15 +99,7 @@ def _check(ours: list[float], theirs: list[float]) -> None:
 
 def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=positive, default=50)
-    parser.add_argument("--rounds", type=positive, default=5)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    keep_freed_memory(EVALUATION)  # as eval.py does
-    publish(measure(arguments.images, arguments.rounds), arguments.json, images=arguments.images)
+    run(__doc__, measure, images=50, rounds=5)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ and check them. The peer is one process of `pip install git+https://github.com/c
 must be equal.
 """
 
-import argparse
 import json
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
@@ -20,14 +19,13 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks.pairs import Row, compare, publish
-from benchmarks.segformer_step import positive
+from benchmarks.evaluation.command import run
+from benchmarks.pairs import Row, compare
 from datasets.panoptic.categories import Category
 from datasets.panoptic.dataset import COCOPanopticConfig
 from datasets.panoptic.ids import encode_ids
 from datasets.panoptic.predictions import PanopticFiles
 from metrics.panoptic_quality import PanopticQuality
-from runtime.memory import EVALUATION, keep_freed_memory
 from structures import Panoptic, Prediction, Target
 
 HEIGHT, WIDTH = 480, 640
@@ -160,15 +158,7 @@ def measure(number: int, rounds: int) -> list[Row]:
 
 def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=positive, default=50)
-    parser.add_argument("--rounds", type=positive, default=5)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    keep_freed_memory(EVALUATION)  # as eval.py does
-    publish(measure(arguments.images, arguments.rounds), arguments.json, images=arguments.images)
+    run(__doc__, measure, images=50, rounds=5)
 
 
 if __name__ == "__main__":

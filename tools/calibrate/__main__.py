@@ -13,7 +13,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from config import check_config
+from config import parse_with_overrides
 from errors import ArgumentParser, UserError, read_early, run_command
 
 
@@ -25,10 +25,7 @@ def read_arguments() -> Namespace:
     parser.add_argument("--split", choices=["train", "val"], default="train", help="what to fit to (default: train)")
     parser.add_argument("--which", choices=["best", "last"], default="best", help="checkpoint of a run folder")
     parser.add_argument("--cfg", type=Path, help="the configuration (default: that of the checkpoint)")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
-    arguments = parser.parse_intermixed_args()
-    check_config(arguments.cfg, arguments.overrides)
-    return arguments
+    return parse_with_overrides(parser)
 
 
 if __name__ == "__main__":  # before the imports below, which take seconds

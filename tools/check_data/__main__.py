@@ -10,7 +10,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from config import check_config
+from config import parse_with_overrides
 from errors import ArgumentParser, UserError, read_early, run_command
 from tools.check_data.findings import SPLITS, processors
 
@@ -23,14 +23,9 @@ def read_arguments() -> Namespace:
     parser.add_argument("--workers", type=int, default=processors(), help="processes (default: %(default)s, all)")
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write the record to FILE, or print it")
     parser.add_argument("--out", type=Path, metavar="PAGE.html", help="write a page with charts and pictures")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
-    arguments = parser.parse_intermixed_args()
+    arguments = parse_with_overrides(parser, json_may_be_bare=True)
     if arguments.workers < 1:
         raise UserError(f"--workers {arguments.workers}", "is not a number of processes", "give 1 or more")
-    if arguments.json and "=" in arguments.json:  # `--json KEY=VALUE`: the next argument, not a file
-        arguments.overrides.append(arguments.json)
-        arguments.json = "-"
-    check_config(arguments.cfg, arguments.overrides)
     return arguments
 
 

@@ -11,7 +11,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from config import check_config
+from config import parse_with_overrides
 from errors import ArgumentParser, UserError, read_early, run_command
 
 
@@ -36,10 +36,7 @@ def read_arguments() -> Namespace:
         help="CPU threads of a run (default: as the runs in DIR; else all, or 1 if J > 1)",
     )
     parser.add_argument("--check", action="store_true", help="print the plan and exit")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="for all variants")
-    arguments = parser.parse_intermixed_args()
-    check_config(arguments.cfg, arguments.overrides)
-    return arguments
+    return parse_with_overrides(parser, "for all variants")
 
 
 if __name__ == "__main__":  # before the imports below, which take seconds

@@ -10,7 +10,7 @@ import json
 from argparse import Namespace
 from pathlib import Path
 
-from config import check_config
+from config import parse_with_overrides
 from errors import ArgumentParser, read_early, run_command
 
 
@@ -22,13 +22,7 @@ def read_arguments() -> Namespace:
     parser.add_argument("--cfg", type=Path, help="default: the configuration of the checkpoint")
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write the record to FILE, or print it")
     parser.add_argument("--out", type=Path, metavar="PAGE.html")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
-    arguments = parser.parse_intermixed_args()
-    if arguments.json and "=" in arguments.json:  # `--json KEY=VALUE`: the next argument, not a file
-        arguments.overrides.append(arguments.json)
-        arguments.json = "-"
-    check_config(arguments.cfg, arguments.overrides)
-    return arguments
+    return parse_with_overrides(parser, json_may_be_bare=True)
 
 
 if __name__ == "__main__":  # before the imports below, which take seconds

@@ -11,7 +11,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from config import check_config
+from config import parse_with_overrides
 from errors import ArgumentParser, UserError, read_early, run_command
 from tools.export_onnx import DEFAULT_OPSET
 from tools.verify_export import compare
@@ -32,10 +32,7 @@ def read_arguments() -> Namespace:
     parser.add_argument("--no-verify", action="store_true", help="write the file without proof; it says so")
     parser.add_argument("--reference", type=Path, metavar="FILE.npz", help="for tools.verify_export on another machine")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that replace the model's own")
-    arguments = parser.parse_intermixed_args()
-    check_config(arguments.cfg, arguments.overrides)
-    return arguments
+    return parse_with_overrides(parser, "settings that replace the model's own")
 
 
 if __name__ == "__main__":  # before the imports below, which take seconds

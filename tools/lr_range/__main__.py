@@ -12,7 +12,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from config import check_config
+from config import parse_with_overrides
 from errors import ArgumentParser, UserError, read_early, run_command
 
 
@@ -24,14 +24,12 @@ def read_arguments() -> Namespace:
     parser.add_argument("--low", type=float, default=1e-6, metavar="RATE", help="the first one (default: 1e-6)")
     parser.add_argument("--high", type=float, default=1.0, metavar="RATE", help="the last one (default: 1)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: the run's folder with _lr_range at its end")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
-    arguments = parser.parse_intermixed_args()
+    arguments = parse_with_overrides(parser)
     if not 10 <= arguments.steps <= 100_000:
         raise UserError(f"--steps {arguments.steps}", "is out of range", "give 10 to 100000")
     if not 0 < arguments.low < arguments.high < math.inf:
         what = "is no range of positive rates"
         raise UserError(f"--low {arguments.low:g} --high {arguments.high:g}", what, "give a smaller and a larger one")
-    check_config(arguments.cfg, arguments.overrides)
     return arguments
 
 
