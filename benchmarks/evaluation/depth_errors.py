@@ -5,7 +5,6 @@ published code (BTS, AdaBins and others): each of the nine errors by one express
 Ours computes them in float64; both must agree to four digits.
 """
 
-
 import cv2
 import numpy as np
 import torch
