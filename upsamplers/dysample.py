@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from upsamplers.base import (
@@ -21,6 +22,7 @@ from upsamplers.base import (
     require_whole,
     shuffle,
 )
+from upsamplers.layout import is_channels_last
 from upsamplers.sampling import PointSampling, Sampler, choose_sampler
 
 
@@ -68,10 +70,10 @@ class DySample(Upsampler):
         features, outputs = in_channels, 2 * groups * scale**2
         if style == "pl":
             features, outputs = in_channels // scale**2, 2 * groups
-        self.offset = nn.Conv2d(features, outputs, 1)
+        self.offset = Pointwise(features, outputs, 1)
         nn.init.normal_(self.offset.weight, std=0.001)
         nn.init.zeros_(self.offset.bias)  # type: ignore[arg-type]
-        self.scope = nn.Conv2d(features, outputs, 1, bias=scope_bias) if dyscope else None
+        self.scope = Pointwise(features, outputs, 1, bias=scope_bias) if dyscope else None
         if self.scope is not None:
             for parameter in self.scope.parameters():
                 nn.init.zeros_(parameter)
@@ -86,7 +88,7 @@ class DySample(Upsampler):
 
     def sampler(self, x: Tensor, offset: Tensor, scope: Tensor | None) -> Sampler:
         """The function to sample with; see `choose_sampler`."""
-        return choose_sampler(x, offset, scope, self.groups)
+        return choose_sampler(x, offset, scope)
 
     def weighted_points(self, x: Tensor, guide: Tensor | None) -> Points:
         """See Upsampler. One point without weight."""
@@ -118,6 +120,21 @@ class DySample(Upsampler):
         pixels = height * width
         convs = self.weight_count() * pixels * (self.scale**2 if self.style == "pl" else 1)
         return convs + 11 * self.channels * self.scale**2 * pixels
+
+
+class Pointwise(nn.Conv2d):
+    """A 1 x 1 convolution as one matrix product, which is faster; in an export it is a convolution."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W] -> [B, D, H, W], in the memory layout of x."""
+        if torch.compiler.is_exporting() or torch.jit.is_tracing():
+            return super().forward(x)
+        weight = self.weight.flatten(1)
+        if is_channels_last(x):
+            return F.linear(x.permute(0, 2, 3, 1), weight, self.bias).permute(0, 3, 1, 2)
+        weight, pixels = weight.expand(x.shape[0], -1, -1), x.flatten(2)
+        product = weight @ pixels if self.bias is None else torch.baddbmm(self.bias[:, None], weight, pixels)
+        return product.unflatten(2, x.shape[2:])
 
 
 def _published_init_pos(scale: int, groups: int, start: str) -> Tensor:

@@ -3,7 +3,7 @@
 Two functions serve all upsamplers that read points, and deformable attention. `sample_points` sums the values at n
 positions per output pixel. `score_points` compares a query with the keys there. What is read at n positions would need
 n times the memory of the result. So it is read in chunks, and once more for the gradient: autograd keeps only the
-arguments. On a CPU, compiled code does the same where it can: points_cpu.py.
+arguments. Where there are kernels they do the same in one pass: operators.py.
 
 Positions are (column, row) in pixels of the map that is read; the centre of its first pixel is at (1/2, 1/2). They are
 float32 or wider whatever autocast says: in bfloat16 neighbouring pixels could not be told apart from column 128 on.
@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upsamplers import points_cpu
+from upsamplers import operators
 from upsamplers.base import Padding, at_least_float32
-from upsamplers.sampling import finite_grid, grid_unit, is_compiled_for, read_points
+from upsamplers.sampling import finite_grid, grid_unit, has_kernels, read_points
 
 # Elements read at a time. On a CPU they should fit into the cache; an accelerator needs large kernels.
 _CHUNK_ELEMENTS_ON_CPU, _CHUNK_ELEMENTS_ON_ACCELERATOR = 1 << 20, 1 << 24
@@ -31,19 +31,22 @@ def sample_points(x: Tensor, positions: Tensor, weights: Tensor | None, padding:
     padding: what is read outside the map: zeros, or "border": positions are clamped to the outermost pixel centres.
     The result has the dtype of x; the sum is in float32 or wider. It is NaN where a position is NaN or infinite.
     """
-    if is_compiled_for(x, positions, weights):
-        return points_cpu.sample_points(x, positions, weights, padding)
+    if has_kernels(x, positions, weights):
+        weights = None if weights is None else weights.float().expand(positions.shape[:-1])
+        return operators.apply("sum_points", x, positions.float(), weights, padding == "border")
     return plain_sample_points(x, positions, weights, padding)
 
 
-def plain_sample_points(x: Tensor, positions: Tensor, weights: Tensor | None, padding: Padding) -> Tensor:
-    """`sample_points` in PyTorch's operators."""
+def plain_sample_points(
+    x: Tensor, positions: Tensor, weights: Tensor | None, padding: Padding, in_chunks: bool = True
+) -> Tensor:
+    """`sample_points` in PyTorch's operators. in_chunks: or all at once, which torch.func can transform, too."""
     B, C = x.shape[:2]
     g, n, h, w = positions.shape[1:5]
     maps = at_least_float32(x).reshape(B * g, C // g, *x.shape[2:])
     weights = maps.new_ones(()) if weights is None else at_least_float32(weights)
     weights = weights.expand(B, g, n, h, w).reshape(B * g, n, h * w)
-    output = _run(_WeightedSum, _sum, maps, _grid(positions, x), weights, padding)
+    output = _run(_WeightedSum, _sum, maps, _grid(positions, x), weights, padding, in_chunks)
     return output.reshape(B, C, h, w).to(x.dtype)
 
 
@@ -53,18 +56,21 @@ def score_points(query: Tensor, key: Tensor, positions: Tensor, padding: Padding
     query [B, D, h, w], key [B, D, H, W], positions [B, g, n, h, w, 2] -> [B, g, n, h, w], in float32 or wider.
     Groups, positions and NaN are those of `sample_points`.
     """
-    if is_compiled_for(key, positions, query):
-        return points_cpu.score_points(query, key, positions, padding)
+    if has_kernels(key, positions, query):
+        return operators.apply("score_points", query, key, positions.float(), padding == "border")
     return plain_score_points(query, key, positions, padding)
 
 
-def plain_score_points(query: Tensor, key: Tensor, positions: Tensor, padding: Padding) -> Tensor:
-    """`score_points` in PyTorch's operators."""
+def plain_score_points(
+    query: Tensor, key: Tensor, positions: Tensor, padding: Padding, in_chunks: bool = True
+) -> Tensor:
+    """`score_points` in PyTorch's operators. in_chunks: see `plain_sample_points`."""
     B, D = key.shape[:2]
     g, n, h, w = positions.shape[1:5]
     maps = at_least_float32(key).reshape(B * g, D // g, *key.shape[2:])
     query = at_least_float32(query).reshape(B * g, D // g, h * w)
-    return _run(_Scores, _score, maps, _grid(positions, key), query, padding).reshape(B, g, n, h, w)
+    scores = _run(_Scores, _score, maps, _grid(positions, key), query, padding, in_chunks)
+    return scores.reshape(B, g, n, h, w)
 
 
 def _grid(positions: Tensor, x: Tensor) -> Tensor:
@@ -113,9 +119,10 @@ def _run(
     grid: Tensor,
     factor: Tensor,
     padding: Padding,
+    in_chunks: bool,
 ) -> Tensor:
     # A graph must not depend on the number of chunks. What it keeps is for the compiler to decide.
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if not in_chunks or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return chunk(maps, grid, factor, padding)
     output: Tensor = function.apply(maps, grid, factor, padding)
     return output

@@ -1,23 +1,21 @@
 """Bilinear sampling at learned positions: all of DySample except the layers that predict the offsets.
 
-Three implementations give the same result: `plain_sample` here, `compiled_sample` on a CPU where a C++ compiler is at
-hand (points_cpu.py), and on CUDA `fused_sample` in sampling_triton.py.
+Three functions give the same result: `plain_sample`, in PyTorch's operators; `compiled_sample`, for CPUs, and
+`fused_sample`, for GPUs, by the kernels of operators.py.
 Positions are float32 whatever the dtype of the features. In bfloat16, neighbouring pixels could not be told apart from
 column 128 on, let alone offsets of a quarter pixel.
 """
 
-import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from upsamplers import points_cpu
+from upsamplers import operators
 from upsamplers.base import Padding, at_least_float32
 
 FAR = 3.0  # in grid units, where the map is -1..1: every pixel is more than a step away, even of a map of one pixel
@@ -59,34 +57,32 @@ class PointSampling:
 Sampler = Callable[[Tensor, Tensor, Tensor | None, PointSampling], Tensor]
 
 
-def choose_sampler(x: Tensor, offset: Tensor, scope: Tensor | None, groups: int) -> Sampler:
-    """The sampler that is fastest for these tensors.
+def choose_sampler(x: Tensor, offset: Tensor, scope: Tensor | None) -> Sampler:
+    """The sampler that is fastest for these tensors."""
+    if not has_kernels(x, offset, scope):
+        return plain_sample
+    return fused_sample if x.is_cuda else compiled_sample
 
-    `compiled_sample` where `is_compiled_for` says so. `fused_sample` on CUDA if its kernels support these tensors, but
-    not under tracing (torch.compile, torch.export, ONNX) and torch.func transforms. Else `plain_sample`.
+
+def has_kernels(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether kernels are to read map x at positions, and with weights, made of the others: see `operators.covers`.
+
+    Not in exports, whose readers know PyTorch's operators alone, unless `sampling_form` says so.
     """
-    if is_compiled_for(x, offset, scope):
-        return compiled_sample
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not x.is_cuda:
-        return plain_sample
-    if torch._C._are_functorch_transforms_active():
-        return plain_sample
-    fused = _import_sampling_triton()
-    if fused is None or not fused.supports(x, offset, scope, groups):
-        return plain_sample
-    if torch.cuda.get_device_capability(x.device) < (8, 0):  # no bfloat16 in Triton
-        return plain_sample
-    sample: Sampler = fused.fused_sample
-    return sample
+    if _form is None and (torch.compiler.is_exporting() or torch.jit.is_tracing()):
+        return False
+    return _form in (None, "operators") and operators.covers(x, *others)
 
 
-def is_compiled_for(x: Tensor, *others: Tensor | None) -> bool:
-    """Whether compiled code reads map x at positions, and with weights, made of the others: see `points_cpu.covers`."""
-    return _form == "grid_sample" and points_cpu.covers(x, *others)
+def fused_sample(x: Tensor, offset: Tensor, scope: Tensor | None, sampling: PointSampling) -> Tensor:
+    """As `plain_sample`, in one pass, with no tensor of positions. NaN and infinite positions give NaN only there."""
+    style, start = sampling.style, sampling.start
+    how = style, sampling.scale, sampling.groups, start, float(sampling.factor)
+    return operators.apply("sample_offsets", x, offset, scope, *how)
 
 
 def compiled_sample(x: Tensor, offset: Tensor, scope: Tensor | None, sampling: PointSampling) -> Tensor:
-    """As `plain_sample`, by compiled code. NaN and infinite positions give NaN only there."""
+    """As `plain_sample`, by positions and compiled code. NaN and infinite positions give NaN only there."""
     (B, _, H, W), s = x.shape, sampling.scale
     offset = at_least_float32(offset)
     if scope is not None:
@@ -97,7 +93,7 @@ def compiled_sample(x: Tensor, offset: Tensor, scope: Tensor | None, sampling: P
     offset = offset.reshape(B, 2, sampling.groups, 1, s * H, s * W)
     starts = _start_positions(offset.movedim(1, -1), sampling).movedim(-1, 0)
     positions = torch.add(starts[:, None, None], offset, alpha=sampling.factor)
-    return points_cpu.sample_points(x, positions.movedim(1, -1), None, "border")
+    return operators.apply("sum_points", x, positions.movedim(1, -1), None, True)
 
 
 def plain_sample(x: Tensor, offset: Tensor, scope: Tensor | None, sampling: PointSampling) -> Tensor:
@@ -196,13 +192,17 @@ def _neighbours(grid: Tensor, length: int, padding: Padding) -> tuple[list[Tenso
     return [pixel.to(torch.int64).clamp(0, length - 1) for pixel in pixels], weights
 
 
-SamplingForm = Literal["grid_sample", "gather"]
-_form: SamplingForm = "grid_sample"
+SamplingForm = Literal["grid_sample", "gather", "operators"]
+_form: SamplingForm | None = None
 
 
 @contextmanager
 def sampling_form(form: SamplingForm) -> Iterator[None]:
-    """Within this context `read_points` is traced as PyTorch's `grid_sample`, as always, or as `gather_points`."""
+    """Within this context points are read by PyTorch's `grid_sample`, by `gather_points`, or by our own operators.
+
+    Without it, exports have `grid_sample`, and all else has our operators. A program that has them runs where
+    `upsamplers` is imported.
+    """
     global _form
     before, _form = _form, form
     try:
@@ -220,16 +220,6 @@ def grid_unit(x: Tensor, positions: Tensor) -> Tensor:
 def finite_grid(grid: Tensor) -> Tensor:
     """Positions in grid units for which PyTorch's kernels are safe. What is read at finite ones stays the same."""
     return grid.nan_to_num().clamp(-FAR, FAR)
-
-
-@functools.cache
-def _import_sampling_triton() -> ModuleType | None:
-    """Import the fused kernels when they are first needed, so never without CUDA. None if Triton is missing."""
-    try:
-        from upsamplers import sampling_triton
-    except ImportError:
-        return None
-    return sampling_triton
 
 
 def _arrange_offsets(offset: Tensor, scope: Tensor | None, sampling: PointSampling) -> Tensor:

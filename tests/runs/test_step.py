@@ -53,7 +53,7 @@ def test_a_step_crosses_few_files(task, most, tiny, scenes, tmp_path, monkeypatc
         options = [backbone, "optimizer.rules=[]", *small, *size, *where]
     # Compiled code stands in for PyTorch's operators in upsamplers/sampling.py, as Triton's does on CUDA: a reader may
     # leave both out.
-    monkeypatch.setattr("upsamplers.sampling.is_compiled_for", lambda *_: False)
+    monkeypatch.setattr("upsamplers.sampling.has_kernels", lambda *_: False)
     torch.manual_seed(0)
     files = files_of_second_step(monkeypatch, str(ROOT / f"configs/demo/{task}.yaml"), options)
     assert {"train.py", "upsamplers/dysample.py"} <= files

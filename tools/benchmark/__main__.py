@@ -4,7 +4,8 @@ The default shape is that of the DySample paper's section 3.4 and Figs. 1 and 8:
 240, one image, scale 2. "Forward" is in evaluation mode without gradients. "With backward" computes the gradients of x,
 of the parameters and, if the upsampler uses it, of the guide. Latencies are medians with quartiles over `repeats`
 rounds after a warm-up; every upsampler runs once in each round, so that a busy moment of the machine affects all of
-them. Peak memory is the largest amount that PyTorch's allocator holds at once beyond inputs and parameters; on CPU it
+them. On CUDA a call counts from an empty queue, so Python and launches count; beside it is the time "on device": the
+same kernels replayed as a CUDA graph. Peak memory is the largest amount that PyTorch's allocator holds at once beyond inputs and parameters; on CPU it
 is read from the profiler.
 
 The floor is the time to read x and write the output once (with backward: and their gradients) at the bandwidth of a

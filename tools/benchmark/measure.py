@@ -24,6 +24,7 @@ from workflow.environment import cpu_name
 SCALE = 2
 COPY_BYTES = 1 << 28  # larger than any cache
 WARM_UP = 2  # rounds
+REPLAYS = 50  # of a CUDA graph
 
 
 class PlainDySample(DySample):
@@ -134,6 +135,7 @@ def _measure(setting: Setting, turns: dict[str, Turn], repeats: int) -> dict[str
         for key, call in calls.items():
             times[key].append(milliseconds(call, setting.device))
     latency = {key: quartiles(values[WARM_UP:]) for key, values in times.items()}
+    on_device = {key: device_milliseconds(call) for key, call in calls.items()} if setting.device == "cuda" else {}
     bandwidth = 2 * COPY_BYTES / latency["copy", ""]["median"]  # bytes per millisecond; a copy reads and writes
     floor = {"forward": setting.traffic / bandwidth, "forward_backward": 2 * setting.traffic / bandwidth}
     return {
@@ -152,6 +154,7 @@ def _measure(setting: Setting, turns: dict[str, Turn], repeats: int) -> dict[str
                     "times_floor": rounded(latency[name, kind]["median"] / floor[kind]),
                     "peak_mb": rounded(peak_bytes(calls[name, kind], setting.device) / 1e6),
                 }
+                | ({"device_ms": on_device[name, kind]} if on_device else {})
                 for kind in ("forward", "forward_backward")
             }
             for name, turn in turns.items()
@@ -182,6 +185,34 @@ def milliseconds(call: Callable[[], object], device: str) -> float:
     begin = time.perf_counter()
     call()
     return 1000 * (time.perf_counter() - begin)
+
+
+def device_milliseconds(call: Callable[[], object]) -> float | None:
+    """Time of one call on a CUDA device alone, without what Python and the launch of its kernels take.
+
+    The kernels are recorded once as a CUDA graph, which is replayed REPLAYS times in a row. So a map that fits into the
+    device's cache may be there already. None if the call cannot be recorded, since it waits for the device.
+    """
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            call()
+    except RuntimeError:
+        torch.cuda.synchronize()
+        return None
+    graph.replay()
+
+    def replay() -> None:
+        for _ in range(REPLAYS):
+            graph.replay()
+
+    return rounded(milliseconds(replay, "cuda") / REPLAYS)
 
 
 def peak_bytes(call: Callable[[], object], device: str) -> int:

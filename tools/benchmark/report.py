@@ -15,20 +15,25 @@ def describe(setting: dict[str, Any]) -> str:
     """The numbers of one setting as a table of text."""
     shape = " x ".join(map(str, setting["shape"]))
     floor = setting["floor_ms"]
+    device, blank = (f" {'on device':>9}", " " * 10) if setting["device"] == "cuda" else ("", "")
     lines = [
         f"{shape} at scale {setting['scale']}, {setting['dtype']} on {setting['device']}, {setting['repeats']} rounds;"
         f" copy {setting['copy_gb_per_s']:.4g} GB/s",
-        f"{'':16} {'forward ms':>10} {'quartiles':>15} {'x floor':>8} {'MB':>7} {'+ backward':>10} {'quartiles':>15}"
-        f" {'x floor':>8} {'MB':>7} {'weights':>9} {'GMACs':>7}",
-        f"{'floor':16} {floor['forward']:10.4g} {'':15} {1:8} {'':7} {floor['forward_backward']:10.4g} {'':15} {1:8}",
+        f"{'':16} {'forward ms':>10} {'quartiles':>15}{device} {'x floor':>8} {'MB':>7} {'+ backward':>10}"
+        f" {'quartiles':>15}{device} {'x floor':>8} {'MB':>7} {'weights':>9} {'GMACs':>7}",
+        f"{'floor':16} {floor['forward']:10.4g} {'':15}{blank} {1:8} {'':7} {floor['forward_backward']:10.4g} {'':15}"
+        f"{blank} {1:8}",
     ]
     for name, found in setting["upsamplers"].items():
         line = f"{name:16}"
         for kind in ("forward", "forward_backward"):
             ms = found[kind]["ms"]
             spread = f"{ms['q1']:.4g}..{ms['q3']:.4g}"
+            alone = found[kind].get("device_ms")
+            alone = (f" {alone:9.4g}" if alone else f" {'-':>9}") if device else ""
             line += (
-                f" {ms['median']:10.4g} {spread:>15} {found[kind]['times_floor']:8.4g} {found[kind]['peak_mb']:7.4g}"
+                f" {ms['median']:10.4g} {spread:>15}{alone} {found[kind]['times_floor']:8.4g}"
+                f" {found[kind]['peak_mb']:7.4g}"
             )
         lines.append(f"{line} {found['weights']:9,} {found['macs'] / 1e9:7.3f}")
     return "\n".join(lines)

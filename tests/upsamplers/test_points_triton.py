@@ -15,10 +15,11 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from upsamplers import DySample
-from upsamplers.sampling import PointSampling, compiled_sample, plain_sample
+from upsamplers import DySample, operators, points_cpu
+from upsamplers.points import plain_sample_points, plain_score_points, sample_points, score_points
+from upsamplers.sampling import PointSampling, compiled_sample, fused_sample, plain_sample
 
-sampling = pytest.importorskip("upsamplers.sampling_triton", exc_type=ImportError)
+triton_points = pytest.importorskip("upsamplers.points_triton", exc_type=ImportError)
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -40,8 +41,16 @@ def cuda_only(test):
 
 
 @pytest.fixture(autouse=True)
-def _full_precision(monkeypatch):
+def _setting(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    if INTERPRETED:
+        monkeypatch.setattr(operators, "_kernels", lambda device: triton_points)
+
+
+@pytest.fixture(params=[True, False], ids=["window", "lists"])
+def both_gradients(request, monkeypatch):
+    """The gradient of features by a window and lists of what is outside it, and by lists of everything."""
+    monkeypatch.setattr(triton_points, "WINDOW", request.param)
 
 
 def tensors(style, scale, groups, shape, dynamic, reach=1.5, dtype=torch.float32, predicted=None):
@@ -64,9 +73,7 @@ def results(sample, x, offset, scope, grad, *options):
 
 
 def agree(x, offset, scope, grad, *options):
-    fused, plain = (
-        results(sample, x, offset, scope, grad, *options) for sample in (sampling.fused_sample, plain_sample)
-    )
+    fused, plain = (results(sample, x, offset, scope, grad, *options) for sample in (fused_sample, plain_sample))
     atol = 1e-5 if x.dtype == torch.float32 else 2e-3
     for ours, expected in zip(fused, plain, strict=True):
         rtol = {torch.float32: 1e-4, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}[ours.dtype]
@@ -74,9 +81,9 @@ def agree(x, offset, scope, grad, *options):
     return fused
 
 
-# The interpreter takes a second for a few pixels. In every run of the suite: both styles with scope, other strides and
-# channels last; the rest in `make test-slow`.
-FEW = "(plain_path and (shape1 or shape2)) or any_strides or stays_channels_last or not_covered"
+# The interpreter takes a second for a few pixels. In every run of the suite: both styles, both gradients, several
+# points, channels last, wide addresses; the rest in `make test-slow`.
+FEW = "(plain_path and (shape1 or shape2)) or weighted or any_strides or same_bits or not_covered"
 
 
 @pytest.mark.skipif(INTERPRETED, reason="starts the interpreter")
@@ -99,6 +106,7 @@ def test_everything_below_holds_in_tritons_interpreter(chosen):
 
 
 @kernels
+@pytest.mark.usefixtures("both_gradients")
 @pytest.mark.parametrize(
     ("style", "dynamic", "scale", "start", "groups", "shape"),
     [
@@ -125,12 +133,97 @@ def test_positions_far_outside():
 
 @kernels
 @pytest.mark.parametrize("last", [False, True])
-def test_several_tiles_of_pixels_and_channels(last):
-    channels, pixels = sampling.TILE_CHANNELS_LAST if last else sampling.TILE_CHANNELS_FIRST
-    x, offset, scope, grad = tensors("lp", 2, 1, (1, channels + 1, 1, pixels + 1), False)
+def test_several_tiles_of_pixels_and_channels(last, monkeypatch):
+    for name, value in (("TILE_BYTES", 32), ("MOST_CHANNELS_FIRST", 4), ("MOST_CHANNELS_LAST", 4)):
+        monkeypatch.setattr(triton_points, name, value)
+    triton_points._plan.cache_clear()
+    x, offset, scope, grad = tensors("lp", 2, 1, (1, 5, 1, 3), False)
     if last:
         x = x.to(memory_format=torch.channels_last)
     agree(x, offset, scope, grad, "lp", 2, 1, "bilinear", 0.23)
+    triton_points._plan.cache_clear()
+
+
+def points(dtype=torch.float32, last=False):
+    """Weighted points: x, positions (some far outside), weights, and something of the size of the result, as leaves."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(2, 4, *size, generator=generator).to(DEVICE, dtype) for size in ((2, 3), (1, 3)))
+    if last:
+        x = x.to(memory_format=torch.channels_last)
+    positions = 3 * torch.randn(2, 2, 2, 1, 3, 2, generator=generator) + 1.5
+    positions[0, 0, 0, 0, 0] = -1e30
+    weights = torch.randn(2, 1, 2, 1, 3, generator=generator)
+    return [part.to(DEVICE).requires_grad_() for part in (x, positions, weights, y)]
+
+
+@kernels
+@pytest.mark.parametrize("padding", ["border", "zeros"])
+@pytest.mark.parametrize(("dtype", "last"), [(torch.float32, True), (torch.bfloat16, False)])
+def test_weighted_points_and_scores_are_those_in_float64(padding, dtype, last):
+    x, positions, weights, y = points(dtype, last)
+    leaves = {"sum": [x, positions, weights], "score": [y, x, positions]}
+    ways = {"sum": (sample_points, plain_sample_points), "score": (score_points, plain_score_points)}
+    for kind, parts in leaves.items():
+        found = ways[kind][0](*parts, padding)
+        exact_parts = [part.detach().double().requires_grad_() for part in parts]
+        exact = ways[kind][1](*exact_parts, padding)
+        along = torch.randn(found.shape, generator=torch.Generator().manual_seed(1)).to(DEVICE)
+        ours = [found, *torch.autograd.grad(found, parts, along.to(found.dtype))]
+        theirs = [exact, *torch.autograd.grad(exact, exact_parts, along.to(found.dtype).double())]
+        for one, other in zip(ours, theirs, strict=True):
+            precision = 2**-8 if one.dtype == torch.bfloat16 else 2e-6
+            assert (one - other).abs().max() <= precision * other.abs().max()
+    assert sample_points(x, positions, weights, padding).is_contiguous(
+        memory_format=torch.channels_last if last else torch.contiguous_format
+    )
+
+
+@kernels
+@pytest.mark.usefixtures("both_gradients")
+def test_wide_addresses_and_a_second_run_give_the_same_bits(monkeypatch):
+    drawn = tensors("lp", 2, 2, (1, 2, 2, 2), True, reach=3)
+    runs = [results(fused_sample, *drawn, "lp", 2, 2, "bilinear", 0.23) for _ in range(2)]
+    plan = triton_points._plan
+
+    def wide(*key):
+        found = plan(*key)
+        return found._replace(constants=found.constants | {"WIDE": True})
+
+    monkeypatch.setattr(triton_points, "_plan", wide)
+    runs.append(results(fused_sample, *drawn, "lp", 2, 2, "bilinear", 0.23))
+    assert all(torch.equal(one, other) for run in runs[1:] for one, other in zip(runs[0], run, strict=True))
+
+
+@kernels
+def test_maps_beyond_32_bits_have_wide_addresses():
+    # Memory that is never touched costs nothing. The second image begins behind 2**31 numbers.
+    x = torch.empty(2, 1, 1 << 16, 1 << 15, dtype=torch.bfloat16, device=DEVICE)
+    x[:, :, -1, -2:] = torch.tensor([[1.0, 2.0], [3.0, 5.0]])[:, None]
+    positions = torch.tensor([float(1 << 15) - 1.0, float(1 << 16)]).expand(2, 1, 1, 1, 1, 2)
+    found = triton_points.sum_points(x, positions.to(DEVICE), None, True)
+    assert found.flatten().tolist() == [1.5, 4.0]
+
+
+@kernels
+def test_operators_are_registered_as_pytorch_asks():
+    x, positions, weights, y = (part.detach() for part in points(last=True))
+    wide = weights.expand(positions.shape[:-1])
+    checks = {"sum_points": (x, positions, wide, True), "score_points": (y, x, positions, False)}
+    checks["sum_points_backward"] = (y, x, positions, None, False)
+    checks["score_points_backward"] = (wide.contiguous(), y, x, positions, True)
+    x, offset, scope, grad = tensors("pl", 2, 1, (1, 2, 1, 2), True)
+    checks["sample_offsets"] = (x, offset, None, "pl", 2, 1, "bilinear", 0.25)
+    checks["sample_offsets_backward"] = (grad, x, offset, scope, "pl", 2, 1, "bilinear", 0.25)
+    for name, inputs in checks.items():
+        torch.library.opcheck(getattr(torch.ops.denseup, name).default, inputs)
+
+
+@kernels
+def test_compiled_graphs_keep_the_kernels():
+    x, offset, scope, grad = tensors("lp", 2, 1, (1, 2, 1, 2), True)
+    compiled = torch.compile(fused_sample, backend="aot_eager", fullgraph=True)
+    eager, traced = (results(f, x, offset, scope, grad, "lp", 2, 1, "bilinear", 0.25) for f in (fused_sample, compiled))
+    assert all(map(torch.equal, eager, traced))
 
 
 @kernels
@@ -164,7 +257,7 @@ def test_float32_features_with_bfloat16_offsets():  # as under autocast
 def test_bfloat16_positions_beyond_column_128():
     x = torch.arange(300, device=DEVICE).remainder(2).expand(1, 1, 1, 300).bfloat16()
     offset = torch.zeros(1, 8, 1, 300, device=DEVICE, dtype=torch.bfloat16)
-    output = sampling.fused_sample(x, offset, None, PointSampling("lp", 2, 1, "bilinear", 0.25))
+    output = fused_sample(x, offset, None, PointSampling("lp", 2, 1, "bilinear", 0.25))
     assert output[0, 0, 0, 1:-1].tolist() == [0.25, 0.75, 0.75, 0.25] * 149 + [0.25, 0.75]
 
 
@@ -177,7 +270,7 @@ def test_positions_that_are_no_numbers_show_in_their_own_pixels(value, axis):
     clean = results(plain_sample, x, offset.masked_fill(bad, 0), None, grad, "pl", 2, 1, "bilinear", 0.25)
     offset[0, axis][bad] = value
     offset[0, 1 - axis][bad] = 0
-    output, grad_x, grad_offset = results(sampling.fused_sample, x, offset, None, grad, "pl", 2, 1, "bilinear", 0.25)
+    output, grad_x, grad_offset = results(fused_sample, x, offset, None, grad, "pl", 2, 1, "bilinear", 0.25)
     assert torch.equal(output.isnan(), bad.expand_as(output))
     assert torch.equal(grad_offset.isnan(), bad.expand_as(grad_offset))
     torch.testing.assert_close(output[..., ~bad], clean[0][..., ~bad], rtol=1e-4, atol=1e-5)
@@ -190,7 +283,7 @@ def test_positions_that_are_no_numbers_show_in_their_own_pixels(value, axis):
 def test_clamped_positions_have_no_slope(far):
     x, offset, scope, grad = tensors("lp", 2, 1, (1, 2, 1, 2), True)
     drawn = x, torch.full_like(offset, far), torch.zeros_like(scope), grad
-    output, grad_x, *others = results(sampling.fused_sample, *drawn, "lp", 2, 1, "bilinear", 0.25)
+    output, grad_x, *others = results(fused_sample, *drawn, "lp", 2, 1, "bilinear", 0.25)
     corner = (0, 0) if far < 0 else (0, 1)
     assert torch.equal(output, x[..., corner[0], corner[1]][..., None, None].expand_as(output))
     torch.testing.assert_close(grad_x[..., corner[0], corner[1]], grad.sum((2, 3)))
@@ -201,20 +294,8 @@ def test_clamped_positions_have_no_slope(far):
 @kernels
 def test_keeps_nothing_but_its_inputs_for_the_backward_pass():
     x, offset, scope, _ = tensors("lp", 2, 2, (1, 4, 2, 3), True)
-    output = sampling.fused_sample(x.requires_grad_(), offset, scope, PointSampling("lp", 2, 2, "bilinear", 0.25))
+    output = fused_sample(x.requires_grad_(), offset, scope, PointSampling("lp", 2, 2, "bilinear", 0.25))
     assert [kept.data_ptr() for kept in output.grad_fn.saved_tensors] == [t.data_ptr() for t in (x, offset, scope)]
-
-
-@kernels
-def test_only_asked_for_gradients():
-    x, offset, scope, grad = tensors("lp", 2, 1, (1, 2, 1, 2), True)
-    expected = results(plain_sample, x, offset, scope, grad, "lp", 2, 1, "bilinear", 0.23)[1:]
-    for index, leaf in enumerate((x, offset, scope)):
-        leaf.requires_grad_()
-        output = sampling.fused_sample(x, offset, scope, PointSampling("lp", 2, 1, "bilinear", 0.23))
-        (gradient,) = torch.autograd.grad(output, leaf, grad)
-        torch.testing.assert_close(gradient, expected[index], rtol=1e-4, atol=1e-5)
-        leaf.requires_grad_(False)
 
 
 def second_gradients(sample, x, grad, dynamic):
@@ -237,26 +318,26 @@ def test_gradients_of_gradients_with_offsets_that_depend_on_x(dynamic):
         if missing not in str(error):
             raise
         with pytest.raises(RuntimeError, match=missing):
-            second_gradients(sampling.fused_sample, x, grad, dynamic)
+            second_gradients(fused_sample, x, grad, dynamic)
         pytest.skip(f"nor does the plain path have them in PyTorch {torch.__version__}: {missing}")
-    ours = second_gradients(sampling.fused_sample, x, grad, dynamic)
+    ours = second_gradients(fused_sample, x, grad, dynamic)
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 
 
 @kernels
-def test_float64_and_empty_maps_and_subclasses_are_not_covered():
+def test_float64_and_empty_maps_are_not_covered():
     x, offset, scope, _ = tensors("lp", 2, 2, (1, 4, 2, 3), True)
-    assert sampling.supports(x, offset, scope, 2)
-    assert not sampling.supports(x.double(), offset, scope, 2)
-    assert not sampling.supports(x, offset.double(), scope, 2)
-    assert not sampling.supports(x[:0], offset[:0], scope[:0], 2)
-    assert not sampling.supports(torch.nn.Parameter(x), offset, scope, 2)
+    assert operators.covers(x, offset, scope)
+    assert not operators.covers(x.double(), offset, scope)
+    assert not operators.covers(x, offset.double(), scope)
+    assert not operators.covers(x[:0], offset[:0], scope[:0])
 
 
-@pytest.mark.skipif(INTERPRETED, reason="runs no kernel")
+@pytest.mark.skipif(INTERPRETED or torch.cuda.is_available(), reason="runs no kernel")
 def test_the_cpu_and_fake_tensors_take_another_path():
     module, x = DySample(4), torch.randn(1, 4, 2, 3)
-    assert module.sampler(x, *module._predict_offsets(x)) in (compiled_sample, plain_sample)
+    expected = compiled_sample if points_cpu.is_available() else plain_sample
+    assert module.sampler(x, *module._predict_offsets(x)) is expected
     with FakeTensorMode():
         x, offset = (torch.empty(1, channels, 2, 3, device="cuda") for channels in (4, 32))
     assert x.is_cuda
@@ -313,9 +394,9 @@ def test_repeated_gradients_are_the_same_bit_for_bit(reach, dtype):
     drawn = tensors("lp", 2, 4, (2, 64, 50, 60), True, reach, dtype)
     torch.use_deterministic_algorithms(True)
     try:
-        first = results(sampling.fused_sample, *drawn, "lp", 2, 4, "bilinear", 0.25)
+        first = results(fused_sample, *drawn, "lp", 2, 4, "bilinear", 0.25)
         for _ in range(5):
-            again = results(sampling.fused_sample, *drawn, "lp", 2, 4, "bilinear", 0.25)
+            again = results(fused_sample, *drawn, "lp", 2, 4, "bilinear", 0.25)
             assert all(map(torch.equal, again, first))
     finally:
         torch.use_deterministic_algorithms(False)
@@ -324,11 +405,11 @@ def test_repeated_gradients_are_the_same_bit_for_bit(reach, dtype):
 @cuda_only
 def test_choice_of_path_on_cuda():
     module, x = build("lp", False), torch.randn(1, 64, 4, 5).cuda()
-    assert module.sampler(x, *module._predict_offsets(x)) is sampling.fused_sample
+    assert module.sampler(x, *module._predict_offsets(x)) is fused_sample
     expected = module(x)
     vmapped = torch.func.vmap(lambda image: module(image[None])[0])(x)
     torch.testing.assert_close(vmapped, expected, rtol=1e-3, atol=1e-3)
-    compiled = torch.compile(module, backend="eager", fullgraph=True)
+    compiled = torch.compile(module, fullgraph=True)
     torch.testing.assert_close(compiled(x), expected, rtol=1e-3, atol=1e-3)
     module, x = module.double(), x.double()
     assert module.sampler(x, *module._predict_offsets(x)) is plain_sample
