@@ -126,7 +126,7 @@ class Pointwise(nn.Conv2d):
     """A 1 x 1 convolution as one matrix product, which is faster; in an export it is a convolution."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, C, H, W] -> [B, D, H, W], in the memory layout of x."""
+        """X [B, C, H, W] -> [B, D, H, W], in the memory layout of x."""
         if torch.compiler.is_exporting() or torch.jit.is_tracing():
             return super().forward(x)
         weight = self.weight.flatten(1)

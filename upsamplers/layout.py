@@ -15,7 +15,7 @@ def layout(x: Tensor) -> torch.memory_format:
 
 
 def dense(x: Tensor) -> Tensor:
-    """x itself if it is in one of few layouts, else contiguous.
+    """X itself if it is in one of few layouts, else contiguous.
 
     Maps [B, C, H, W] may be contiguous or channels_last. Positions [B, g, n, h, w, 2] may be contiguous, or contiguous
     as [B, 2, g, n, h, w].

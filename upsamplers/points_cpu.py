@@ -104,7 +104,7 @@ def _library() -> ctypes.CDLL | None:
 
 
 def _readable(x: Tensor) -> Tensor:
-    """x in a dtype that compiled code reads."""
+    """X in a dtype that compiled code reads."""
     return x.float() if x.dtype == torch.float16 else x
 
 

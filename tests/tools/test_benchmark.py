@@ -59,9 +59,32 @@ def test_json_has_every_upsampler_and_a_floor_for_each_setting(call, capsys, tmp
                 assert 0 < ms["q1"] <= ms["median"] <= ms["q3"]
                 assert found[kind]["times_floor"] == pytest.approx(ms["median"] / setting["floor_ms"][kind], rel=2e-3)
                 assert found[kind]["peak_mb"] >= 0.999 * output, (name, kind)
+                assert "device_ms" not in found[kind]  # a time of CUDA alone
     (saved,) = tmp_path.iterdir()
     assert json.loads(saved.read_text()) == record
     assert saved.name.endswith(f"_{record['settings'][0]['machine']['date']}.json")
+
+
+def test_time_on_a_cuda_device_has_columns_of_its_own():
+    cost = {"ms": {"median": 2.0, "q1": 1.0, "q3": 3.0}, "times_floor": 4.0, "peak_mb": 5.0}
+    found = {"forward": cost | {"device_ms": 0.25}, "forward_backward": cost | {"device_ms": None}}
+    found |= {"weights": 6, "macs": 7}
+    setting = {
+        "shape": SHAPE,
+        "scale": 2,
+        "dtype": "float32",
+        "repeats": 1,
+        "copy_gb_per_s": 1.0,
+        "channels_last": True,
+    }
+    setting |= {"floor_ms": {"forward": 0.5, "forward_backward": 1.0}, "upsamplers": {"dysample": found}}
+    first, heads, floor, row = benchmark_report.describe(setting | {"device": "cuda"}).splitlines()
+    assert "channels_last" in first
+    assert heads.count("on device") == 2
+    assert row.split()[3] == "0.25"
+    assert row.split()[8] == "-"
+    assert len(heads) == len(row) > len(floor)
+    assert "on device" not in benchmark_report.describe(setting | {"device": "cpu"})
 
 
 def test_saved_settings_stand_beside_those_of_the_same_day(tmp_path, monkeypatch):
@@ -106,7 +129,8 @@ def test_gpu_command_records_a_part_that_fails_and_goes_on(monkeypatch, tmp_path
     assert stop.value.code == 1
     record = json.loads((tmp_path / "gpu_a_gpu_2026-11-23.json").read_text())
     assert record["upsamplers"] == {"settings": []}
-    assert record["segformer_step"] == record["detector_step"] == {"exit_code": 1}
+    assert record["upsamplers_channels_last"] == {"settings": []}
+    assert record["segformer_step"] == record["detector_step"] == record["sampler"] == {"exit_code": 1}
     assert record["training_seg"] == record["training_depth"] == {"exit_code": 2}
     assert record["tests"] == {"exit_code": 5, "summary": ""}
 

@@ -5,8 +5,8 @@ The default shape is that of the DySample paper's section 3.4 and Figs. 1 and 8:
 of the parameters and, if the upsampler uses it, of the guide. Latencies are medians with quartiles over `repeats`
 rounds after a warm-up; every upsampler runs once in each round, so that a busy moment of the machine affects all of
 them. On CUDA a call counts from an empty queue, so Python and launches count; beside it is the time "on device": the
-same kernels replayed as a CUDA graph. Peak memory is the largest amount that PyTorch's allocator holds at once beyond inputs and parameters; on CPU it
-is read from the profiler.
+same kernels replayed as a CUDA graph. Peak memory is the largest amount that PyTorch's allocator holds at once beyond
+inputs and parameters; on CPU it is read from the profiler.
 
 The floor is the time to read x and write the output once (with backward: and their gradients) at the bandwidth of a
 large copy, measured in the same rounds. Tensors that fit into a cache can be faster. On CUDA "dysample (plain)" is
@@ -31,6 +31,7 @@ def read_arguments() -> Namespace:
     parser.add_argument("--device", nargs="+", choices=["cpu", "cuda"], help="default: cuda, if there is one, else cpu")
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["float32"], help="default: float32")
     parser.add_argument("--shape", type=int, nargs=4, action="append", metavar=("B", "C", "H", "W"), help="repeatable")
+    parser.add_argument("--channels-last", action="store_true", help="maps in channels_last; default: contiguous")
     parser.add_argument("--repeats", type=int, help="measured rounds; default: 5 on CPU, 50 on CUDA")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--save", action="store_true", help=f"into {RESULTS}/upsamplers_MACHINE_DATE.json")
@@ -88,7 +89,7 @@ def main() -> None:
         print(json.dumps(measured) if arguments.json else describe_onnx(measured))
         return
     settings = [
-        Setting(device, dtype, check_shape(shape, dtype, device))
+        Setting(device, dtype, check_shape(shape, dtype, device), arguments.channels_last)
         for device in devices
         for dtype in dict.fromkeys(arguments.dtype)
         for shape in arguments.shape or [SHAPE]

@@ -37,11 +37,12 @@ class PlainDySample(DySample):
 
 @dataclass(frozen=True)
 class Setting:
-    """The device, dtype and input shape [B, C, H, W] with which all upsamplers are measured."""
+    """The device, dtype, input shape [B, C, H, W] and layout of maps with which all upsamplers are measured."""
 
     device: str
     dtype: str
     shape: tuple[int, int, int, int]
+    channels_last: bool = False
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -61,7 +62,9 @@ class Setting:
 
     def random(self, shape: Sequence[int]) -> Tensor:
         """A random tensor that requires a gradient."""
-        return torch.randn(shape, device=self.device, dtype=self.torch_dtype, requires_grad=True)
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        drawn = torch.randn(shape, device=self.device, dtype=self.torch_dtype)
+        return drawn.to(memory_format=layout).requires_grad_()
 
 
 @dataclass
@@ -142,6 +145,7 @@ def _measure(setting: Setting, turns: dict[str, Turn], repeats: int) -> dict[str
         "device": setting.device,
         "dtype": setting.dtype,
         "shape": list(setting.shape),
+        "channels_last": setting.channels_last,
         "scale": SCALE,
         "repeats": repeats,
         "copy_gb_per_s": rounded(bandwidth / 1e6),

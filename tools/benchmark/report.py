@@ -14,11 +14,12 @@ from workflow.results import write_result
 def describe(setting: dict[str, Any]) -> str:
     """The numbers of one setting as a table of text."""
     shape = " x ".join(map(str, setting["shape"]))
+    layout = ", channels_last" if setting.get("channels_last") else ""
     floor = setting["floor_ms"]
     device, blank = (f" {'on device':>9}", " " * 10) if setting["device"] == "cuda" else ("", "")
     lines = [
-        f"{shape} at scale {setting['scale']}, {setting['dtype']} on {setting['device']}, {setting['repeats']} rounds;"
-        f" copy {setting['copy_gb_per_s']:.4g} GB/s",
+        f"{shape} at scale {setting['scale']}, {setting['dtype']}{layout} on {setting['device']},"
+        f" {setting['repeats']} rounds; copy {setting['copy_gb_per_s']:.4g} GB/s",
         f"{'':16} {'forward ms':>10} {'quartiles':>15}{device} {'x floor':>8} {'MB':>7} {'+ backward':>10}"
         f" {'quartiles':>15}{device} {'x floor':>8} {'MB':>7} {'weights':>9} {'GMACs':>7}",
         f"{'floor':16} {floor['forward']:10.4g} {'':15}{blank} {1:8} {'':7} {floor['forward_backward']:10.4g} {'':15}"
@@ -87,4 +88,4 @@ def save(results: list[dict[str, Any]]) -> None:
 
 
 def _key(setting: dict[str, Any]) -> tuple[Any, ...]:
-    return setting["device"], setting["dtype"], tuple(setting["shape"])
+    return setting["device"], setting["dtype"], tuple(setting["shape"]), setting.get("channels_last", False)
