@@ -84,7 +84,7 @@ def _apply(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
 
 @dataclass
 class Instances(Record):
-    """Objects of one image: boxes [N, 4], labels [N] int64, scores [N], crowd [N] bool.
+    """Objects of one image: boxes [N, 4], labels [N] int64, scores [N], crowd [N] bool or None if there is no crowd.
 
     Masks have two forms. masks: [N, H, W] bool, for training. rles: for each object the `counts` of COCO's compressed
     run-length encoding, at the image's original size; for evaluation, where the bitmaps of a large image would not fit

@@ -41,7 +41,7 @@ class Objects:
         return Instances(
             boxes=torch.from_numpy(np.ascontiguousarray(self.boxes)),
             labels=torch.from_numpy(self.labels),
-            crowd=torch.from_numpy(self.crowd),
+            crowd=torch.from_numpy(self.crowd) if self.crowd.any() else None,
             masks=None if self.masks is None else torch.from_numpy(np.ascontiguousarray(self.masks)),
             rles=self.rles,
             xywh=None if self.xywh is None else torch.from_numpy(self.xywh),

@@ -127,8 +127,8 @@ def objects_and_crowds(target: Target) -> tuple[Tensor, Tensor]:
     instances = target.instances
     assert instances is not None
     crowd = instances.crowd
-    if crowd is None:
-        crowd = torch.zeros(len(instances.labels), dtype=torch.bool, device=instances.boxes.device)
+    if crowd is None:  # to look for them would be to wait for the device
+        return torch.arange(len(instances.labels), device=instances.boxes.device), instances.boxes[:0]
     return torch.nonzero(~crowd).flatten(), instances.boxes[crowd]
 
 
@@ -159,8 +159,9 @@ def assign(
         best = torch.maximum(best, highest)
         if best_match is not None:
             highest = iou.amax(dim=1, keepdim=True)
-            rows, columns = torch.nonzero((iou == highest) & (highest >= best_match), as_tuple=True)
-            last = last.scatter_reduce(0, columns, rows + start, "amax")
+            numbers = torch.arange(start, start + len(iou), device=iou.device)[:, None]
+            is_best = (iou == highest) & (highest >= best_match)
+            last = torch.maximum(last, torch.where(is_best, numbers, NEGATIVE).amax(dim=0))
     matched = matched.masked_fill(best >= negative, IGNORED)
     matched = torch.where(best >= positive, index, matched)
     matched = torch.where(last >= 0, last, matched)

@@ -98,8 +98,10 @@ class RPN(nn.Module):
         cells, ratios = anchors // self.objectness.out_channels, anchors % self.objectness.out_channels
         starts = [0, *itertools.accumulate(level[0, 0].numel() for level in pyramid)]
         patches = pyramid[0].new_zeros(len(cells), 3, 3, pyramid[0].shape[1])
-        for level, start, end in zip(pyramid, starts, starts[1:], strict=False):
-            here = torch.nonzero((cells >= start) & (cells < end)).flatten()
+        levels = torch.stack([cells >= start for start in starts[1:-1]]).sum(dim=0)
+        counts = torch.bincount(levels, minlength=len(pyramid)).tolist()  # waits for the device once
+        parts = levels.argsort(stable=True).split(counts)
+        for level, start, here in zip(pyramid, starts, parts, strict=False):
             patches = patches.index_copy(0, here, _extract_patches(level, images[here], cells[here] - start))
         weight = self.conv.weight.permute(0, 2, 3, 1).flatten(1)
         hidden = F.relu(F.linear(patches.flatten(1), weight, self.conv.bias), inplace=True)

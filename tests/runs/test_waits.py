@@ -13,7 +13,7 @@ from runtime.distributed import start_processes
 from tests.conftest import ROOT, SHORT
 
 # Of PyTorch's operators, those that wait for a CUDA device: their result is a number, or its size is.
-WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "bincount", "equal", "is_nonzero"}
+WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "bincount", "is_nonzero"}
 
 
 class Waits(TorchDispatchMode):
