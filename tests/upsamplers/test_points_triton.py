@@ -413,3 +413,68 @@ def test_choice_of_path_on_cuda():
     torch.testing.assert_close(compiled(x), expected, rtol=1e-3, atol=1e-3)
     module, x = module.double(), x.double()
     assert module.sampler(x, *module._predict_offsets(x)) is plain_sample
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(INTERPRETED, reason="compiles")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kernels_compile_for_a_gpu_and_read_16_bytes_where_channels_lie_together(dtype, monkeypatch):
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.backends.driver import DriverBase
+
+    class Absent(DriverBase):
+        """Stands for a device that is not there; nothing is launched."""
+
+        @classmethod
+        def is_active(cls):
+            return True
+
+        def get_current_target(self):
+            return GPUTarget("cuda", 90, 32)
+
+        def get_current_device(self):
+            return 0
+
+        def get_current_stream(self, device):
+            return 0
+
+        def get_active_torch_device(self):
+            return torch.device("cpu")
+
+        def map_python_to_cpp_type(self, kind):
+            return kind
+
+        def get_benchmarker(self):
+            raise NotImplementedError
+
+    assembled = {}
+
+    class Compiled:
+        def __init__(self, kernel):
+            self.kernel = kernel
+
+        def __getitem__(self, grid):
+            def compile_only(*args, **options):
+                found = self.kernel.warmup(*args, grid=grid, **options)
+                assembled[self.kernel.__name__] = found.asm["ptx"]
+
+            return compile_only
+
+    names = [f"{name}_kernel" for name in ("sum", "score", "cells", "list", "order", "features")]
+    for name in names:
+        monkeypatch.setattr(triton_points, name, Compiled(getattr(triton_points, name)))
+    last = {"dtype": dtype, "memory_format": torch.channels_last}
+    x, y = torch.zeros(1, 256, 12, 16, **last), torch.zeros(1, 256, 24, 32, **last)
+    inputs = x, torch.zeros(1, 32, 12, 16, **last), None, "lp", 2, 4, "bilinear", 0.25
+    active = triton.runtime.driver
+    active.set_active(Absent())
+    try:
+        triton_points.sample_offsets(*inputs)
+        triton_points.sample_offsets_backward(y, *inputs)
+    finally:
+        active.reset_active()
+    assert set(assembled) == set(names)
+    for name in ("sum_kernel", "score_kernel", "features_kernel"):
+        rows = [line for line in assembled[name].splitlines() if "ld.global" in line and ".v4.b32" in line]
+        assert rows, name
