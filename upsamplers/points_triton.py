@@ -29,8 +29,9 @@ from upsamplers.triton_kernels import (
     sum_kernel,
 )
 
-# Bytes of a tile of one program, and the most channels of it, where channels lie together and where pixels do.
-TILE_BYTES, MOST_CHANNELS_LAST, MOST_CHANNELS_FIRST = 4096, 128, 32
+# The tile of one program, where channels lie together and where pixels do: bytes or numbers, and the most channels.
+BYTES_CHANNELS_LAST, NUMBERS_CHANNELS_FIRST = 4096, 1024  # more would need more registers than there are
+MOST_CHANNELS_LAST, MOST_CHANNELS_FIRST = 128, 32
 POINTS_PER_PROGRAM = 256  # of kernels without channels
 WINDOW = True  # look for near output pixels around each feature pixel; False: list all. benchmarks/gpu.py compares
 
@@ -162,9 +163,11 @@ def _plan(
     window: bool,
 ) -> _Plan:
     (B, C, H, W), (h, w), channels = shape, size, shape[1] // groups
-    most = MOST_CHANNELS_LAST if x_strides[1] == 1 else MOST_CHANNELS_FIRST
+    most, numbers = MOST_CHANNELS_FIRST, NUMBERS_CHANNELS_FIRST
+    if x_strides[1] == 1:
+        most, numbers = MOST_CHANNELS_LAST, BYTES_CHANNELS_LAST // itemsize
     block = min(most, int(triton.next_power_of_2(channels)))
-    pixels = max(1, TILE_BYTES // itemsize // block)
+    pixels = max(1, numbers // block)
     constants = {"G": groups, "S": scale, "START": start, "BORDER": border}
     # Whether addresses need 64 bits: how many numbers maps, positions and weights have.
     constants["WIDE"] = max(B * C * H * W, B * C * h * w, 2 * B * groups * points * h * w) >= 2**31

@@ -139,9 +139,9 @@ def score_kernel(
     if BORDER:  # clamped positions have no slope
         free_x, free_y = (X > 0) & (X < W - 1), (Y > 0) & (Y < H - 1)
     X, Y = _readable(X, W, BORDER), _readable(Y, H, BORDER)
-    score = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
-    slope_x = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
-    slope_y = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+    score = tl.zeros((BLOCK_P,), tl.float32)
+    slope_x = tl.zeros((BLOCK_P,), tl.float32)
+    slope_y = tl.zeros((BLOCK_P,), tl.float32)
     for start in range(0, channels, BLOCK_C):
         channel = start + tl.arange(0, BLOCK_C)
         mask = inside[:, None] & (channel < channels)[None, :]
@@ -150,19 +150,19 @@ def score_kernel(
         at = image * y_strides[0] + (pixel * y_strides[2])[:, None] + (channel * y_strides[1])[None, :]
         value = tl.load(y + at, mask=mask, other=0.0).to(tl.float32)
         if scores is not None:
-            score += value * ((1 - b) * ((1 - a) * p + a * q) + b * ((1 - a) * r + a * s))
+            score += tl.sum(value * ((1 - b) * ((1 - a) * p + a * q) + b * ((1 - a) * r + a * s)), 1)
         if grad_raw is not None:
-            slope_x += value * ((1 - b) * (q - p) + b * (s - r))
-            slope_y += value * ((1 - a) * (r - p) + a * (s - q))
+            slope_x += tl.sum(value * ((1 - b) * (q - p) + b * (s - r)), 1)
+            slope_y += tl.sum(value * ((1 - a) * (r - p) + a * (s - q)), 1)
     number = ((image * G + group) * points + point) * (h * w) + pixel
     if scores is not None:
-        tl.store(scores + number, tl.sum(score, 1) + poison, mask=inside)
+        tl.store(scores + number, score + poison, mask=inside)
     if grad_raw is not None:
         scale = factor
         if weights is not None:
             scale *= tl.load(weights + number, mask=inside, other=0.0)
-        along_x = scale * (tl.where(free_x, tl.sum(slope_x, 1), 0.0) + poison)
-        along_y = scale * (tl.where(free_y, tl.sum(slope_y, 1), 0.0) + poison)
+        along_x = scale * (tl.where(free_x, slope_x, 0.0) + poison)
+        along_y = scale * (tl.where(free_y, slope_y, 0.0) + poison)
         dtype = grad_raw.dtype.element_ty
         tl.store(grad_raw + at_x, (along_x * gate_x).to(dtype), mask=inside)
         tl.store(grad_raw + at_y, (along_y * gate_y).to(dtype), mask=inside)
