@@ -8,6 +8,7 @@ as PyTorch's sync debug mode reports them. A setting that fails is recorded with
 """
 
 import argparse
+import functools
 import itertools
 import json
 import statistics
@@ -37,7 +38,7 @@ def measure(cfg: str, steps: int, options: list[str]) -> dict[str, Any]:
             batches, error = next_batches(run.batches, run.layout.accumulation)
             if error is not None:
                 raise error
-            times.append(milliseconds(lambda batches=batches: train_step(run, batches), processes.device.type))
+            times.append(milliseconds(functools.partial(train_step, run, batches), processes.device.type))
         if processes.device.type == "cuda":
             waits = count_waits(run)
     return {"ms": rounded(statistics.median(times[WARM_UP:])), "waits": waits}

@@ -151,10 +151,11 @@ def _like_backward(y: Tensor, *inputs: Any) -> list[Tensor]:
 def _plain(name: str, *inputs: Any) -> Tensor:
     from upsamplers import points, sampling
 
+    first, second, third, *how = inputs
     if name == "sample_offsets":
-        return sampling.plain_sample(*inputs[:3], sampling.PointSampling(*inputs[3:]))
+        return sampling.plain_sample(first, second, third, sampling.PointSampling(*how))
     compute = points.plain_sample_points if name == "sum_points" else points.plain_score_points
-    return compute(*inputs[:3], "border" if inputs[3] else "zeros", in_chunks=False)
+    return compute(first, second, third, "border" if how[0] else "zeros", in_chunks=False)
 
 
 def _plain_gradients(name: str, y: Tensor, tensors: Sequence[Tensor | None], how: Sequence[Any]) -> list[Tensor | None]:

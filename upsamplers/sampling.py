@@ -192,12 +192,12 @@ def _neighbours(grid: Tensor, length: int, padding: Padding) -> tuple[list[Tenso
     return [pixel.to(torch.int64).clamp(0, length - 1) for pixel in pixels], weights
 
 
-SamplingForm = Literal["grid_sample", "gather", "operators"]
-_form: SamplingForm | None = None
+SamplingForm = Literal["grid_sample", "gather"]
+_form: SamplingForm | Literal["operators"] | None = None
 
 
 @contextmanager
-def sampling_form(form: SamplingForm) -> Iterator[None]:
+def sampling_form(form: SamplingForm | Literal["operators"]) -> Iterator[None]:
     """Within this context points are read by PyTorch's `grid_sample`, by `gather_points`, or by our own operators.
 
     Without it, exports have `grid_sample`, and all else has our operators. A program that has them runs where
