@@ -1,0 +1,121 @@
+"""What stands in the documents: code that is valid, options that exist, settings that load, pictures that are used."""
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from errors import UserError
+from experiment import load_experiment
+from tests.conftest import ROOT
+from tests.tools.test_commands import TOOLS, run_early
+
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = {path.name: path.read_text() for path in DOCUMENTS}
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """All blocks of code in a language, with their documents."""
+    found = [(name, re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.M)) for name, text in TEXTS.items()]
+    return [(name, block) for name, many in found for block in many]
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """The words of all command lines, without environment variables and launchers, from the program on."""
+    found = []
+    for name, block in blocks("bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            for part in line.split("&&"):
+                words = shlex.split(part, comments=True)
+                starts = [
+                    index for index, word in enumerate(words) if re.fullmatch(r"(train|eval)\.py|tools\.\w+", word)
+                ]
+                found += [(name, words[starts[0] :])] if starts else []
+    return found
+
+
+COMMANDS = commands()
+
+
+def test_blocks_of_python_are_python():
+    for name, block in blocks("python"):
+        ast.parse(block, filename=name)
+
+
+def test_blocks_of_yaml_are_yaml_and_whole_configurations_load(tmp_path):
+    whole = 0
+    for name, block in blocks("yaml"):
+        content = yaml.safe_load(block)
+        assert isinstance(content, dict), name
+        if "base" in content and "..." not in block:
+            whole += 1
+            (tmp_path / "own.yaml").write_text(block.replace("base: ", f"base: {ROOT}/configs/", 1))
+            try:
+                load_experiment(tmp_path / "own.yaml")
+            except UserError as error:  # of data that are not here
+                assert "no such file; the classes would be read from it" in str(error)
+    assert whole >= 4
+
+
+def test_options_that_documents_use_exist():
+    programs = sorted({words[0] for _, words in COMMANDS})
+    assert {f"tools.{name}" for name in TOOLS} >= {name for name in programs if name.startswith("tools.")}
+    helps = run_early(*([name.removesuffix(".py"), "--help"] for name in programs))
+    known = {name: set(re.findall(r"--[\w-]+", text)) for name, (_, text, *_) in zip(programs, helps, strict=True)}
+    used = [
+        (name, words[0], option) for name, words in COMMANDS for option in re.findall(r"--\w[\w-]*", " ".join(words))
+    ]
+    assert [use for use in used if use[2] not in known[use[1]]] == []
+
+
+def test_settings_that_documents_use_load():
+    tried = 0
+    for _, words in COMMANDS:
+        if "--cfg" in words and (path := ROOT / words[words.index("--cfg") + 1]).is_file():
+            settings = [word for word in words[1:] if re.match(r"[a-z][\w.]*=", word)]
+            load_experiment(path, settings)
+            tried += 1
+    assert tried > 10
+
+
+def test_documents_call_the_python_of_an_active_environment():
+    places = [(name, line) for name, text in TEXTS.items() for line in text.splitlines() if ".venv/bin/" in line]
+    assert [place for place in places if ". .venv/bin/activate" not in place[1]] == []
+
+
+def test_screenshots_are_small_and_shown():
+    pictures = sorted((ROOT / "docs/images/screens").glob("*"))
+    assert len(pictures) >= 4
+    for picture in pictures:
+        assert picture.stat().st_size < 200_000
+        assert any(f"images/screens/{picture.name}" in text for text in TEXTS.values()), picture
+
+
+@pytest.fixture
+def ignored():
+    """Whether a path is left out of an image of the Dockerfile."""
+    patterns = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] not in ("#", "")]
+    return lambda path: any(Path(path).match(pattern) for pattern in patterns)
+
+
+def test_the_dockerfile_names_what_exists(ignored):
+    """Docker itself may be missing here: order, arguments and files are checked by hand."""
+    text = re.sub(r"\\\n\s*", "", (ROOT / "Dockerfile").read_text())
+    lines = [line.split(maxsplit=1) for line in text.splitlines() if line and not line.startswith("#")]
+    words = [word for word, _ in lines]
+    assert set(words) <= {"ARG", "FROM", "RUN", "WORKDIR", "ENV", "COPY", "CMD"}
+    assert [word for word in words if word != "ARG"][0] == "FROM"
+    declared = [rest.partition("=")[0] for word, rest in lines if word == "ARG"]
+    assert set(re.findall(r"\$\{(\w+)\}", text)) - {"PATH"} == set(declared)
+    for word, rest in lines:
+        if word == "COPY":
+            assert [name for name in rest.split()[:-1] if not (ROOT / name).exists() or ignored(name)] == []
+        if word == "RUN" and rest.startswith("make"):
+            assert re.search(rf"^{rest.split()[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        if word == "CMD":
+            assert (ROOT / ast.literal_eval(rest)[1]).exists()
+    for name in (".git", ".venv", "data", "runs"):
+        assert ignored(name)
