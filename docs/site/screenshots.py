@@ -1,6 +1,6 @@
 """Make the screenshots of the documents: `python docs/site/screenshots.py`, minutes of CPU.
 
-It trains two short runs on the embedded scenes (`make scenes`), writes their pages, and shows them in headless Chromium.
+It trains two short runs on the embedded scenes (`make scenes`), writes their pages, and shows them in Chromium.
 """
 
 import os
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 PICTURES = ROOT / "docs/images/screens"
 DATA = "data.root=data/scenes/ADEChallengeData2016"
 RUNS = {"bilinear": "runs/screens/bilinear", "dysample": "runs/screens/dysample"}
-LENGTH = ["steps=400", "logging.every=10", "evaluation.every=80"]
+LENGTH = ["steps=240", "logging.every=10", "evaluation.every=60"]
 QUALITY = 80  # of WebP
 SIZE = (1280, 960)
 
