@@ -84,8 +84,8 @@ def upsampler_page(name: str) -> str:
     options = expand_name(name)
     meaning = json.dumps(options).replace('"', "")
     config = next(each for each in CONFIGS if each.name == options["name"])
-    plain = type(config().build(16, 16, 2))
-    own = type(config(**options).build(16, 16, 2))
+    plain = type(config().build(32, 32, 2))
+    own = type(config(**options).build(32, 32, 2))
     shown_here = [own, config] if name not in PRESETS else [own] if own != plain else []
     costs = ("weights of convolutions", facts["weights"]), ("multiply-accumulates for each pixel of x", facts["MACs"])
     parts = [
