@@ -55,15 +55,16 @@ notebook: dev ## run the notebook docs/first_steps.ipynb from top to bottom
 	$(PY) -m pytest -m slow tests/test_first_steps.py
 
 docs: .venv/installed-docs ## build the site -> build/site/index.html, which needs no server
-	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 faults: dev ## run the whole fault suite, within an hour on two cores -> RELIABILITY.md
 	OMP_NUM_THREADS=1 $(PY) -m tests.faults
 
-check: dev ## check format, lint and types
+check: dev ## check format, lint, types and the Dockerfile
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+	.venv/bin/hadolint Dockerfile
 
 format: dev ## format and sort imports
 	$(PY) -m ruff check --fix --select I .

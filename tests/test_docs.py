@@ -115,23 +115,15 @@ def ignored():
 
 
 def test_the_dockerfile_names_what_exists(ignored):
-    """Docker itself may be missing here: order, arguments and files are checked by hand."""
+    """`make check` runs hadolint, which knows no files and no targets."""
     text = re.sub(r"\\\n\s*", "", (ROOT / "Dockerfile").read_text())
-    lines = [line.split(maxsplit=1) for line in text.splitlines() if line and not line.startswith("#")]
-    words = [word for word, _ in lines]
-    assert set(words) <= {"ARG", "FROM", "RUN", "WORKDIR", "ENV", "COPY", "CMD"}
-    assert next(word for word in words if word != "ARG") == "FROM"
-    declared = [rest.partition("=")[0] for word, rest in lines if word == "ARG"]
-    assert set(re.findall(r"\$\{(\w+)\}", text)) - {"PATH"} == set(declared)
-    for word, rest in lines:
-        if word == "COPY":
-            assert [name for name in rest.split()[:-1] if not (ROOT / name).exists() or ignored(name)] == []
-        if word == "RUN" and rest.startswith("make"):
-            assert re.search(rf"^{rest.split()[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
-        if word == "CMD":
-            assert (ROOT / ast.literal_eval(rest)[1]).exists()
-    for name in (".git", ".venv", "data", "runs"):
-        assert ignored(name)
+    for names in re.findall(r"^COPY (.*) \S+$", text, re.MULTILINE):
+        assert [name for name in names.split() if not (ROOT / name).exists() or ignored(name)] == []
+    for target in re.findall(r"^RUN make (\w+)", text, re.MULTILINE):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    (program,) = re.findall(r'^CMD \["python", "([\w.]+)"', text, re.MULTILINE)
+    assert (ROOT / program).exists()
+    assert all(ignored(name) for name in (".git", ".venv", "data", "runs"))
 
 
 def install_lines(tmp_path: Path, *arguments: str) -> list[str]:
