@@ -1,4 +1,4 @@
-"""The notebook docs/first_steps.ipynb."""
+"""The notebook docs/first_steps.ipynb. New outputs: `.venv/bin/jupyter execute --inplace`, without its data and runs."""
 
 import ast
 import json
