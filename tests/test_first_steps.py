@@ -1,4 +1,7 @@
-"""The notebook docs/first_steps.ipynb. New outputs: `.venv/bin/jupyter execute --inplace`, without its data and runs."""
+"""The notebook docs/first_steps.ipynb.
+
+New outputs: remove its data and runs, then `.venv/bin/jupyter execute --inplace docs/first_steps.ipynb`.
+"""
 
 import ast
 import json
