@@ -1,14 +1,15 @@
 """Make the screenshots of the documents: `python docs/site/screenshots.py`, minutes of CPU.
 
-It trains two short runs on the embedded scenes (`make scenes`), writes their pages, and shows them in Chromium.
+It trains two short runs on the embedded scenes (`make scenes`), writes their pages, and shows them in headless
+Chromium by `pip install playwright`.
 """
 
+import io
 import os
 import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from PIL import Image
+from playwright.sync_api import Page, sync_playwright
 
 ROOT = Path(__file__).parents[2]
 PICTURES = ROOT / "docs/images/screens"
@@ -23,7 +25,6 @@ DATA = "data.root=data/scenes/ADEChallengeData2016"
 RUNS = {"bilinear": "runs/screens/bilinear", "dysample": "runs/screens/dysample"}
 LENGTH = ["steps=240", "logging.every=10", "evaluation.every=60"]
 QUALITY = 80  # of WebP
-SIZE = (1280, 960)
 
 
 def run(*words: str) -> None:
@@ -33,22 +34,11 @@ def run(*words: str) -> None:
         sys.exit(done.returncode)
 
 
-def shoot(chromium: str, address: str, name: str, wait: int = 3000, size: tuple[int, int] = SIZE) -> None:
-    """Show a page for so many milliseconds of its own time, and keep the picture as NAME.webp."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "page.png"
-        options = [
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--hide-scrollbars",
-            f"--user-data-dir={folder}/profile",
-        ]
-        options += [f"--window-size={size[0]},{size[1]}", f"--virtual-time-budget={wait}", f"--screenshot={file}"]
-        subprocess.run([chromium, *options, address], check=True, capture_output=True, timeout=180)
-        PICTURES.mkdir(parents=True, exist_ok=True)
-        with Image.open(file) as picture:
-            picture.convert("RGB").save(PICTURES / f"{name}.webp", quality=QUALITY, method=6)
+def keep(page: Page, name: str) -> None:
+    """Keep what a page shows as NAME.webp."""
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    with Image.open(io.BytesIO(page.screenshot())) as picture:
+        picture.convert("RGB").save(PICTURES / f"{name}.webp", quality=QUALITY, method=6)
 
 
 @contextmanager
@@ -94,10 +84,17 @@ def main() -> None:
     run("-m", "tools.report", *RUNS.values(), "--out", str(pages / "report.html"))
     run("-m", "tools.errors", "--checkpoint", RUNS["dysample"], "--out", str(pages / "errors.html"))
     run("-m", "tools.check_data", "--cfg", "configs/demo/seg.yaml", DATA, "--out", str(pages / "check_data.html"))
-    for name in ("report", "errors", "check_data"):
-        shoot(chromium, (pages / f"{name}.html").as_uri(), name)
-    with tensorboard(pages) as address:
-        shoot(chromium, f"{address}#timeseries", "tensorboard", wait=20_000)
+    with sync_playwright() as playwright, tensorboard(pages) as address:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 960})
+        for name in ("report", "errors", "check_data"):
+            page.goto((pages / f"{name}.html").as_uri())
+            keep(page, name)
+        page.goto(f"{address}?tagFilter=train/loss$|mIoU|bIoU|images_per#timeseries")
+        page.get_by_text("Settings", exact=True).first.click()  # closes them
+        page.wait_for_timeout(5000)  # until the curves are drawn
+        keep(page, "tensorboard")
+        browser.close()
 
 
 if __name__ == "__main__":
