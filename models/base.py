@@ -1,7 +1,7 @@
 """Base classes of all models and backbones: the interfaces that the training and evaluation loops rely on."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 from torch import Tensor, nn
@@ -36,9 +36,13 @@ class Backbone(nn.Module, ABC):
 
 
 class DenseModel(nn.Module, ABC):
-    """A model for any task. Its input images are normalised and padded to multiples of `size_divisor`."""
+    """A model for any task. Its input images are normalised and padded to multiples of `size_divisor`.
+
+    left_out: the parts that `model.weights` gave no values, though it should, with the reason; see `load_start`.
+    """
 
     size_divisor: int = 32
+    left_out: Mapping[str, str] = {}
     backbone: Backbone
     _frozen: Sequence[nn.Module] = ()
 

@@ -68,6 +68,8 @@ def print_plan(comparison: Comparison, costs: dict[str, dict[str, Any]], jobs: i
     for variant, cost in costs.items():
         note = ", the baseline" if variant == comparison.baseline else ""
         print(f"variant     {variant}{note}: {cost['params']:,} parameters, {cost['macs'] / 1e9:.3f} G MACs")
+        if cost["start"]:
+            print(f"            starts from {cost['start']}")
     sys.stdout.flush()
 
 
