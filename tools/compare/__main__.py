@@ -69,7 +69,7 @@ def print_plan(comparison: Comparison, costs: dict[str, dict[str, Any]], jobs: i
         note = ", the baseline" if variant == comparison.baseline else ""
         print(f"variant     {variant}{note}: {cost['params']:,} parameters, {cost['macs'] / 1e9:.3f} G MACs")
         if cost["start"]:
-            print(f"            starts from {cost['start']}")
+            print(f"            pretrained weights: {cost['start']}")
     sys.stdout.flush()
 
 
