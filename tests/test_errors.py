@@ -61,7 +61,6 @@ def data(scenes, tmp_path) -> Path:
         ("batch_size=0", "batch_size: 0 is not possible"),
         ("model.backbone=mit_b7", "mit_b7"),
         ("optimizer=adma", "did you mean adamw?"),
-        ("optimizer.rules=[{match: nothing}]", "no parameter is left for match: nothing"),
         ("metrics=[]", "metrics"),
         ("evaluation.best=mIuO", "did you mean mIoU?"),
         ("run_name=a/b", "run_name"),
