@@ -14,7 +14,7 @@ from structures import Prediction, Target
 
 
 class SemanticFiles(PredictionFiles):
-    """NAME.png per image: class indices from 0 at the image's size; 8 bits with a palette, or 16 if over 256 classes."""
+    """NAME.png per image: class indices from 0 at the image's size; 8 bits with a palette, 16 if over 256 classes."""
 
     def __init__(self, folder: Path, num_classes: int) -> None:
         self._folder = folder
