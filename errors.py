@@ -76,8 +76,24 @@ class Interrupted(Exception):  # noqa: N818 (not an error)
         self.signal_number, self.saved = signal_number, saved
 
 
+class _Paragraphs(argparse.HelpFormatter):
+    """Wraps each paragraph of a description by itself. argparse would make one of all."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        return "\n\n".join(fill(paragraph, width, indent) for paragraph in text.split("\n\n"))
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """An argparse parser that reports its errors as UserError."""
+
+    def __init__(
+        self,
+        prog: str,
+        description: str | None = None,
+        formatter_class: type[argparse.HelpFormatter] = _Paragraphs,
+    ) -> None:
+        super().__init__(prog=prog, description=description, formatter_class=formatter_class)
 
     def error(self, message: str) -> NoReturn:
         """Raise `UserError` instead of printing the usage."""

@@ -1,5 +1,6 @@
 """Every command starts, as `python FILE` or `python -m tools.NAME`, and reads its arguments before it imports torch."""
 
+import ast
 import json
 import runpy
 import subprocess
@@ -48,6 +49,15 @@ def test_help_does_not_import_pytorch():
     late = [command for command, (*_, has_torch) in zip(COMMANDS, results, strict=True) if has_torch]
     assert late == []
     assert {(code, out[:6], err) for code, out, err, _ in results} == {(0, "usage:", "")}
+
+
+def test_every_argument_is_explained():
+    """--help says nothing about an argument without a help text."""
+    for path in [*(ROOT / "tools").rglob("*.py"), ROOT / "workflow/arguments.py", ROOT / "config/command.py"]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument":
+                names = {keyword.arg for keyword in node.keywords}
+                assert names & {"help", None}, f"{path}: {ast.unparse(node)}"  # None: **options
 
 
 def test_what_is_wrong_in_a_command_line_is_found_before_pytorch_is_imported(tmp_path):

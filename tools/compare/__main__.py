@@ -18,7 +18,7 @@ from errors import ArgumentParser, UserError, read_early, run_command
 def read_arguments() -> Namespace:
     """The arguments of the command. Raises UserError."""
     parser = ArgumentParser(prog="tools.compare", description=__doc__)
-    parser.add_argument("--cfg", type=Path, required=True)
+    parser.add_argument("--cfg", type=Path, required=True, help="the configuration that all variants share")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--upsamplers", metavar="A,B,..", help="variants that differ by model.upsampler")
     which.add_argument("--variants", type=Path, metavar="FILE", help="YAML: NAME: [KEY=VALUE, ...], one line a variant")
