@@ -244,6 +244,8 @@ class Experiment(Schema):
         if not path.exists() and not path.suffix and path.name == str(path):  # not a path, but a name that is misspelt
             what = "is neither a file nor a name of the index"
             raise UserError(where, what, f"{suggest(path.name, list(entries()))} (python -m tools.weights lists them)")
+        if (best := path / "checkpoints" / "best.pt").exists():
+            raise UserError(where, "is the folder of a run", f"name its checkpoint, {best}")
         check_is_file(path, where)
 
     @staticmethod

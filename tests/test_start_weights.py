@@ -158,6 +158,14 @@ def test_a_missing_file_is_named_before_anything_is_built():
         assert f"{key} none.pt: no such file" in refusal(recipe(SEG, f"{key}=none.pt"))
 
 
+def test_the_folder_of_a_run_is_told_to_hold_the_file(tmp_path):
+    best = tmp_path / "run/checkpoints/best.pt"
+    best.parent.mkdir(parents=True)
+    best.touch()
+    message = refusal(recipe(SEG, f"model.weights={tmp_path}/run"))
+    assert message.endswith(f"{tmp_path}/run: is the folder of a run; name its checkpoint, {best}")
+
+
 def test_sizes_without_published_weights_are_not_promised_any():
     message = refusal(recipe(SEG, "model.backbone.depths=[1, 1, 1, 1]"))
     assert "no ImageNet weights are published for a mit_b1 of these sizes; add model.backbone.weights=null" in message

@@ -1,6 +1,7 @@
 """The result record: the metrics of a run with their circumstances, and its JSON file."""
 
 import json
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,9 @@ def describe_run(folder: Path, state: TrainingState) -> str:
     return (
         f"done: {folder}\n"
         f"  best evaluation: {best['metric']} {best['value']:.4g} at step {best['step']}, results.json and best.pt\n"
-        f"  last evaluation: at step {state.step}, results_last.json and last.pt"
+        f"  last evaluation: at step {state.step}, results_last.json and last.pt\n"
+        f"  next: python -m tools.errors --checkpoint {shlex.quote(str(folder))}; "
+        f"python -m tools.predict --checkpoint {shlex.quote(str(folder))} PHOTO"
         + ("\n  stopped early: evaluation.patience is used up" if state.out_of_patience else "")
     )
 

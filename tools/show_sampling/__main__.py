@@ -111,9 +111,9 @@ def _is_ours(path: Path) -> bool:
 
 
 def _board_folder(checkpoint: Path) -> Path:
-    folder = checkpoint.resolve().parent.parent / "tensorboard"
-    if not folder.is_dir():
-        what = f"{checkpoint} is not in a run folder with a tensorboard folder"
+    folder = checkpoint.resolve().parent.parent
+    if not (folder / "config.yaml").exists():
+        what = f"{checkpoint} is not in a run folder"
         raise UserError("--tensorboard", what, "name a run folder, or a checkpoint in it")
     return folder
 
