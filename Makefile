@@ -9,6 +9,7 @@ help: ## show this list
 
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info)' || { echo "error: $(PYTHON): Python 3.11 or newer is needed; run make with PYTHON=python3.12 or the like" >&2; exit 2; }
+	@echo "installing PyTorch and the rest into .venv: some minutes, about 6 GB"
 	test -x $(PY) || $(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@

@@ -96,8 +96,14 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(prog=prog, description=description, formatter_class=formatter_class)
 
     def error(self, message: str) -> NoReturn:
-        """Raise `UserError` instead of printing the usage."""
-        raise UserError("command line", message, f"see {self.prog} --help")
+        """Raise `UserError` instead of printing the usage. It knows the two slips that are made with KEY=VALUE."""
+        files = [word for word in sys.argv[1:] if word.endswith((".yaml", ".yml"))]
+        advice = f"see {self.prog} --help"
+        if "required: --cfg" in message and files:
+            advice = f"write --cfg {files[0]}"
+        if message.startswith("unrecognized arguments: --") and self.get_default("overrides") == []:
+            advice = f"settings are KEY=VALUE without dashes, for example model.upsampler=carafe; {advice}"
+        raise UserError("command line", message, advice)
 
 
 def suggest(wrong: str, valid: list[str]) -> str:

@@ -56,6 +56,10 @@ def data(scenes, tmp_path) -> Path:
         ("model.upsampler.groups=true", "groups"),
         ("model.upsampler.groups=3", "3"),
         ("stpes=1", "stpes: unknown key; did you mean steps?"),
+        ("upsampler=carafe", "upsampler: unknown key; did you mean model.upsampler?"),
+        ("lr=0.1", "lr: unknown key; did you mean optimizer.lr?"),
+        ("data.batch_size=4", "data.batch_size: unknown key; did you mean batch_size?"),
+        ("model.mask_channels=8", "model.mask_channels: unknown key; did you mean channels?"),  # of another model
         ("steps=-1", "steps: -1 is not possible"),
         ("steps=many", "steps: 'many' is not possible"),
         ("batch_size=0", "batch_size: 0 is not possible"),

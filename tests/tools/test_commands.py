@@ -65,10 +65,17 @@ def test_what_is_wrong_in_a_command_line_is_found_before_pytorch_is_imported(tmp
     broken.write_text("model: [\n")
     child = tmp_path / "child.yaml"
     child.write_text("base: /proc/nowhere.yaml\n")
+    tabs = tmp_path / "tabs.yaml"
+    tabs.write_text("model:\n\tupsampler: carafe\n")
     lines = {
-        ("train", "--cfg", good, "--chekc"): "command line: unrecognized arguments: --chekc; see train.py --help",
+        ("eval", "--checkpoint", good, "--chekc"): "command line: unrecognized arguments: --chekc; settings are KEY",
+        ("tools.report", good, "--chekc"): "command line: unrecognized arguments: --chekc; see tools.report --help",
+        ("train", good): f"command line: the following arguments are required: --cfg; write --cfg {good}",
+        ("train", "--cfg", good, "--model.upsampler=carafe"): "command line: unrecognized arguments: "
+        "--model.upsampler=carafe; settings are KEY=VALUE without dashes, for example model.upsampler=carafe; see ",
         ("train", "--cfg", "/proc/nowhere.yaml"): "/proc/nowhere.yaml: no such file; name an existing YAML file",
         ("train", "--cfg", str(broken)): f"{broken} line 2: ",
+        ("train", "--cfg", str(tabs)): f"{tabs} line 2: has a tab in front of a word; indent with spaces",
         ("train", "--cfg", str(child), "--check"): "/proc/nowhere.yaml (the `base` of ",
         ("train", "--cfg", good, "steps"): "argument steps: is not KEY=VALUE; ",
         ("eval", "--checkpoint", "x", "--which", "first"): "command line: argument --which: invalid choice: 'first'",
