@@ -158,9 +158,12 @@ def is_state(content: Any) -> bool:
     return all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
 
 
-def check_state(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], where: object) -> None:
+def check_state(
+    wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], where: object, may_exclude: bool = False
+) -> None:
     """Raise UserError, naming `where`, unless names, shapes and dtypes agree and all given values are finite.
 
+    may_exclude: whether tensors that differ may be left out by a setting; for the advice.
     All real floating-point dtypes agree with each other; integers and complex numbers must have the same dtype.
     """
     misfits = {
@@ -179,7 +182,9 @@ def check_state(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], where
     }
     problems = [f"{len(names)} tensors {kind} ({_list_names(names)})" for kind, names in misfits.items() if names]
     if problems:
-        advice = "name weights of this network, or exclude the tensors that differ by model.weights_exclude"
+        advice = "name weights and a configuration that belong together"
+        if may_exclude:
+            advice = "name weights of this network, or exclude the tensors that differ by model.weights_exclude"
         raise UserError(where, f"does not fit the model: {', '.join(problems)}", advice)
     broken = [name for name, tensor in given.items() if not tensor.is_meta and not tensor.isfinite().all()]
     if broken:

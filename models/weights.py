@@ -81,7 +81,7 @@ def load_start(model: nn.Module, file: Path | str, exclude: Sequence[str]) -> di
             parents = sorted({tensor.rpartition(".")[0] for tensor in own})
             raise UserError("model.weights_exclude", f"the model has no {name}", suggest(name, parents))
     left_out = {} if weights.is_foreign else _misfits(_without(own, exclude), _without(weights.state, exclude))
-    _load(model, weights, f"model.weights {path}", [*exclude, *left_out])
+    _load(model, weights, f"model.weights {path}", [*exclude, *left_out], may_exclude=True)
     return left_out
 
 
@@ -110,14 +110,16 @@ def load_weights(module: nn.Module, file: Path | str, key: str) -> None:
     _load(module, read_weights(path, key), f"{key} {path}")
 
 
-def _load(module: nn.Module, weights: "Weights", where: str, exclude: Sequence[str] = ()) -> None:
+def _load(
+    module: nn.Module, weights: "Weights", where: str, exclude: Sequence[str] = (), may_exclude: bool = False
+) -> None:
     state, own = weights.state, module.state_dict().keys()
     for part in ("backbone.", "encoder."):
         if state.keys() != own and with_prefix(state, part).keys() == own:
             state = with_prefix(state, part)
     if weights.is_foreign and state.keys() != own:
         raise _no_weights(where)
-    load_state(module, state, f"{where} ({weights.kind})" if weights.kind else where, exclude)
+    load_state(module, state, f"{where} ({weights.kind})" if weights.kind else where, exclude, may_exclude)
 
 
 class Weights(NamedTuple):
@@ -168,13 +170,19 @@ def _no_weights(where: str) -> UserError:
     return UserError(where, "is neither converted weights nor a checkpoint", "convert it: tools.convert_weights")
 
 
-def load_state(module: nn.Module, state: Mapping[str, Tensor], where: object, exclude: Sequence[str] = ()) -> None:
+def load_state(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    where: object,
+    exclude: Sequence[str] = (),
+    may_exclude: bool = False,
+) -> None:
     """Load all of `state` into all of `module`, except for the tensors and submodules that `exclude` names.
 
     Raises UserError, naming `where`, if a name, a shape, a type or a value (NaN) does not fit.
     """
     own, given = module.state_dict(), _without(state, exclude)
-    check_state(_without(own, exclude), given, where)
+    check_state(_without(own, exclude), given, where, may_exclude)
     module.load_state_dict(own | given)
 
 

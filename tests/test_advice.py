@@ -369,6 +369,10 @@ DONE = {row.do for row in ROWS}
 TIMM = "needs timm, which is slow to import: tests/models/backbones"
 NOT_HERE = {
     "install it (pip install …) or remove it from logging.sinks": ("tests/runtime/test_sinks.py", ["logging.sinks=[]"]),
+    "settings are KEY=VALUE without dashes, for example model.upsampler=carafe; …": (
+        "of a command line: tests/tools/test_commands.py",
+        ["model.upsampler=carafe"],
+    ),
     "set model.weights, or take it out of frozen": ("tests/test_start_weights.py", ["frozen=[]"]),
     "take it out of frozen, or name other weights": ("tests/test_start_weights.py", ["frozen=[]"]),
     "set optimizer.layer_decay=null": ("tests/runtime/test_optimizer.py", ["optimizer.layer_decay=null"]),
