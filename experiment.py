@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import torch
@@ -168,10 +167,6 @@ class Experiment(Schema):
             advice = do or "change the model's options"
             raise UserError(self._where("model"), what or "does not fit in memory", advice) from error
         model.freeze(self.frozen)
-        for name in self.frozen:
-            if any(f"{part}.".startswith(f"{name}.") or f"{name}.".startswith(f"{part}.") for part in model.left_out):
-                what = f"{name} would keep random numbers, since {self.model.weights} has no such weights"
-                raise UserError(self._where("frozen"), what, "take it out of frozen, or name other weights")
         return model
 
     def inference(self, model: DenseModel) -> Inference:
@@ -213,10 +208,6 @@ class Experiment(Schema):
             raise UserError(self._where("evaluation.best"), f"no metric {name}", suggest(name, names))
         return name, any(name in metric.lower_is_better for metric in metrics)
 
-    def headline(self) -> list[str]:
-        """Names of the numbers that a line about an evaluation shows."""
-        return [name for metric in self.build_metrics() for name in metric.headline]
-
     def fetch_weights(self) -> None:
         """Check what a new run starts from, before anything is built, and fetch what it names.
 
@@ -244,8 +235,6 @@ class Experiment(Schema):
         if not path.exists() and not path.suffix and path.name == str(path):  # not a path, but a name that is misspelt
             what = "is neither a file nor a name of the index"
             raise UserError(where, what, f"{suggest(path.name, list(entries()))} (python -m tools.weights lists them)")
-        if (best := path / "checkpoints" / "best.pt").exists():
-            raise UserError(where, "is the folder of a run", f"name its checkpoint, {best}")
         check_is_file(path, where)
 
     @staticmethod
@@ -262,11 +251,9 @@ class Experiment(Schema):
         names = {key: self._name_of(weights) for key, weights in self._named_weights().items() if weights is not None}
         return {key: stored(name) if is_word(name) else Path(name).expanduser() for key, name in names.items() if name}
 
-    def describe_weights(self, left_out: Mapping[str, str] = MappingProxyType({})) -> str:
-        """What a new run starts from: the files and what they are for, or that there are none. Reads the files.
-
-        left_out: of the model, once it is built.
-        """
+    def describe_weights(self, left_out: Mapping[str, str] | None = None) -> str:
+        """What a new run starts from, or that it is nothing. Reads the files. left_out: of the model, once it is built."""
+        absent = [*self.model.weights_exclude, *(f"{part} ({why})" for part, why in (left_out or {}).items())]
         names = {"model.backbone.weights": "backbone", "model.weights": "whole model"}
         files, parts = self.weight_files(), []
         for key, weights in self._named_weights().items():
@@ -277,13 +264,11 @@ class Experiment(Schema):
                 remark = read_weights(files[key], key).remark
             if weights == IMAGENET and (published := self.model.backbone.published):
                 source = f"{published.name} of timm" if published.by_timm else published.name
-            absent = [*self.model.weights_exclude, *(f"{part} ({why})" for part, why in left_out.items())]
             without = f" without {', '.join(absent)}" if absent and key == "model.weights" else ""
             parts.append(f"{names[key]}{without} from {source}{f' ({remark})' if remark else ''}")
         if not parts:
             return "none: training starts from random numbers"
-        fresh = [part for part, why in left_out.items() if why != UNUSED]
-        whole = self.model.weights is not None and not self.model.weights_exclude and not fresh
+        whole = self.model.weights is not None and all(UNUSED in part for part in absent)
         return "; ".join([*parts, *([] if whole else ["all else starts from random numbers"])])
 
     def _named_weights(self) -> dict[str, str | None]:

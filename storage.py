@@ -79,6 +79,8 @@ def check_is_file(path: Path, where: object) -> None:
         raise UserError(where, "no such file", "correct the path, or fetch the file as docs/weights.md says") from None
     except OSError as error:
         raise UserError(where, f"cannot be read ({error.strerror})", "name a readable file") from None
+    if (best := path / "checkpoints" / "best.pt").exists():
+        raise UserError(where, "is the folder of a run", f"name its checkpoint, {best}")
     if not stat.S_ISREG(mode):
         raise UserError(where, "is a folder, a pipe or a device", "name a file")
 

@@ -36,7 +36,7 @@ from structures import Batch
 from workflow.announce import announce
 from workflow.pictures import validation_pictures
 from workflow.plan import print_plan
-from workflow.results import describe_run, write_run_results
+from workflow.results import describe_run, headline, write_run_results
 
 
 class Run:
@@ -166,7 +166,7 @@ def evaluate_and_save(run: Run, log: RunLog, stop: StopSignals) -> None:
         processes.share_buffers(model)
         result = score(model, run.validation_set, experiment, processes)
         is_best = state.record_score(run.best_metric, result["metrics"][run.best_metric], run.lower_is_better)
-        log.add_evaluation(result["metrics"], result["seconds"], experiment.headline(), run.best_metric)
+        log.add_evaluation(result["metrics"], result["seconds"], headline(experiment), run.best_metric)
         for image_id, picture in validation_pictures(model, run.validation_set, experiment, processes):
             log.add_picture(image_id, picture)
         if processes.is_main:

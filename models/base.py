@@ -52,12 +52,18 @@ class DenseModel(nn.Module, ABC):
         return [[f"backbone.{name}" for name in part] for part in self.backbone.parts]
 
     def freeze(self, names: Sequence[str]) -> None:
-        """Stop training the parts or weights of these dotted names, for good. UserError if the model has no such."""
+        """Stop training the parts or weights of these dotted names, for good.
+
+        Raises UserError if the model has no such, or if they would keep random numbers.
+        """
         modules, weights = dict(self.named_modules()), dict(self.named_parameters())
         for name in names:
             if not name or (name not in modules and name not in weights):
                 what = f"the model has no {name or 'part without a name'}"
                 raise UserError("frozen", what, suggest(name, [known for known in modules if known]))
+            if any(f"{part}.".startswith(f"{name}.") or f"{name}.".startswith(f"{part}.") for part in self.left_out):
+                what = f"{name} would keep random numbers, since model.weights has no such weights"
+                raise UserError("frozen", what, "take it out of frozen, or name other weights")
             (modules[name] if name in modules else weights[name]).requires_grad_(False)
         self._frozen = [modules[name] for name in names if name in modules]
         self.train(self.training)

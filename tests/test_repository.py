@@ -109,9 +109,9 @@ def test_documents_name_files_that_exist(path):
     named = re.findall(r"(?:--cfg |python |base: )((?:[\w-]+/)*[\w-]+\.(?:py|yaml))", text)
     examples = (
         "upsamplers/nearest_conv.py",
-        "datasets/beside/dataset.py",
-        "datasets/beside/__init__.py",
-        "configs/beside.yaml",
+        "datasets/pairs/dataset.py",
+        "datasets/pairs/__init__.py",
+        "configs/pairs.yaml",
     )
     named += re.findall(r"`((?:[\w-]+/)+[\w-]+\.py)`", text)
     named = [name for name in named if name not in examples]

@@ -64,6 +64,11 @@ def write_run_results(folder: Path, result: dict[str, Any], step: int, is_best: 
         write_result(folder / name, result | {"checkpoint": str(path), "step": step, "selected": selected})
 
 
+def headline(experiment: Experiment) -> list[str]:
+    """Names of the numbers that a line about an evaluation shows."""
+    return [name for metric in experiment.build_metrics() for name in metric.headline]
+
+
 def describe_run(folder: Path, state: TrainingState) -> str:
     """Where the results of a finished run are, and whether it ended early."""
     best = state.best
