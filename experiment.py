@@ -252,7 +252,7 @@ class Experiment(Schema):
         return {key: stored(name) if is_word(name) else Path(name).expanduser() for key, name in names.items() if name}
 
     def describe_weights(self, left_out: Mapping[str, str] | None = None) -> str:
-        """What a new run starts from, or that it is nothing. Reads the files. left_out: of the model, once it is built."""
+        """What a new run starts from, or that it is nothing; reads the files. left_out: of the model that is built."""
         absent = [*self.model.weights_exclude, *(f"{part} ({why})" for part, why in (left_out or {}).items())]
         names = {"model.backbone.weights": "backbone", "model.weights": "whole model"}
         files, parts = self.weight_files(), []

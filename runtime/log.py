@@ -18,8 +18,8 @@ from torch import Tensor
 from errors import Interrupted, UserError
 from runtime.distributed import Processes
 from runtime.sinks import Sink, SinkName, open_sinks
+from runtime.sinks.terminal import Terminal
 from runtime.state import DIVERGED
-from runtime.terminal import Terminal
 from storage import write_text
 
 
