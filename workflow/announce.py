@@ -1,5 +1,6 @@
 """What the log, a terminal and `train.py --check` say about a run before its first step."""
 
+import os
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -47,10 +48,17 @@ def announce(log: RunLog, run: StartedRun, changed: Sequence[Change]) -> None:
     notes = [f"changed: {change}" for change in changed]
     if log.processes.is_main and not run.resumed:
         notes += data_lines(run.training_set, run.validation_set)
-        notes += experiment.optimizer.warnings(run.model)
+        notes += [*experiment.optimizer.warnings(run.model), *worker_warnings(experiment.system.workers)]
         notes.append(f"pretrained weights: {experiment.describe_weights(run.model.left_out)}")
     for note in notes:
         log.add_note(note)
+
+
+def worker_warnings(workers: int) -> list[str]:
+    """One line if there are more processes that read images than cores."""
+    cores = len(os.sched_getaffinity(0))
+    what = f"{workers} processes read images, and there are {cores} cores; fewer may be faster"
+    return [f"warning: system.workers: {what}"] if workers > cores else []
 
 
 def header(run: StartedRun) -> list[str]:

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +20,7 @@ from runtime.signals import StopSignals
 from tests import launch
 from tests.conftest import ROOT, command, logged
 from tests.faults.tasks import runs_until
-from workflow.announce import header
+from workflow.announce import header, worker_warnings
 
 SEG = "configs/demo/seg.yaml"
 METRICS = {"mIoU": 12.345, "bbox/APl": float("nan")}
@@ -136,6 +137,18 @@ def test_the_header_says_what_runs_and_where_to_look(tmp_path):
     assert found["base LR"] == "0.1 in 1 parameter groups"
     assert found["look"].startswith("tensorboard --logdir runs; pictures in runs/a/pictures")
     assert found["device"].endswith("1 process, fp32")
+
+
+def test_too_many_workers_are_told_once(monkeypatch):
+    from datasets.workers import BatchLoader
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert list(BatchLoader(list, [[1], [2]], 2)) == [1, 2]
+    assert caught == []
+    said = "warning: system.workers: 2 processes read images, and there are 1 cores; fewer may be faster"
+    assert (worker_warnings(2), worker_warnings(1)) == ([said], [])
 
 
 @pytest.mark.slow
