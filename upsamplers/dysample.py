@@ -22,7 +22,6 @@ from upsamplers.base import (
     require_whole,
     shuffle,
 )
-from upsamplers.layout import is_channels_last
 from upsamplers.sampling import PointSampling, Sampler, choose_sampler
 
 
@@ -129,9 +128,9 @@ class Pointwise(nn.Conv2d):
         """X [B, C, H, W] -> [B, D, H, W], in the memory layout of x."""
         if torch.compiler.is_exporting() or torch.jit.is_tracing():
             return super().forward(x)
-        weight = self.weight.flatten(1)
-        if is_channels_last(x):
-            return F.linear(x.permute(0, 2, 3, 1), weight, self.bias).permute(0, 3, 1, 2)
+        weight, rows = self.weight.flatten(1), x.permute(0, 2, 3, 1)
+        if rows.is_contiguous():  # channels_last
+            return F.linear(rows, weight, self.bias).permute(0, 3, 1, 2)
         weight, pixels = weight.expand(x.shape[0], -1, -1), x.flatten(2)
         product = weight @ pixels if self.bias is None else torch.baddbmm(self.bias[:, None], weight, pixels)
         return product.unflatten(2, x.shape[2:])
