@@ -39,8 +39,7 @@ def covers(x: Tensor, *others: Tensor | None) -> bool:
     tensors = [tensor for tensor in (x, *others) if tensor is not None]
     if not all(tensor.dtype in DTYPES and tensor.numel() > 0 and tensor.device == x.device for tensor in tensors):
         return False
-    # Triton's kernels number points in int32. Images and groups are the second dimension of a grid of programs.
-    if x.is_cuda and (x.shape[0] * x.shape[1] >= 2**16 or tensors[1].numel() >= 2**31):
+    if tensors[1].numel() >= 2**31:  # kernels number points in int32
         return False
     # torch.compile would trace how kernels are found. It need not know: the operators work without them, too.
     return x.device.type in ("cpu", "cuda") and (torch.compiler.is_compiling() or _kernels(x.device) is not None)

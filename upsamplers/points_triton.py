@@ -171,7 +171,7 @@ def _plan(
     constants = {"G": groups, "S": scale, "START": start, "BORDER": border}
     # Whether addresses need 64 bits: how many numbers maps, positions and weights have.
     constants["WIDE"] = max(B * C * H * W, B * C * h * w, 2 * B * groups * points * h * w) >= 2**31
-    programs, tiles = triton.cdiv(h * w, pixels), triton.cdiv(channels, block)
+    programs, tiles = triton.cdiv(h * w, pixels) * B * groups, triton.cdiv(channels, block)
     return _Plan(
         (H, W, h, w, channels, points),
         strides,
@@ -179,10 +179,10 @@ def _plan(
         constants,
         window,
         {"BLOCK_C": block, "BLOCK_P": pixels},
-        (programs, B * groups, tiles),
-        (programs, B * groups, points),
-        (triton.cdiv(h * w, POINTS_PER_PROGRAM), B * groups, points),
-        (triton.cdiv(H * W, pixels), B * groups, tiles),
+        (programs, tiles),
+        (programs, points),
+        (triton.cdiv(h * w, POINTS_PER_PROGRAM) * B * groups, points),
+        (triton.cdiv(H * W, pixels) * B * groups, tiles),
     )
 
 
@@ -241,7 +241,7 @@ def _features(y: Tensor, x: Tensor, places: _Places, plan: _Plan) -> Tensor:
     grad_x = torch.empty_like(x)
     raw, scope, weights, factor = places
     (H, W, h, w), points = plan.sizes[:4], plan.sizes[5]
-    maps = plan.sum_grid[1]
+    maps = x.shape[0] * plan.constants["G"]
     total = maps * points * h * w
     options = plan.constants | {"WINDOW": plan.window}
     grid, block = (triton.cdiv(total, POINTS_PER_PROGRAM),), POINTS_PER_PROGRAM

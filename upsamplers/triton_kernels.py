@@ -12,13 +12,15 @@ NO_START, NEAREST, BILINEAR = (tl.constexpr(number) for number in range(3))
 
 
 @triton.jit
-def _program(G: tl.constexpr, WIDE: tl.constexpr, BLOCK_P: tl.constexpr):
-    """Image, group, pixels [P] and the third index of this program, with 64 bits if addresses need them."""
-    image, group, third = tl.program_id(1) // G, tl.program_id(1) % G, tl.program_id(2)
-    pixel = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
+def _program(pixels, G: tl.constexpr, WIDE: tl.constexpr, BLOCK_P: tl.constexpr):
+    """Image, group, pixels [P] and the second index of this program, with 64 bits if addresses need them."""
+    tiles = tl.cdiv(pixels, BLOCK_P)
+    image, group = tl.program_id(0) // tiles // G, tl.program_id(0) // tiles % G
+    pixel = tl.program_id(0) % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
+    second = tl.program_id(1)
     if WIDE:
-        image, group, third, pixel = image.to(tl.int64), group.to(tl.int64), third.to(tl.int64), pixel.to(tl.int64)
-    return image, group, pixel, third
+        image, group, pixel, second = image.to(tl.int64), group.to(tl.int64), pixel.to(tl.int64), second.to(tl.int64)
+    return image, group, pixel, second
 
 
 @triton.jit
@@ -99,7 +101,7 @@ def sum_kernel(
     BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
     """Compute output pixels [P] and channels [C] of one group in one image: sums over all points."""
-    image, group, pixel, tile = _program(G, WIDE, BLOCK_P)
+    image, group, pixel, tile = _program(h * w, G, WIDE, BLOCK_P)
     inside = pixel < h * w
     row, column = pixel // w, pixel % w
     channel = tile * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -107,7 +109,7 @@ def sum_kernel(
     channel += group * channels
     total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     for point in range(points):
-        first = image * strides[0] + group * strides[2] + point * strides[3]
+        first = image * strides[0] + group * strides[2] + (0 * image + point) * strides[3]  # as wide as image
         X, Y, _, poison = _positions(raw, scope, first, row, column, inside, factor, strides, H, W, S, START, BORDER)
         p, q, r, s, a, b = _corners(x, image, channel, X, Y, mask, H, W, x_strides, WIDE)
         value = (1 - b) * ((1 - a) * p + a * q) + b * ((1 - a) * r + a * s) + poison[:, None]
@@ -127,7 +129,7 @@ def score_kernel(
     BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
     """For output pixels [P], one point, one group, one image: products of y with what is read, and their gradients."""
-    image, group, pixel, point = _program(G, WIDE, BLOCK_P)
+    image, group, pixel, point = _program(h * w, G, WIDE, BLOCK_P)
     inside = pixel < h * w
     row, column = pixel // w, pixel % w
     first = image * strides[0] + group * strides[2] + point * strides[3]
@@ -182,7 +184,7 @@ def cells_kernel(
 
     Cells: [B, G, H + 1, W + 1], since some are half outside. counts: how many points each cell has, one place further.
     """
-    image, group, pixel, point = _program(G, WIDE, BLOCK_P)
+    image, group, pixel, point = _program(h * w, G, WIDE, BLOCK_P)
     inside = pixel < h * w
     first = image * strides[0] + group * strides[2] + point * strides[3]
     X, Y, near, _ = _positions(
@@ -192,7 +194,7 @@ def cells_kernel(
     listed = inside & (left >= -1) & (left < W) & (top >= -1) & (top < H)
     if WINDOW:
         listed = listed & (near == 0)
-    cell = (tl.program_id(1) * (H + 1) + top + 1) * (W + 1) + left + 1
+    cell = ((image * G + group) * (H + 1) + top + 1) * (W + 1) + left + 1
     ticket = tl.atomic_add(counts + cell + 1, 1, mask=listed, sem="relaxed")
     number = ((image * G + group) * points + point) * (h * w) + pixel
     tl.store(cells + number, tl.where(listed, cell, -1), mask=inside)
@@ -234,7 +236,7 @@ def features_kernel(
     lists: for all cells, one after another, the points that read it, as numbers in [B, G, points, h, w]. begins: where
     each cell's begins.
     """
-    image, group, pixel, tile = _program(G, WIDE, BLOCK_P)
+    image, group, pixel, tile = _program(H * W, G, WIDE, BLOCK_P)
     inside = pixel < H * W
     row, column = pixel // W, pixel % W
     channel = tile * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -254,7 +256,7 @@ def features_kernel(
             total += share[:, None] * tl.load(at, mask=valid & (share > 0)[:, None], other=0.0).to(tl.float32)
     for below in tl.static_range(2):
         # The cells to the left and right of the pixel are consecutive, so their two lists form one.
-        cell = (tl.program_id(1) * (H + 1) + row + below) * (W + 1) + column
+        cell = ((image * G + group) * (H + 1) + row + below) * (W + 1) + column
         begin = tl.load(begins + cell, mask=inside, other=0)
         length = tl.load(begins + cell + 2, mask=inside, other=0) - begin
         for index in range(tl.max(length, 0)):

@@ -181,11 +181,8 @@ def test_weighted_points_and_scores_are_those_in_float64(padding, dtype, last):
     )
 
 
-@kernels
-@pytest.mark.usefixtures("both_gradients")
-def test_wide_addresses_and_a_second_run_give_the_same_bits(monkeypatch):
-    drawn = tensors("lp", 2, 1, (1, 2, 1, 2), True, reach=3)
-    runs = [results(fused_sample, *drawn, "lp", 2, 1, "bilinear", 0.23) for _ in range(2)]
+def widen(monkeypatch):
+    """Addresses of 64 bits from now on."""
     plan = triton_points._plan
 
     def wide(*key):
@@ -193,6 +190,14 @@ def test_wide_addresses_and_a_second_run_give_the_same_bits(monkeypatch):
         return found._replace(constants=found.constants | {"WIDE": True})
 
     monkeypatch.setattr(triton_points, "_plan", wide)
+
+
+@kernels
+@pytest.mark.usefixtures("both_gradients")
+def test_wide_addresses_and_a_second_run_give_the_same_bits(monkeypatch):
+    drawn = tensors("lp", 2, 1, (1, 2, 1, 2), True, reach=3)
+    runs = [results(fused_sample, *drawn, "lp", 2, 1, "bilinear", 0.23) for _ in range(2)]
+    widen(monkeypatch)
     runs.append(results(fused_sample, *drawn, "lp", 2, 1, "bilinear", 0.23))
     assert all(torch.equal(one, other) for run in runs[1:] for one, other in zip(runs[0], run, strict=True))
 
@@ -420,8 +425,8 @@ def test_choice_of_path_on_cuda():
 
 @pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="compiles")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_kernels_compile_for_a_gpu_and_read_16_bytes_where_channels_lie_together(dtype, monkeypatch):
+@pytest.mark.parametrize(("dtype", "is_wide"), [(torch.float32, False), (torch.bfloat16, False), (torch.float32, True)])
+def test_kernels_compile_for_a_gpu_and_read_16_bytes_where_channels_lie_together(dtype, is_wide, monkeypatch):
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.backends.driver import DriverBase
@@ -467,6 +472,8 @@ def test_kernels_compile_for_a_gpu_and_read_16_bytes_where_channels_lie_together
     names = [f"{name}_kernel" for name in ("sum", "score", "cells", "list", "order", "features")]
     for name in names:
         monkeypatch.setattr(triton_points, name, Compiled(getattr(triton_points, name)))
+    if is_wide:
+        widen(monkeypatch)
     last = {"dtype": dtype, "memory_format": torch.channels_last}
     x, y, offset = (torch.empty(1, *shape, **last) for shape in ((256, 12, 16), (256, 24, 32), (32, 12, 16)))
     inputs = x, offset, None, "lp", 2, 4, "bilinear", 0.25
