@@ -29,6 +29,7 @@ WARM_UP = 3  # steps, in which graphs are compiled
 
 def measure(cfg: str, steps: int, options: list[str]) -> dict[str, Any]:
     """Milliseconds of a step, and on CUDA its waits."""
+    torch.compiler.reset()
     processes = start_processes("auto")
     experiment = load_experiment(cfg, [*options, f"system.device={processes.device.type}"]).in_steps()
     with experiment.float32():

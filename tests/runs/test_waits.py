@@ -7,6 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import train
+from benchmarks import training_step
 from datasets.loading import next_batches
 from experiment import load_experiment
 from runtime.distributed import start_processes
@@ -32,11 +33,15 @@ class Waits(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def make_run(task, scenes, tmp_path, monkeypatch, device="cpu"):
-    monkeypatch.chdir(ROOT)
+def options_of(task, scenes, tmp_path):
     folder = {"seg": "ADEChallengeData2016", "depth": "nyu"}[task]
     size = [f"data.train_transforms.{index}.size=[32, 64]" for index in ((0, 3) if task == "seg" else (0,))]
-    options = [*SHORT, *size, f"data.root={scenes}/{folder}", f"output_dir={tmp_path}", f"system.device={device}"]
+    return [*SHORT, *size, f"data.root={scenes}/{folder}", f"output_dir={tmp_path}"]
+
+
+def make_run(task, scenes, tmp_path, monkeypatch, device="cpu"):
+    monkeypatch.chdir(ROOT)
+    options = [*options_of(task, scenes, tmp_path), f"system.device={device}"]
     return train.Run(load_experiment(f"configs/demo/{task}.yaml", options).in_steps(), start_processes(device))
 
 
@@ -48,6 +53,15 @@ def test_no_operation_of_a_step_asks_for_a_number(task, scenes, tmp_path, monkey
     with Waits() as waits:
         train.train_step(run, second)
     assert not waits.found
+
+
+def test_the_benchmark_of_steps_takes_any_setting(scenes, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(training_step, "start_processes", lambda _: start_processes("cpu"))
+    options = [*options_of("depth", scenes, tmp_path), "system.channels_last=true"]
+    found = training_step.measure("configs/demo/depth.yaml", 1, options)
+    assert found["ms"] > 0
+    assert found["waits"] == 0
 
 
 def test_waits_are_found():

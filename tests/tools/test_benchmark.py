@@ -262,3 +262,13 @@ def test_missing_cuda_is_named(call):
 
 def test_shape_that_fits_passes():
     assert check_shape([1, 256, 120, 120], "float32", "cpu") == (1, 256, 120, 120)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_time_on_the_device_is_that_of_kernels_and_null_where_a_call_waits():
+    turn = build_turns(Setting("cuda", "float32", (1, 64, 30, 30)))["dysample"]
+    for call in (turn.forward, turn.forward_backward):
+        assert benchmark.device_milliseconds(call) > 0
+    assert benchmark.device_milliseconds(lambda: turn.x.sum().item()) is None
+    assert benchmark.device_milliseconds(turn.forward) > 0  # a failed recording leaves no trace
