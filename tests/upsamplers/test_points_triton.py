@@ -481,10 +481,18 @@ def test_kernels_compile_for_a_gpu_and_read_16_bytes_where_channels_lie_together
     try:
         triton_points.sample_offsets(*inputs)
         triton_points.sample_offsets_backward(y, *inputs)
+        read = dict(assembled)
+        # The rest is compiled alone: contiguous maps with a scope, and weighted points outside of which all is zero.
+        raw = torch.empty(1, 8, 24, 32, dtype=dtype)
+        triton_points.sample_offsets_backward(y.contiguous(), x.contiguous(), raw, raw, "pl", 2, 4, "nearest", 0.5)
+        positions, weights = torch.empty(1, 4, 3, 24, 32, 2), torch.empty(1, 4, 3, 24, 32)
+        triton_points.sum_points(x, positions, weights, False)
+        triton_points.sum_points_backward(y, x, positions, weights, False)
+        triton_points.score_points(y, x, positions, True)
     finally:
         with contextlib.suppress(RuntimeError):  # without a GPU there is none to go back to
             triton.runtime.driver.reset_active()
-    assert set(assembled) == set(names)
+    assert set(read) == set(names)
     for name in ("sum_kernel", "score_kernel", "features_kernel"):
-        rows = [line for line in assembled[name].splitlines() if "ld.global" in line and ".v4.b32" in line]
+        rows = [line for line in read[name].splitlines() if "ld.global" in line and ".v4.b32" in line]
         assert rows, name
