@@ -15,6 +15,7 @@ help: ## show this list
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info)' || { echo "error: $(PYTHON): Python 3.11 or newer is needed; run make with PYTHON=python3.12 or the like" >&2; exit 2; }
 	@case "$(TORCH)" in "" | cpu | xpu | cu[0-9]* | rocm[0-9]*) ;; *) echo "error: TORCH: $(TORCH) is no build of PyTorch; give cpu, xpu, or a name such as cu126 or rocm6.4" >&2; exit 2 ;; esac
+	@echo "installing PyTorch and the rest into .venv: some minutes, about $(if $(filter cpu,$(TORCH)),1.5,6) GB"
 	test -x $(PY) || $(PYTHON) -m venv .venv
 	$(if $(TORCH),$(PIP) install --quiet torch torchvision --index-url $(TORCH_INDEX))
 	$(PIP) install --quiet -r requirements.txt
