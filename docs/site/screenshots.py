@@ -89,7 +89,7 @@ def main() -> None:
         for name in ("report", "errors", "check_data"):
             page.goto((pages / f"{name}.html").as_uri())
             keep(page, name)
-        page.goto(f"{address}?tagFilter=train/loss$|mIoU|bIoU|images_per#timeseries")
+        page.goto(f"{address}?tagFilter=train/loss$|learning_rate|mIoU|bIoU#timeseries")
         page.get_by_text("Settings", exact=True).first.click()  # closes them
         page.wait_for_timeout(5000)  # until the curves are drawn
         keep(page, "tensorboard")
