@@ -23,7 +23,7 @@ from tests.tools.test_compare import SHORT, Forked
 from tools.compare import __main__ as compare
 from tools.compare.statistics import paired_difference
 from tools.minipaper import experiments
-from tools.minipaper.experiments import MiniPaper, lower_is_better, read_result, run_compare
+from tools.minipaper.experiments import MiniPaper, directions, read_result, run_compare
 from tools.minipaper.report import Section, compare_metric, compare_sections, page, read_paper
 
 # --- the experiments -------------------------------------------------------------------------------------------------
@@ -61,7 +61,7 @@ def test_metrics_are_those_of_the_tasks_and_the_papers_rows_are_variants(planned
     paper, comparisons = planned
     printed = read_paper()["tables"]
     for name, item in paper.experiments.items():
-        assert lower_is_better(comparisons[name], item.metrics).keys() == set(item.metrics)
+        assert directions(comparisons[name], item.metrics).keys() == set(item.metrics)
         for metric, values in printed[item.paper]["values"].items():
             assert metric in item.metrics
             if name == "stages":  # no table has its baseline

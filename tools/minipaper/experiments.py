@@ -15,10 +15,10 @@ from typing import Annotated, Any
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from config import Schema
-from errors import Interrupted, UserError, suggest
+from errors import Interrupted, UserError
 from runtime.changes import PLACES, changes
 from runtime.signals import StopSignals
-from tools.compare.comparison import make_comparison
+from tools.compare.comparison import lower_is_better, make_comparison
 from tools.compare.runs import POLL_SECONDS, Comparison
 from tools.minipaper.report import CIRCUMSTANCES, Section, compare_sections, draw, page, read_paper
 
@@ -142,7 +142,7 @@ def write_page(paper: MiniPaper, comparisons: dict[str, Comparison], root: Path)
     sections = [
         Section(
             *(name, item.title, item.note, str(item.cfg), item.metrics, item.paper),
-            lower_is_better=lower_is_better(comparisons[name], item.metrics),
+            lower_is_better=directions(comparisons[name], item.metrics),
             report=read_result(root / f"results/{name}.json", comparisons[name], item.metrics),
         )
         for name, item in paper.experiments.items()
@@ -157,11 +157,7 @@ def write_page(paper: MiniPaper, comparisons: dict[str, Comparison], root: Path)
         raise UserError(path, f"cannot be written ({error})", "name another --root") from None
 
 
-def lower_is_better(comparison: Comparison, metrics: Sequence[str]) -> dict[str, bool]:
+def directions(comparison: Comparison, metrics: Sequence[str]) -> dict[str, bool]:
     """Whether lower is better, for each metric. Raises UserError for a metric that the task does not have."""
-    known = comparison.repeat.experiment.build_metrics()
-    names = [name for item in known for name in item.names]
-    for metric in metrics:
-        if metric not in names:
-            raise UserError(f"{comparison.cfg}: metric {metric}", "is not one of its task", suggest(metric, names))
-    return {metric: any(metric in item.lower_is_better for item in known) for metric in metrics}
+    where = f"{comparison.cfg}: metric"
+    return {metric: lower_is_better(comparison.repeat.experiment, metric, where) for metric in metrics}

@@ -1,0 +1,289 @@
+"""tools.board: a tiny board from end to end, its verdicts and page from made-up rows, the boards that are shipped."""
+
+import json
+import math
+import re
+import shutil
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import torch
+import yaml
+
+import tools.board.__main__ as command
+from errors import UserError, run_command
+from tests.conftest import ROOT, TINY, logged, read
+from tests.tools.test_compare import SHORT, Forked
+from tools.board.chart import draw
+from tools.board.costs import read_costs
+from tools.board.definition import Column, read_board
+from tools.board.judge import family, judge_board
+from tools.board.power import make_plan
+from tools.compare.statistics import holm, paired_difference
+from upsamplers import NAMES
+
+BOARDS = sorted((ROOT / "configs/board").glob("*.yaml"))
+
+
+def board(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
+    """The command, with its runs forked from this process."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("tools.compare.runs.Popen", Forked)
+    monkeypatch.setattr(sys, "argv", ["tools.board", *map(str, words)])
+    threads = torch.get_num_threads()
+    try:
+        command.main()
+    finally:
+        torch.set_num_threads(threads)
+
+
+# --- a tiny board ----------------------------------------------------------------------------------------------------
+
+
+def tiny_board(scenes: Path, folder: Path) -> dict:
+    """Two upsamplers in one host, with two seeds."""
+    host = {"title": "Tiny", "cfg": "configs/board/small/seg.yaml", "upsamplers": ["bilinear", "dysample"]}
+    host |= {"baseline": "bilinear", "seeds": 2, "metrics": ["mIoU", "bIoU"], "pilot": "results/seg.json"}
+    overrides = [*TINY, *SHORT, f"data.root={scenes}/ADEChallengeData2016"]
+    places = {"page": "BOARD.md", "results": "results/board", "out": str(folder / "runs")}
+    return {"title": "A board", **places, "overrides": overrides, "hosts": {"seg": host}}
+
+
+def words_of(content: dict, folder: Path) -> list[object]:
+    path = folder / "board.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return ["--board", path, "--root", folder, "--jobs", 2]
+
+
+@pytest.fixture(scope="module")
+def finished(scenes, tmp_path_factory):
+    """The folder of a finished board, of which one row was done first."""
+    folder = tmp_path_factory.mktemp("board")
+    words = words_of(tiny_board(scenes, folder), folder)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        board(monkeypatch, *words, "--power")
+        board(monkeypatch, *words, "--rows", "dysample")
+        first = (folder / "BOARD.md").read_text()
+        board(monkeypatch, *words)
+    return folder, first
+
+
+@pytest.fixture
+def copied(finished, scenes, tmp_path):
+    """Words and folder of a copy of the finished board that a test may change; its runs are those of the first."""
+    shutil.copytree(finished[0] / "results", tmp_path / "results")
+    shutil.copytree(finished[0] / "runs", tmp_path / "runs")
+    return words_of(tiny_board(scenes, tmp_path), tmp_path), tmp_path
+
+
+def test_rows_hold_the_last_scores_of_their_seeds_and_where_they_are_from(finished):
+    kept = read(finished[0] / "results/board/seg.json")
+    assert list(kept["rows"]) == ["bilinear", "bilinear again", "dysample"]
+    for name, seeds in {"bilinear": [0, 1], "dysample": [0, 1], "bilinear again": [2, 3]}.items():
+        row, folder = kept["rows"][name], finished[0] / "runs/seg" / name.split()[0]
+        assert row["seeds"] == seeds
+        for metric in ("mIoU", "bIoU"):
+            last = [logged(folder / f"seed_{seed}", "val")[-1][metric] for seed in seeds]
+            assert row["scores"][metric] == last
+        assert row["command"].endswith(f"--only seg --rows '{name}'")
+        assert row["commit"]
+        assert list(Path().glob(row["logs"])) or list(finished[0].glob("runs/seg/*/seed_*/log.jsonl"))
+    assert kept["rows"]["bilinear again"]["repeat"]["equal"]
+
+
+def test_an_interrupted_board_shows_what_is_finished_and_names_what_is_missing(finished):
+    folder, first = finished
+    assert "**1 of 3 rows are finished.**" in first
+    assert "Missing: bilinear, bilinear again." in first
+    last = (folder / "BOARD.md").read_text()
+    assert "**3 of 3 rows are finished.**" in last
+    assert "Missing" not in last
+    assert "equal to the last digit" in last
+
+
+def test_finished_rows_are_not_run_again_even_without_their_runs(copied, monkeypatch):
+    words, folder = copied
+    shutil.rmtree(folder / "runs")
+    before = (folder / "results/board/seg.json").read_text()
+    board(monkeypatch, *words)
+    assert (folder / "results/board/seg.json").read_text() == before
+    assert not list(folder.glob("runs/**/log.jsonl"))
+
+
+def test_a_row_that_is_done_again_has_equal_digits(copied, monkeypatch, capsys):
+    words, folder = copied
+    board(monkeypatch, *words, "--again", "--rows", "dysample")
+    assert capsys.readouterr().out.count("4 of 4 numbers equal to the last digit") == 2
+    kept = read(folder / "results/board/seg.json")
+    kept["rows"]["dysample"]["scores"]["mIoU"][1] += 1e-9
+    (folder / "results/board/seg.json").write_text(json.dumps(kept))
+    with pytest.raises(UserError, match=r"--again: some numbers differ"):
+        board(monkeypatch, *words, "--again", "--rows", "dysample")
+    assert "seed 1: 3 of 4 numbers" in capsys.readouterr().out
+
+
+def test_a_run_that_diverges_is_a_row_of_its_own_and_ends_no_other(scenes, tmp_path, monkeypatch):
+    content = tiny_board(scenes, tmp_path)
+    words = words_of(content, tmp_path)
+    board(monkeypatch, *words, "--power")
+    monkeypatch.setattr(
+        "upsamplers.dysample.DySample.double", lambda self, x, guide=None: x.repeat(1, 1, 2, 2) * float("nan")
+    )
+    board(monkeypatch, *words)
+    rows = read(tmp_path / "results/board/seg.json")["rows"]
+    assert list(rows) == ["bilinear", "bilinear again", "dysample"]
+    assert rows["dysample"]["scores"] == {}
+    assert "not finite" in rows["dysample"]["diverged"]
+    assert "dysample, seed 0: " in (tmp_path / "BOARD.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "expected"),
+    [
+        ({}, ["--only", "segg"], "--only segg: is not on this board; did you mean seg?"),
+        ({}, ["--rows", "dysampl"], "--rows dysampl: is not on this board; did you mean dysample?"),
+        ({}, ["--jobs", "0"], "--jobs 0: is less than 1"),
+        ({"seeds": 3}, [], "plan.json: seg.seeds: is [0, 1], the board's is [0, 1, 2]; run python -m tools.board"),
+        ({"metrics": ["mIou"]}, ["--report"], "configs/board/small/seg.yaml: metric mIou: "),
+        ({"pilot": "results/det.json"}, ["--power"], "results/det.json: is no report of tools.compare with mIoU"),
+        ({"overrides": ["batch_size=2"]}, [], "seg.json: batch_size=2: its rows were made with 4; move the file away"),
+    ],
+)
+def test_what_is_wrong_ends_in_one_line(copied, scenes, monkeypatch, capsys, change, words, expected):
+    _, folder = copied
+    content = tiny_board(scenes, folder)
+    content["hosts"]["seg"] |= change
+    monkeypatch.setattr("tools.board.rows.run_all", None)
+    with pytest.raises(SystemExit) as stop, monkeypatch.context() as inner:
+        inner.chdir(ROOT)
+        inner.setattr(sys, "argv", ["tools.board", *map(str, [*words_of(content, folder), *words])])
+        run_command(command.main)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2
+    assert expected in line
+
+
+# --- verdicts --------------------------------------------------------------------------------------------------------
+
+
+def row(scores: list[float | None], **others: object) -> dict:
+    """A row as it is kept, with the same scores for both metrics; None: it diverged."""
+    values = {} if scores is None else {"mIoU": scores, "bIoU": scores}
+    about = {"params": 10, "macs": 20, "seeds": [0, 1, 2], "commit": "abc", "cpu": "a CPU", "date": "2026-01-02"}
+    return {**about, "command": "the command", "logs": "the logs", "scores": values, **others}
+
+
+@pytest.fixture(scope="module")
+def columns(scenes, tmp_path_factory):
+    """Two hosts of four upsamplers; their runs are never started."""
+    folder = tmp_path_factory.mktemp("columns")
+    content = tiny_board(scenes, folder)
+    host = content["hosts"]["seg"] | {"seeds": 3, "upsamplers": ["bilinear", "dysample", "carafe", "fade"]}
+    content["hosts"] = {"seg": host, "other": host | {"metrics": ["bIoU", "mIoU"]}}
+    path = folder / "board.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(ROOT)
+        found = read_board(path)
+        return [Column(found, name, folder, "the command") for name in found.hosts]
+
+
+BASE = [40.0, 41.0, 42.0]
+BETTER, NEAR = [41.0, 42.001, 43.002], [40.1, 40.9, 42.3]
+
+
+def test_the_correction_counts_all_hosts_and_rows_that_are_missing(columns):
+    assert family(columns) == 6
+    kept = [{"bilinear": row(BASE), "dysample": row(BETTER)}, {"bilinear": row(BASE), "carafe": row(NEAR)}]
+    judged = judge_board(columns, kept)
+    better, near = judged[0].rows[1], judged[1].rows[2]
+    p_values = [paired_difference(scores, BASE).p for scores in (BETTER, NEAR)]
+    assert [better.outcome.p, near.outcome.p] == holm([*p_values, 1, 1, 1, 1])[:2]
+    assert better.outcome.p == pytest.approx(6 * p_values[0])
+    assert better.outcome.verdict.startswith("better by 1.00")
+    assert judged[0].missing == ["carafe", "fade", "bilinear again"]
+
+
+def test_rows_that_are_added_take_no_verdict_away(columns):
+    kept = [{"bilinear": row(BASE), "dysample": row(BETTER)}, {"bilinear": row(BASE)}]
+    few = judge_board(columns, kept)[0].rows[1].outcome.p
+    kept[1] |= {"carafe": row(NEAR), "fade": row([41.0, 42.0005, 43.001]), "dysample": row(None, diverged="at step 3")}
+    assert judge_board(columns, kept)[0].rows[1].outcome.p <= few
+
+
+def test_without_the_baseline_nothing_is_judged(columns):
+    (first, _) = judge_board(columns, [{"dysample": row(BETTER)}, {}])
+    assert first.rows[1].outcome is None
+    assert first.rows[1].scores["mIoU"].mean == pytest.approx(42.001)
+
+
+def test_a_chart_is_drawn_of_rows_with_an_interval_and_a_latency(columns):
+    kept = [
+        {"bilinear": row(BASE), "dysample": row(BETTER), "fade": row(NEAR), "bilinear again": row([40.5, 41, 42])},
+        {"bilinear": row(BASE)},
+    ]
+    first, second = judge_board(columns, kept)
+    (measured,) = read_costs([ROOT / "benchmarks/results/upsamplers_amd_epyc_2026-11-23.json"])
+    root = ElementTree.fromstring(draw(first, measured))
+    space = "{http://www.w3.org/2000/svg}"
+    points = {
+        point.find(f"{space}title").text.partition(":")[0]: point.find(f"{space}circle")
+        for point in root.iter(f"{space}g")
+    }
+    assert points.keys() == {"dysample", "fade"}
+    costs = {name: measured.costs[name]["forward"] for name in points}
+    assert (float(points["dysample"].get("cx")) < float(points["fade"].get("cx"))) == (
+        costs["dysample"] < costs["fade"]
+    )
+    assert float(points["dysample"].get("cy")) < float(points["fade"].get("cy"))  # up is better
+    assert "prefers-color-scheme: dark" in root.find(f"{space}style").text
+    assert draw(second, measured) is None
+    assert draw(first, None) is None
+
+
+# --- what is shipped -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.stem)
+def test_every_board_loads_with_metrics_of_its_tasks(monkeypatch, tmp_path, path):
+    monkeypatch.chdir(ROOT)
+    found = read_board(path)
+    for name, host in found.hosts.items():
+        short = found.model_copy(update={"hosts": {name: host.model_copy(update={"seeds": 1})}})
+        column = Column(short, name, tmp_path, "the command")
+        assert set(column.lower_is_better) == set(host.metrics)
+        assert column.comparison.repeat.experiment.schedule.factor(column.comparison.repeat.experiment.steps, column.comparison.repeat.experiment.steps) < 0.011
+    assert path.stem == "small" or found.page.parent == found.results
+
+
+def test_the_small_board_has_every_upsampler_in_five_hosts_and_scores_once(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    found = read_board(command.BOARD)
+    assert list(found.hosts) == ["seg", "depth", "det", "inst", "pan"]
+    for name, host in found.hosts.items():
+        assert host.upsamplers == NAMES
+        experiment = Column(found, name, tmp_path, "the command").comparison.repeat.experiment
+        assert experiment.evaluation.every > experiment.steps
+
+
+def test_the_plan_is_that_of_the_board_and_of_its_pilots(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    found = read_board(command.BOARD)
+    now = make_plan([Column(found, name, tmp_path, "the command") for name in found.hosts])
+    stored = read(ROOT / "results/board/plan.json")
+    assert {**now, "date": ""} == {**stored, "date": ""}
+    host = stored["hosts"]["seg"]
+    assert 0 < host["smallest_shown"] < host["smallest_shown_corrected"]
+
+
+def test_the_written_page_is_that_of_the_kept_rows(monkeypatch, tmp_path, here):
+    shutil.copytree(ROOT / "results/board", tmp_path / "results/board")
+    monkeypatch.setattr(sys, "argv", ["tools.board", "--report", "--root", str(tmp_path)])
+    command.main()
+    text = (tmp_path / "BOARD.md").read_text()
+    assert text == (ROOT / "BOARD.md").read_text()
+    for picture in re.findall(r"!\[.*]\((.*)\)", text):
+        assert (ROOT / picture).read_text() == (tmp_path / picture).read_text()
+    assert not math.isnan(len(text))
