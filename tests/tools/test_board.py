@@ -10,7 +10,6 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-import yaml
 
 import tools.board.__main__ as command
 from errors import UserError, run_command
@@ -53,7 +52,7 @@ def tiny_board(scenes: Path, folder: Path) -> dict:
 
 def words_of(content: dict, folder: Path) -> list[object]:
     path = folder / "board.yaml"
-    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    path.write_text(json.dumps(content))
     return ["--board", path, "--root", folder, "--jobs", 2]
 
 
@@ -183,7 +182,7 @@ def columns(scenes, tmp_path_factory):
     host = content["hosts"]["seg"] | {"seeds": 3, "upsamplers": ["bilinear", "dysample", "carafe", "fade"]}
     content["hosts"] = {"seg": host, "other": host | {"metrics": ["bIoU", "mIoU"]}}
     path = folder / "board.yaml"
-    path.write_text(yaml.safe_dump(content))
+    path.write_text(json.dumps(content))
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(ROOT)
         found = read_board(path)
@@ -254,7 +253,12 @@ def test_every_board_loads_with_metrics_of_its_tasks(monkeypatch, tmp_path, path
         short = found.model_copy(update={"hosts": {name: host.model_copy(update={"seeds": 1})}})
         column = Column(short, name, tmp_path, "the command")
         assert set(column.lower_is_better) == set(host.metrics)
-        assert column.comparison.repeat.experiment.schedule.factor(column.comparison.repeat.experiment.steps, column.comparison.repeat.experiment.steps) < 0.011
+        assert (
+            column.comparison.repeat.experiment.schedule.factor(
+                column.comparison.repeat.experiment.steps, column.comparison.repeat.experiment.steps
+            )
+            < 0.011
+        )
     assert path.stem == "small" or found.page.parent == found.results
 
 

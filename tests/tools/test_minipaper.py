@@ -24,7 +24,7 @@ from tools.compare import __main__ as compare
 from tools.compare.statistics import paired_difference
 from tools.minipaper import experiments
 from tools.minipaper.experiments import MiniPaper, directions, read_result, run_compare
-from tools.minipaper.report import Section, compare_metric, compare_sections, page, read_paper
+from tools.minipaper.report import About, Section, compare_metric, compare_sections, page, read_paper
 
 # --- the experiments -------------------------------------------------------------------------------------------------
 
@@ -126,7 +126,8 @@ NOT_RUN = replace(RUN, name="depth", title="Depth", metrics=("delta1",), paper="
 
 
 def written(sections: list[Section]) -> str:
-    return page(sections, compare_sections(sections), read_paper())
+    about = About("Results", "", "python -m tools.minipaper", "results", "RESULTS.md")
+    return page(about, sections, compare_sections(sections), read_paper())
 
 
 def rows_of(text: str, name: str) -> list[list[str]]:
@@ -172,6 +173,26 @@ def test_page_without_any_report_has_no_number_of_a_run():
     assert "**None of the 2 experiments has been run yet.**" in text
     assert text.count("Not run yet") == 2
     assert "|" not in text
+
+
+def test_a_section_without_a_table_of_the_paper_has_no_column_of_it():
+    text = written([replace(RUN, paper=None)])
+    assert "paper" not in text.replace("tools.minipaper", "")
+    assert rows_of(text, "dysample")[0] == rows_of(written([RUN]), "dysample")[0][:-1]
+
+
+def test_the_questions_build_have_fresh_seeds_and_a_page(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    path = Path("tools/minipaper/questions.yaml")
+    paper = validate(MiniPaper, read_config(path), path)
+    for name, item in paper.experiments.items():
+        comparison = paper.comparison(name)
+        assert comparison.seeds.start >= 200  # no run before had these
+        assert directions(comparison, item.metrics).keys() == set(item.metrics)
+        with shapes_only():
+            assert all(run.experiment.build_model() for run, *_ in comparison.paired.values())
+    about = About(paper.title, paper.note, "the command", str(paper.results), str(paper.page))
+    assert about.link("results/questions/a.png") == "../results/questions/a.png"
 
 
 def test_a_table_that_the_paper_lacks_is_one_line():

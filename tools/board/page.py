@@ -112,9 +112,9 @@ def _reading(judged: Sequence[JudgedColumn]) -> str:
     return (
         "Every upsampler has the same recipe, steps and seeds as the baseline of its host, and is compared with it "
         "seed by seed (two-sided paired t-test) by the **last** evaluation, never the best. The first metric of each "
-        f"host is judged. Verdicts use Holm's correction over the whole board: {number} comparisons in all hosts together, also "
-        "those that are not finished, which count as showing nothing. If no upsampler differed from its baseline, one "
-        "board in twenty would say better or worse anywhere. Intervals and p are not corrected; p, Holm is. Other "
+        f"host is judged. Verdicts use Holm's correction over the whole board: {number} comparisons in all hosts "
+        "together, also those that are not finished, which count as showing nothing. If no upsampler differed from "
+        "its baseline, one board in twenty would say better or worse anywhere. Intervals and p are not corrected; p, Holm is. Other "
         'metrics are shown with intervals, without a verdict. "No difference shown" does not mean equal: see the next '
         'section. The row "again" is the baseline with other seeds, tested without pairing and without correction: '
         "what chance alone does. Rows are in the order of the list of upsamplers, which is no ranking."
