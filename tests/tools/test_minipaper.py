@@ -181,7 +181,7 @@ def test_a_section_without_a_table_of_the_paper_has_no_column_of_it():
     assert rows_of(text, "dysample")[0] == rows_of(written([RUN]), "dysample")[0][:-1]
 
 
-def test_the_questions_build_have_fresh_seeds_and_a_page(monkeypatch):
+def test_the_questions_load_and_have_fresh_seeds_and_a_page(monkeypatch):
     monkeypatch.chdir(ROOT)
     path = Path("tools/minipaper/questions.yaml")
     paper = validate(MiniPaper, read_config(path), path)
@@ -189,8 +189,6 @@ def test_the_questions_build_have_fresh_seeds_and_a_page(monkeypatch):
         comparison = paper.comparison(name)
         assert comparison.seeds.start >= 200  # no run before had these
         assert directions(comparison, item.metrics).keys() == set(item.metrics)
-        with shapes_only():
-            assert all(run.experiment.build_model() for run, *_ in comparison.paired.values())
     about = About(paper.title, paper.note, "the command", str(paper.results), str(paper.page))
     assert about.link("results/questions/a.png") == "../results/questions/a.png"
 

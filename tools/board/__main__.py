@@ -1,6 +1,6 @@
 """Compare all upsamplers in several models, over several seeds, and write BOARD.md with verdicts, costs and charts.
 
-`python -m tools.board [--board FILE] [--only HOST] [--rows A,B] [--jobs J] [--power | --check | --report | --again]`
+`python -m tools.board [--board FILE] [--only HOST] [--rows A,B] [--jobs J] [--power | --measure | --check | ..]`
 
 A row, an upsampler in a model, is kept as soon as its seeds are done. Run the same command again to continue where it
 stopped. --power comes first: it fixes what the board can show. See docs/board.md.
@@ -28,6 +28,7 @@ def read_arguments() -> Namespace:
     parser.add_argument("--root", type=Path, default=Path(), help="where the page and its results lie (default: here)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--power", action="store_true", help="only fix what the board can show, before its runs")
+    what.add_argument("--measure", action="store_true", help="only measure some steps of every row, for --check")
     what.add_argument("--check", action="store_true", help="print what is left and how long it takes, and exit")
     what.add_argument("--report", action="store_true", help="only write the page again")
     what.add_argument("--again", action="store_true", help="do kept rows once more and compare all digits")
@@ -50,6 +51,7 @@ from tools.board.judge import judge_board
 from tools.board.page import page, summary
 from tools.board.power import check_plan, make_plan, read_plan
 from tools.board.rows import THREADS, do_rows, read_rows, repeat_row
+from tools.board.steps import measure_steps
 from tools.compare.runs import run_places
 from workflow.environment import environment
 from workflow.results import write_result
@@ -99,17 +101,22 @@ def main() -> None:
 
     if arguments.power:
         write_result(plan_path, make_plan(columns))
+    here = [column for column in columns if column.name in chosen]
+    steps = root / board.results / "steps.json"
+    if arguments.measure:
+        for column in here:
+            measure_steps(column, steps, machine_of(column)[1]["device"])
+        return
     if arguments.check:
-        here = [column for column in columns if column.name in chosen]
         places = (arguments.jobs or 1) * arguments.gpus if arguments.gpus else None
         count = places or len(places_of(machine_of(here[0])[0], arguments.jobs))
-        print(forecast(here, [read_rows(column) for column in here], count, board.speed))
+        print(forecast(here, [read_rows(column) for column in here], count, steps, board.speed))
         return
     write_board(board, columns, root, command)
     if not arguments.report and not arguments.power:
         check_plan(plan_path, columns, command)
         equal = True
-        for column in [column for column in columns if column.name in chosen]:
+        for column in here:
             names = choose("--rows", arguments.rows, list(column.rows))
             device, machine = machine_of(column)
             places = places_of(device, arguments.jobs)

@@ -88,7 +88,7 @@ class Column:
             baseline=host.baseline,
             seeds=host.seeds,
             first_seed=host.first_seed,
-            metric=host.metrics[0],
+            metric=None,  # checked below, and by name
             out=out,
             overrides=self.overrides,
             jobs=1,

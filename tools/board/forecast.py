@@ -10,7 +10,7 @@ from errors import UserError
 from experiment import load_experiment
 from models.cost import complexity
 from tools.board.definition import Column
-from tools.board.power import read_pilot
+from tools.board.steps import read_steps
 from tools.compare.comparison import count_costs
 from tools.markdown import markdown_table
 
@@ -18,30 +18,35 @@ REFERENCE = Path("configs/det_nearest.yaml")  # whose step the files of benchmar
 
 
 def forecast(
-    columns: Sequence[Column], kept: Sequence[dict[str, dict[str, Any]]], places: int, speed: Path | None
+    columns: Sequence[Column],
+    kept: Sequence[dict[str, dict[str, Any]]],
+    places: int,
+    steps: Path,
+    speed: Path | None,
 ) -> str:
     """A table of the runs that are left in each host, and the hours that they take, `places` at a time.
 
-    A step takes as long as in a kept row of the upsampler, else as in the pilot, else as `speed` says, else as in the
-    median of the host's rows and pilot. Evaluations are left out. speed: a file of benchmarks.gpu, whose one measured
-    training step, a Faster R-CNN's, is scaled by multiply-accumulates.
+    A step takes as long as in the kept row of the upsampler, else as `steps` says, a file of `measure_steps`, else as
+    in the median row of its host. Without any of them it is computed from `speed`, a file of benchmarks.gpu, whose one
+    measured training step, a Faster R-CNN's, is scaled by multiply-accumulates. Evaluations are left out.
     """
+    measured = read_steps(steps)
     lines, total = [], 0.0
     for column, rows in zip(columns, kept, strict=True):
         left = {name: runs for name, runs in column.rows.items() if name not in rows}
-        steps = column.comparison.repeat.experiment.steps
-        known = _known(column, rows) or (_scaled(column, speed) if speed else {})
+        length = column.comparison.repeat.experiment.steps
+        known = _known(column, rows, measured.get(column.name)) or (_scaled(column, speed) if speed else {})
         usual = statistics.median(known.values()) if known else None
         hours: float | None = 0.0
         for name, runs in left.items():
             variant = column.host.baseline if name == column.control else name
             seconds = known.get(variant, usual)
-            hours = None if seconds is None or hours is None else hours + len(runs) * steps * seconds / 3600
+            hours = None if seconds is None or hours is None else hours + len(runs) * length * seconds / 3600
         total += hours or 0
         least, most = (f"{pick(known.values()):.3g}" if known else "?" for pick in (min, max))
         count = sum(map(len, left.values()))
         cells = [
-            f"{steps:,}",
+            f"{length:,}",
             least if least == most else f"{least} to {most}",
             "?" if hours is None else f"{hours:,.1f}",
         ]
@@ -60,13 +65,12 @@ def forecast(
     return markdown_table(header, lines)
 
 
-def _known(column: Column, rows: dict[str, dict[str, Any]]) -> dict[str, float]:
-    pilot = read_pilot(column)
-    measured = {item["name"]: item["seconds_per_step"] for item in pilot["variants"]} if pilot else {}
-    if pilot and pilot["cfg"] != str(column.host.cfg):  # the pilot of a smaller model or on another machine
-        measured = {}
-    measured |= {name: row.get("seconds_per_step") for name, row in rows.items()}
-    return {name: seconds for name, seconds in measured.items() if seconds}
+def _known(column: Column, rows: dict[str, dict[str, Any]], measured: dict[str, Any] | None) -> dict[str, float]:
+    found = {}
+    if measured is not None and measured["cfg"] == str(column.host.cfg):
+        found = measured["seconds"]
+    found = found | {name: row.get("seconds_per_step") for name, row in rows.items()}
+    return {name: seconds for name, seconds in found.items() if seconds}
 
 
 def _scaled(column: Column, path: Path) -> dict[str, float]:

@@ -114,10 +114,11 @@ def _reading(judged: Sequence[JudgedColumn]) -> str:
         "seed by seed (two-sided paired t-test) by the **last** evaluation, never the best. The first metric of each "
         f"host is judged. Verdicts use Holm's correction over the whole board: {number} comparisons in all hosts "
         "together, also those that are not finished, which count as showing nothing. If no upsampler differed from "
-        "its baseline, one board in twenty would say better or worse anywhere. Intervals and p are not corrected; p, Holm is. Other "
-        'metrics are shown with intervals, without a verdict. "No difference shown" does not mean equal: see the next '
-        'section. The row "again" is the baseline with other seeds, tested without pairing and without correction: '
-        "what chance alone does. Rows are in the order of the list of upsamplers, which is no ranking."
+        "its baseline, one board in twenty would say better or worse anywhere. Intervals and p are not corrected; "
+        'p, Holm is. Other metrics are shown with intervals, without a verdict. "No difference shown" does not mean '
+        'equal: see the next section. The row "again" is the baseline with other seeds, tested without pairing and '
+        "without correction: what chance alone does. Rows are in the order of the list of upsamplers, which is no "
+        "ranking."
     )
 
 
