@@ -6,8 +6,8 @@ from html import escape
 from tools.board.costs import Measured
 from tools.board.judge import JudgedColumn
 
-WIDTH, HEIGHT = 960, 560
-LEFT, RIGHT, TOP, FLOOR = 70, 20, 40, 400  # FLOOR: the bottom of the plot; names of upsamplers stand below
+WIDTH, HEIGHT = 960, 580
+LEFT, RIGHT, TOP, FLOOR = 70, 20, 60, 400  # FLOOR: the bottom of the plot; names of upsamplers stand below
 STYLE = """
 svg { --paper: #ffffff; --ink: #1f2328; --soft: #59636e; --line: #d1d9e0;
       --mark: #0969da; --good: #1a7f37; --bad: #cf222e; }
@@ -69,7 +69,9 @@ def draw(judged: JudgedColumn, measured: Measured | None) -> str | None:
         y = y_of(sign * value)
         kind = "zero" if value == 0 else "grid"
         parts.append(f'<line class="{kind}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{sign * value:+.3g}</text>')
+        parts.append(
+            f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{f"{sign * value:+.3g}" if value else "0"}</text>'
+        )
     step = (WIDTH - LEFT - RIGHT) / len(shown)
     for index, (cost, row) in enumerate(shown):
         found, x, place = row.differences[metric], x_of(cost), LEFT + (index + 0.5) * step
@@ -85,13 +87,13 @@ def draw(judged: JudgedColumn, measured: Measured | None) -> str | None:
             f'<text transform="translate({place + 4:.1f} {FLOOR + 42}) rotate(90)">{escape(row.name)}'
             f'<tspan class="soft"> {cost:.3g} ms</tspan></text>',
         ]
-    direction = "lower is better, so down is up" if sign < 0 else "higher is better"
+    direction = "lower is better, so the axis is turned" if sign < 0 else "higher is better"
     host = judged.column.host
     title = f"{host.title}: {metric} minus that of {host.baseline}, 95 % intervals ({direction})"
-    below = f"forward pass, ms, on {measured.device} ({measured.file.name})" if measured else ""
+    below = f"to the right: forward pass, ms, on {measured.device} ({measured.file.name})" if measured else ""
     parts += [
         f'<text x="{LEFT}" y="22">{escape(title)}</text>',
-        f'<text class="soft" x="{WIDTH - RIGHT}" y="{HEIGHT - 10}" text-anchor="end">{escape(below)}</text>',
+        f'<text class="soft" x="{LEFT}" y="42">{escape(below)}</text>',
     ]
     view = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img">'
     return f"{view}<title>{escape(title)}</title><style>{STYLE}</style>{''.join(parts)}</svg>\n"

@@ -28,7 +28,7 @@ def forecast(
 
     A step takes as long as in the kept row of the upsampler, else as `steps` says, a file of `measure_steps`, else as
     in the median row of its host. Without any of them it is computed from `speed`, a file of benchmarks.gpu, whose one
-    measured training step, a Faster R-CNN's, is scaled by multiply-accumulates. Evaluations are left out.
+    measured training step, a Faster R-CNN's, is scaled by multiply-accumulates. Starts and evaluations are left out.
     """
     measured = read_steps(steps)
     lines, total = [], 0.0
