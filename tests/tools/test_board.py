@@ -18,7 +18,6 @@ from tools.board.chart import draw
 from tools.board.costs import read_costs
 from tools.board.definition import Column, read_board
 from tools.board.judge import family, judge_board
-from tools.board.power import make_plan
 from tools.compare.runs import DivergedError
 from tools.compare.statistics import holm, paired_difference
 from upsamplers import NAMES
@@ -298,21 +297,14 @@ def test_the_small_board_has_every_upsampler_in_five_hosts_and_scores_once(monke
         assert experiment.evaluation.every > experiment.steps
 
 
-def test_the_plan_is_that_of_the_board_and_of_its_pilots(monkeypatch, tmp_path):
-    monkeypatch.chdir(ROOT)
-    found = read_board(command.BOARD)
-    now = make_plan([Column(found, name, tmp_path, "the command") for name in found.hosts])
-    stored = read(ROOT / "results/board/plan.json")
-    assert {**now, "date": ""} == {**stored, "date": ""}
+def test_the_written_plan_and_page_are_those_of_the_list_the_pilots_and_the_kept_rows(monkeypatch, tmp_path):
+    stored, page = read(ROOT / "results/board/plan.json"), (ROOT / "BOARD.md").read_text()
+    shutil.copytree(ROOT / "results/board", tmp_path / "results/board")
+    board(monkeypatch, "--power", "--root", tmp_path)
+    now = read(tmp_path / "results/board/plan.json")
+    assert now | {"date": stored["date"]} == stored
+    assert (tmp_path / "BOARD.md").read_text().replace(now["date"], stored["date"]) == page
+    for picture in re.findall(r"!\[.*]\((.*)\)", page):
+        assert (ROOT / picture).read_text() == (tmp_path / picture).read_text()
     host = stored["hosts"]["seg"]
     assert 0 < host["smallest_shown"] < host["smallest_shown_corrected"]
-
-
-def test_the_written_page_is_that_of_the_kept_rows(monkeypatch, tmp_path, here):
-    shutil.copytree(ROOT / "results/board", tmp_path / "results/board")
-    monkeypatch.setattr(sys, "argv", ["tools.board", "--report", "--root", str(tmp_path)])
-    command.main()
-    text = (tmp_path / "BOARD.md").read_text()
-    assert text == (ROOT / "BOARD.md").read_text()
-    for picture in re.findall(r"!\[.*]\((.*)\)", text):
-        assert (ROOT / picture).read_text() == (tmp_path / picture).read_text()

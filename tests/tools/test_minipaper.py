@@ -264,7 +264,8 @@ def test_experiments_are_run_kept_shared_and_left_alone(scenes, tmp_path, monkey
     assert {item.name for item in (tmp_path / "results").iterdir()} == {"first.json", "first.png", "overview.png"}
     text = (tmp_path / "RESULTS.md").read_text()
     assert "**1 of 2 experiments" in text
-    assert "Not run yet: `python -m tools.minipaper --only second`" in text
+    command = f"python -m tools.minipaper --experiments {path}"
+    assert f"Not run yet: `{command} --only second`" in text
     report = read(tmp_path / "results/first.json")
     for metric in ("mIoU", "bIoU"):
         assert [row.score.mean for row in compare_metric(report, metric, False)[:-1]] == [
@@ -290,7 +291,7 @@ def test_experiments_are_run_kept_shared_and_left_alone(scenes, tmp_path, monkey
     content["experiments"]["first"]["seeds"] = 2
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     minipaper(monkeypatch, *words, "--report")
-    assert "Not run yet: `python -m tools.minipaper --only first`" in (tmp_path / "RESULTS.md").read_text()
+    assert f"Not run yet: `{command} --only first`" in (tmp_path / "RESULTS.md").read_text()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}"])

@@ -71,7 +71,8 @@ def _record(row: Judged) -> dict[str, Any]:
 
 
 def _progress(judged: Sequence[JudgedColumn]) -> str:
-    lines, totals = [], Counter()
+    lines: list[list[str]] = []
+    totals: Counter[str] = Counter()
     for column in judged:
         kinds = Counter(_kind(row) for row in column.compared if row.record)
         totals += kinds
@@ -219,7 +220,8 @@ def _costs(judged: Sequence[JudgedColumn], measured: Sequence[Measured]) -> list
     if not measured:
         return ["Not measured: `python -m tools.benchmark --save`, then `costs` of the board."]
     names = list(dict.fromkeys(name for column in judged for name in column.column.host.upsamplers))
-    header, kinds = ["upsampler"], []
+    header = ["upsampler"]
+    kinds: list[tuple[Measured, str]] = []
     for number, found in enumerate(measured, start=1):
         for kind, title in (
             ("forward", "forward, ms"),

@@ -90,7 +90,7 @@ def repeat_row(column: Column, name: str, places: Places, machine: dict[str, Any
     row = read_rows(column).get(name)
     if row is None or not row["scores"]:
         raise UserError(f"--again {name}", f"{column.name} has no such scores", "give a row that is finished")
-    again = Column.compare(column, column.out.parent / "again" / column.name)
+    again = column.compare(column.out.parent / "again" / column.name)
     check_environment(again.out, machine)
     with lock_folder(again.out, "another `out`", "another board", "another `out`"):
         write_result(again.out / "environment.json", machine)
