@@ -61,11 +61,12 @@ def judge_board(columns: Sequence[Column], kept: Sequence[dict[str, dict[str, An
     number = family(columns)
     differences = [
         {
-            (name, metric): paired_difference(row["scores"][metric], rows[column.host.baseline]["scores"][metric])
-            for name, row in rows.items()
-            if name in column.host.upsamplers and name != column.host.baseline
+            (name, metric): paired_difference(_scores(rows, name)[metric], base[metric])
+            for base in [_scores(rows, column.host.baseline)]
+            for name in column.host.upsamplers
+            if name != column.host.baseline
             for metric in column.host.metrics
-            if _has(row, metric) and _has(rows.get(column.host.baseline), metric)
+            if metric in base and metric in _scores(rows, name)
         }
         for column, rows in zip(columns, kept, strict=True)
     ]
@@ -92,11 +93,11 @@ def _judge_column(
     corrected: dict[str, float],
     number: int,
 ) -> JudgedColumn:
-    first = column.host.metrics[0]
+    first, base = column.host.metrics[0], _scores(kept, column.host.baseline)
     rows = []
     for name in [*column.host.upsamplers, column.control]:
-        record = kept.get(name)
-        scores = {metric: mean(record["scores"][metric]) for metric in column.host.metrics if _has(record, metric)}
+        values = _scores(kept, name)
+        scores = {metric: mean(values[metric]) for metric in column.host.metrics if metric in values}
         found = {metric: differences[name, metric] for metric in column.host.metrics if (name, metric) in differences}
         outcome = None
         if first in found:
@@ -104,19 +105,15 @@ def _judge_column(
             outcome = judge(found[first], p, number, column.lower_is_better[first], column.host.seeds)
         if name == column.control:
             controls = {
-                metric: compare_control(
-                    record["scores"][metric],
-                    kept[column.host.baseline]["scores"][metric],
-                    column.lower_is_better[metric],
-                )
+                metric: compare_control(values[metric], base[metric], column.lower_is_better[metric])
                 for metric in scores
-                if _has(kept.get(column.host.baseline), metric)
+                if metric in base
             }
             found = {metric: control.difference for metric, control in controls.items()}
             outcome = controls.get(first)
-        rows.append(Judged(name, record, scores, found, outcome))
+        rows.append(Judged(name, kept.get(name), scores, found, outcome))
     return JudgedColumn(column, rows)
 
 
-def _has(row: dict[str, Any] | None, metric: str) -> bool:
-    return row is not None and metric in row["scores"]
+def _scores(rows: dict[str, dict[str, Any]], name: str) -> dict[str, list[float]]:
+    return rows[name]["scores"] if name in rows else {}
