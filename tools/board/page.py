@@ -38,8 +38,11 @@ def page(
     for column in judged:
         parts += [f"## {column.column.host.title}", *_host(board, column, drawn)]
     parts += ["## What the upsamplers cost", *_costs(judged, measured), "## Where every row is from"]
-    for column in judged:
+    begun = [column for column in judged if len(column.missing) < len(column.rows)]
+    for column in begun:
         parts += [f"### {column.column.name}", _origins(column)]
+    if not begun:
+        parts.append("No row is finished.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -245,8 +248,6 @@ def _costs(judged: Sequence[JudgedColumn], measured: Sequence[Measured]) -> list
 
 def _origins(judged: JudgedColumn) -> str:
     rows = [(row, row.record) for row in judged.rows if row.record]
-    if not rows:
-        return "None is finished."
     header = ["row", "seeds", "command", "commit", "machine", "date", "logs"]
     lines = [
         [
@@ -275,4 +276,6 @@ def _kind(row: Judged) -> str:
 
 
 def _number(value: float | None, sign: str = "", digits: int = 4) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:{sign}.{digits}g}"
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value:{sign},.0f}" if abs(value) >= 1000 else f"{value:{sign}.{digits}g}"

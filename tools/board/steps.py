@@ -24,6 +24,7 @@ def measure_steps(column: Column, path: Path, device: str) -> None:
     """Measure a step of every upsampler of a host, with the reading of its images, and add them to a file.
 
     The file has "hosts": by name "cfg", "device" (in words), "date" and "seconds" by upsampler: medians of a few steps.
+    On a CPU these are seconds of the processor, since other programs may use it, too, and a run has one thread.
     """
     record = {"cfg": str(column.host.cfg), "device": f"{device}, {cpu_name()}", "date": date.today().isoformat()}
     seconds = {}
@@ -50,11 +51,12 @@ def read_steps(path: Path) -> dict[str, dict[str, Any]]:
 
 def _measure(experiment: Experiment) -> float:
     processes = start_processes(experiment.system.device, experiment.system.backend)
+    clock = time.perf_counter if processes.device.type == "cuda" else time.process_time
     found = []
     with experiment.float32():
         run = Run(experiment, processes, resume=False)
         for step in range(WARM_UP + STEPS):
-            start = time.perf_counter()
+            start = clock()
             micro_batches, error = next_batches(run.batches, run.layout.accumulation)
             if error is not None:
                 raise error
@@ -62,5 +64,5 @@ def _measure(experiment: Experiment) -> float:
             processes.seed_step(experiment.seed, step)
             losses, _ = train_step(run, micro_batches)
             sum(loss.item() for loss in losses.values())  # waits for a GPU
-            found.append(time.perf_counter() - start)
+            found.append(clock() - start)
     return statistics.median(found[WARM_UP:])
