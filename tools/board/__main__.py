@@ -115,17 +115,17 @@ def main() -> None:
     write_board(board, columns, root, command)
     if not arguments.report and not arguments.power:
         check_plan(plan_path, columns, command)
-        equal = True
+        rows = choose("--rows", arguments.rows, list(dict.fromkeys(name for column in here for name in column.rows)))
+        equal = []
         for column in here:
-            names = choose("--rows", arguments.rows, list(column.rows))
+            names = [name for name in rows if name in column.rows]
             device, machine = machine_of(column)
             places = places_of(device, arguments.jobs)
             if arguments.again:
-                results = [repeat_row(column, name, places, machine) for name in names]
-                equal = equal and all(results)
+                equal += [repeat_row(column, name, places, machine) for name in names]
             else:
                 do_rows(column, names, places, machine, lambda: write_board(board, columns, root, command))
-        if not equal:
+        if not all(equal):
             raise UserError("--again", "some numbers differ", "compare commits and machines at the end of the page")
     print(f"written to  {root / board.page}")
 
