@@ -3,7 +3,7 @@
 `python -m tools.board [--board FILE] [--only HOST] [--rows A,B] [--jobs J] [--power | --measure | --check | ..]`
 
 A row, an upsampler in a model, is kept as soon as its seeds are done. Run the same command again to continue where it
-stopped. --power comes first: it fixes what the board can show. See docs/board.md.
+stopped. --power comes first: it fixes what the board can show. See docs/boards.md.
 """
 
 import os
