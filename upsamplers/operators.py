@@ -53,7 +53,7 @@ def apply(name: str, *inputs: Any) -> Tensor:
 
 
 def _call(name: str, *inputs: Any) -> Any:
-    return getattr(torch.ops.denseup, name)(*inputs)
+    return _operators[name](*inputs)
 
 
 class _Differentiable(torch.autograd.Function):
@@ -167,6 +167,7 @@ def _plain_gradients(name: str, y: Tensor, tensors: Sequence[Tensor | None], how
 
 
 _library = torch.library.Library("denseup", "DEF")
+_operators: dict[str, Any] = {}
 for _name, _inputs in _INPUTS.items():
     for _signature, _function, _fake in (
         (f"{_name}({_inputs}) -> Tensor", functools.partial(_run, _name), functools.partial(_like, _name)),
@@ -179,3 +180,4 @@ for _name, _inputs in _INPUTS.items():
         _defined = _library.define(_signature, tags=(torch.Tag.pt2_compliant_tag,))
         _library.impl(_defined, _function, "CompositeExplicitAutograd")
         torch.library.register_fake(f"denseup::{_defined}", _fake, lib=_library)
+        _operators[_defined] = getattr(torch.ops.denseup, _defined).default
