@@ -2,11 +2,15 @@
 
 import struct
 import zlib
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
+
+import numpy as np
 
 ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 MAX_STORED = 2**24  # bytes of pixels that may be held uncompressed
-HEADER_END = 33  # bytes: the signature and the header, which all other chunks follow
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+BAND = 2**22  # bytes of pixels that are compressed at a time
 
 
 def checked_png(data: bytes) -> bytes:
@@ -63,3 +67,28 @@ def _pixel_bytes(data: bytes) -> int:
 def png_chunk(kind: bytes, content: bytes) -> bytes:
     """A chunk with its length and checksum."""
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png_pieces(values: np.ndarray, text: Mapping[str, str]) -> Iterator[bytes]:
+    """A PNG of grey levels [H, W], uint8 or uint16, piece by piece: of a large image not even its file is held.
+
+    text: keys and values (Latin-1) of `tEXt` chunks. Filter and compression are those of OpenCV: differences from the
+    pixel to the left, and runs.
+    """
+    height, width = values.shape
+    size = values.dtype.itemsize
+    yield SIGNATURE + png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8 * size, 0, 0, 0, 0))
+    for key, value in text.items():
+        yield png_chunk(b"tEXt", f"{key}\0{value}".encode("latin-1"))
+    stream = zlib.compressobj(level=1, memLevel=9, strategy=zlib.Z_RLE)
+    rows = max(1, BAND // (width * size))
+    for top in range(0, height, rows):
+        levels = values[top : top + rows]
+        pixels = np.ascontiguousarray(levels, levels.dtype.newbyteorder(">")).view(np.uint8)
+        lines = np.empty((len(pixels), 1 + pixels.shape[1]), np.uint8)
+        lines[:, 0] = 1  # the filter "Sub"
+        lines[:, 1 : 1 + size] = pixels[:, :size]
+        np.subtract(pixels[:, size:], pixels[:, :-size], out=lines[:, 1 + size :])
+        if compressed := stream.compress(lines):
+            yield png_chunk(b"IDAT", compressed)
+    yield png_chunk(b"IDAT", stream.flush()) + png_chunk(b"IEND", b"")
