@@ -7,11 +7,12 @@ errors.html.
 """
 
 import json
+import os
 from argparse import Namespace
 from pathlib import Path
 
 from config import parse_with_overrides
-from errors import ArgumentParser, read_early, run_command
+from errors import ArgumentParser, UserError, read_early, run_command
 
 
 def read_arguments() -> Namespace:
@@ -41,6 +42,8 @@ from workflow.trained import find_checkpoint, load_predicting
 def main() -> None:
     """Run the command."""
     arguments = read_arguments()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("torchrun", "tools.errors is for one process", "start it as python -m tools.errors")
     path = find_checkpoint(arguments.checkpoint, arguments.which)
     experiment, model, step = load_predicting(path, arguments.cfg, arguments.overrides)
     out = arguments.out or (
