@@ -76,5 +76,5 @@ def test_a_calibration_of_pixels_is_drawn():
 def test_it_is_for_one_process(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr("sys.argv", ["errors", "--checkpoint", "runs/x"])
-    with pytest.raises(UserError, match="torchrun: tools.errors is for one process; start it as"):
+    with pytest.raises(UserError, match="is for one process; start it as python"):
         main()
