@@ -40,7 +40,6 @@ from datasets.loading import single_batch
 from pictures import draw
 from pictures.shrink import Shrinker
 from runtime.distributed import start_processes
-from runtime.memory import EVALUATION, keep_freed_memory
 from workflow.results import check_outside_data
 from workflow.trained import find_checkpoint, load_predicting
 
@@ -143,8 +142,7 @@ def main() -> None:
     check_outside_data(arguments.out, "--out", experiment)
     files = experiment.data.prediction_files(arguments.out)
     check_ids(images, files)
-    if experiment.system.reuse_memory:
-        keep_freed_memory(EVALUATION)
+    experiment.keep_freed_memory()
     device = start_processes(experiment.system.device).device
     inference = experiment.inference(model.to(device).eval())
     pictures = arguments.out / "pictures"

@@ -38,7 +38,6 @@ from models.depthformer.model import DepthFormer
 from models.probe.model import DepthProbe
 from runtime.checkpoint import save_checkpoint
 from runtime.distributed import start_processes
-from runtime.memory import EVALUATION, keep_freed_memory
 from runtime.shutdown import exit_together
 from tools.calibrate.fit import ScaleAndShift
 from workflow.results import check_writable
@@ -60,8 +59,7 @@ def main() -> None:
     if not isinstance(model, DepthFormer | DepthProbe):
         what = f"is of the task {experiment.data.info.task}; this takes checkpoints of depth models"
         raise UserError(path, what, "name one")
-    if experiment.system.reuse_memory:
-        keep_freed_memory(EVALUATION)
+    experiment.keep_freed_memory()
     processes = start_processes(experiment.system.device, experiment.system.backend)
     inference = experiment.inference(model.to(processes.device))
     batches = evaluation_loader(

@@ -30,7 +30,6 @@ if __name__ == "__main__":  # before the imports below, which take seconds
     read_early(read_arguments)
 
 from runtime.distributed import start_processes
-from runtime.memory import EVALUATION, keep_freed_memory
 from tools.errors.analysis import analyse, worst_pictures
 from tools.errors.page import page
 from tools.errors.text import describe
@@ -51,8 +50,7 @@ def main() -> None:
     )
     for file in (out, *([Path(arguments.json)] if arguments.json not in (None, "-") else [])):
         check_writable(file)  # before the work
-    if experiment.system.reuse_memory:
-        keep_freed_memory(EVALUATION)
+    experiment.keep_freed_memory()
     dataset = experiment.data.build("val")
     processes = start_processes(experiment.system.device)
     findings = analyse(model, dataset, experiment, processes, path, step)
