@@ -3,6 +3,8 @@
 import ast
 import re
 from functools import cache
+from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,15 @@ def test_modules_do_not_import_each_other():
         for module in done:
             del waiting[module]
     assert sorted(waiting) == []
+
+
+def test_faults_are_put_where_something_is():
+    """The fault suite, which is slow, names functions of ours in strings, as in `runtime.checkpoint:torch.save`."""
+    files = [file.read_text() for file in (ROOT / "tests/faults").glob("*.py")]
+    places = {place for text in files for place in re.findall(r'"(\w[\w.]*:[A-Za-z_][\w.]*)"', text)}
+    assert len(places) > 10
+    for module, _, dotted in (place.partition(":") for place in places):
+        assert callable(attrgetter(dotted)(import_module(module))) or dotted.isupper(), f"{module}:{dotted}"
 
 
 def test_the_training_loop_stays_readable():
