@@ -30,7 +30,7 @@ from runtime.distributed import Processes, start_processes
 from runtime.shutdown import exit_together
 from structures import Batch
 from workflow.results import check_outside_data, check_writable, describe, result_record, write_result
-from workflow.trained import find_checkpoint, load_predicting
+from workflow.trained import find_checkpoint, keep_memory, load_predicting
 
 
 @torch.inference_mode()
@@ -100,7 +100,7 @@ def main() -> None:
     experiment, model, step = load_predicting(path, arguments.cfg, arguments.overrides)
     if arguments.predictions:
         check_outside_data(arguments.predictions, "--predictions", experiment)
-    experiment.keep_freed_memory()
+    keep_memory(experiment)
     dataset = experiment.data.build("val")
     files = experiment.data.prediction_files(arguments.predictions) if arguments.predictions else None
     processes = start_processes(experiment.system.device, experiment.system.backend)

@@ -25,7 +25,6 @@ from published.cache import is_word, obtain, stored
 from published.index import entries
 from runtime.arithmetic import Precision, autocast, float32_products
 from runtime.distributed import Processes
-from runtime.memory import EVALUATION, WINDOWS, keep_freed_memory
 from runtime.optimizer import OptimizerConfig
 from runtime.schedule import ScheduleConfig, Steps, is_in_epochs, steps_of
 from runtime.sinks import SinkName
@@ -174,12 +173,6 @@ class Experiment(Schema):
         """The model as it predicts whole images, by `evaluation.inference`."""
         settings = self.evaluation.inference or InferenceConfig()
         return build_inference(settings, model, self.data.test_transforms, self.data.info)
-
-    def keep_freed_memory(self) -> None:
-        """Speed up evaluation on a CPU, see runtime/memory.py, unless `system.reuse_memory` is false."""
-        inference = self.evaluation.inference
-        if self.system.reuse_memory:
-            keep_freed_memory(EVALUATION if inference is None or inference.windows is None else WINDOWS)
 
     def build_metrics(self) -> list[Metric]:
         """Build the metrics, empty."""

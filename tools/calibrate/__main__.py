@@ -41,7 +41,7 @@ from runtime.distributed import start_processes
 from runtime.shutdown import exit_together
 from tools.calibrate.fit import ScaleAndShift
 from workflow.results import check_writable
-from workflow.trained import find_checkpoint, load_trained
+from workflow.trained import find_checkpoint, keep_memory, load_trained
 
 
 @exit_together()
@@ -59,7 +59,7 @@ def main() -> None:
     if not isinstance(model, DepthFormer | DepthProbe):
         what = f"is of the task {experiment.data.info.task}; this takes checkpoints of depth models"
         raise UserError(path, what, "name one")
-    experiment.keep_freed_memory()
+    keep_memory(experiment)
     processes = start_processes(experiment.system.device, experiment.system.backend)
     inference = experiment.inference(model.to(processes.device))
     batches = evaluation_loader(

@@ -35,7 +35,7 @@ from tools.errors.page import page
 from tools.errors.text import describe
 from tools.pages.html import write_page
 from workflow.results import check_writable, without_nan, write_result
-from workflow.trained import find_checkpoint, load_predicting
+from workflow.trained import find_checkpoint, keep_memory, load_predicting
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def main() -> None:
     )
     for file in (out, *([Path(arguments.json)] if arguments.json not in (None, "-") else [])):
         check_writable(file)  # before the work
-    experiment.keep_freed_memory()
+    keep_memory(experiment)
     dataset = experiment.data.build("val")
     processes = start_processes(experiment.system.device)
     findings = analyse(model, dataset, experiment, processes, path, step)
