@@ -192,7 +192,7 @@ def test_a_large_image_is_scored_below_2_gb(tmp_path, tally, name):
 # --- images that are predicted in windows ----------------------------------------------------------------------------
 
 WINDOWS = ("data.test_transforms=[normalize]", "evaluation.inference.windows.size=[512, 512]")
-SIDES, HUGE = (2000, 4000), 10_000  # pixels
+SIDES, HUGE = (1500, 3000), 10_000  # pixels
 
 
 @dataclass(frozen=True)
