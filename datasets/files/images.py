@@ -123,15 +123,18 @@ def _read_png_header(path: Path) -> tuple[bytes, Image.Image]:
     return data, header
 
 
-def write_png(path: Path, values: np.ndarray, text: Mapping[str, str] = MappingProxyType({})) -> None:
+def write_png(
+    path: Path, values: np.ndarray, text: Mapping[str, str] = MappingProxyType({}), coloured: bool = False
+) -> None:
     """Write values [H, W], uint8 or uint16, and make the folder if needed. Raises UserError if that is impossible.
 
     text: keys and values (Latin-1) of `tEXt` chunks, which Pillow and other readers offer beside the pixels.
+    coloured: give 8 bits a palette, since small numbers look black.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
-            file.writelines(png_pieces(values, text))
+            file.writelines(png_pieces(values, text, coloured))
     except OSError as error:
         raise UserError(path, f"cannot be written ({error.strerror})", "make room or name another folder") from None
 

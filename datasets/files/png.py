@@ -69,15 +69,19 @@ def png_chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def png_pieces(values: np.ndarray, text: Mapping[str, str]) -> Iterator[bytes]:
-    """A PNG of grey levels [H, W], uint8 or uint16, piece by piece: of a large image not even its file is held.
+def png_pieces(values: np.ndarray, text: Mapping[str, str], coloured: bool = False) -> Iterator[bytes]:
+    """A PNG of values [H, W], uint8 or uint16, piece by piece: of a large image not even its file is held.
 
-    text: keys and values (Latin-1) of `tEXt` chunks. Filter and compression are those of OpenCV: differences from the
+    text: keys and values (Latin-1) of `tEXt` chunks. coloured: 8 bits are indices into VOC's palette, not grey levels:
+    the same values, seen in colours. Filter and compression are those of OpenCV: differences from the
     pixel to the left, and runs.
     """
     height, width = values.shape
     size = values.dtype.itemsize
-    yield SIGNATURE + png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8 * size, 0, 0, 0, 0))
+    coloured = coloured and size == 1
+    yield SIGNATURE + png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8 * size, 3 * coloured, 0, 0, 0))
+    if coloured:
+        yield png_chunk(b"PLTE", bytes(part for colour in voc_colours() for part in colour))
     for key, value in text.items():
         yield png_chunk(b"tEXt", f"{key}\0{value}".encode("latin-1"))
     stream = zlib.compressobj(level=1, memLevel=9, strategy=zlib.Z_RLE)
@@ -92,3 +96,14 @@ def png_pieces(values: np.ndarray, text: Mapping[str, str]) -> Iterator[bytes]:
         if compressed := stream.compress(lines):
             yield png_chunk(b"IDAT", compressed)
     yield png_chunk(b"IDAT", stream.flush()) + png_chunk(b"IEND", b"")
+
+
+def voc_colours() -> list[tuple[int, int, int]]:
+    """The colours of VOC's palette: bit k of each channel comes from bit 3k of the index, highest first."""
+    colours = []
+    for index in range(256):
+        red, green, blue = (
+            sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(8)) for channel in range(3)
+        )
+        colours.append((red, green, blue))
+    return colours
