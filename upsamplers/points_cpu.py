@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from upsamplers.base import Padding
 from upsamplers.compiled import load
@@ -63,7 +64,8 @@ def sample_points(x: Tensor, positions: Tensor, weights: Tensor | None, padding:
     half, x = x.dtype == torch.float16, x.float() if x.dtype == torch.float16 else x
     if weights is not None:
         weights = weights.float().expand(positions.shape[:-1])
-    total: Tensor = _sum(x, positions, weights, padding == "border")
+    function = _sum if _is_observed(x, positions, weights) else _summed
+    total: Tensor = function(x, positions, weights, padding == "border")
     return total.half() if half else total
 
 
@@ -71,12 +73,24 @@ def score_points(query: Tensor, key: Tensor, positions: Tensor, padding: Padding
     """See `upsamplers.points.score_points`."""
     positions = positions.float()
     query, key = (tensor.float() if tensor.dtype == torch.float16 else tensor for tensor in (query, key))
-    scores: Tensor = _scores(query, key, positions, padding == "border")
+    function = _scores if _is_observed(query, key, positions) else _scored
+    scores: Tensor = function(query, key, positions, padding == "border")
     return scores
 
 
-@torch.library.custom_op("denseup::sum_points", mutates_args=(), device_types="cpu")
-def _sum(x: Tensor, positions: Tensor, weights: Tensor | None, border: bool) -> Tensor:
+def _is_observed(*tensors: Tensor | None) -> bool:
+    """Whether autograd or another mode of PyTorch must know the operator.
+
+    If not, the function behind it is called: the first call of the operator would import PyTorch's compiler, a thousand
+    modules and 100 MB.
+    """
+    given = [tensor for tensor in tensors if tensor is not None]
+    if torch._C._len_torch_dispatch_stack() or any(type(tensor) not in (Tensor, Parameter) for tensor in given):
+        return True
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
+
+
+def _summed(x: Tensor, positions: Tensor, weights: Tensor | None, border: bool) -> Tensor:
     """Sum x [B, C, H, W] at positions [B, g, n, h, w, 2], weights [B, g, n, h, w] -> [B, C, h, w]."""
     x, positions = _dense(x), _dense_positions(positions)
     weights = None if weights is None else weights.contiguous()
@@ -87,14 +101,16 @@ def _sum(x: Tensor, positions: Tensor, weights: Tensor | None, border: bool) -> 
     return output
 
 
+_sum = torch.library.custom_op("denseup::sum_points", _summed, mutates_args=(), device_types="cpu")
+
+
 @_sum.register_fake
 def _sum_like(x: Tensor, positions: Tensor, weights: Tensor | None, border: bool) -> Tensor:
     shape = (*x.shape[:2], *positions.shape[3:5])
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_layout(x))
 
 
-@torch.library.custom_op("denseup::score_points", mutates_args=(), device_types="cpu")
-def _scores(query: Tensor, key: Tensor, positions: Tensor, border: bool) -> Tensor:
+def _scored(query: Tensor, key: Tensor, positions: Tensor, border: bool) -> Tensor:
     """Products of query [B, C, h, w] and key [B, C, H, W] at positions [B, g, n, h, w, 2] -> [B, g, n, h, w]."""
     query, key, positions = _dense(query), _dense(key), _dense_positions(positions)
     call = _call(key, positions, border, query)
@@ -102,6 +118,9 @@ def _scores(query: Tensor, key: Tensor, positions: Tensor, border: bool) -> Tens
     call.scores = scores.data_ptr()
     _run("score_points", call)
     return _total(scores)
+
+
+_scores = torch.library.custom_op("denseup::score_points", _scored, mutates_args=(), device_types="cpu")
 
 
 @_scores.register_fake

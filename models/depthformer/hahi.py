@@ -64,6 +64,7 @@ class HAHI(nn.Module):
         with torch.autocast(device.type, enabled=False):  # bfloat16 would shift points by half a pixel
             reference = self.reference(position).sigmoid()
         query = self.interaction(query, position, tokens, reference, sizes)
+        del position  # as large as the query, and the convolutions that follow need the memory
 
         attended = [query, *tokens.split([h * w for h, w in sizes], dim=1)]
         maps = [each.mT.unflatten(2, size) for each, size in zip(attended, [fine, *sizes], strict=True)]
