@@ -5,7 +5,7 @@ import subprocess
 import pytest
 import torch
 
-from upsamplers import DySample, compiled, points_cpu
+from upsamplers import DySample, compiled, maps_cpu, points_cpu
 from upsamplers.points import plain_sample_points, plain_score_points
 from upsamplers.sampling import PointSampling, compiled_sample, plain_sample
 
@@ -95,7 +95,7 @@ def test_results_have_the_layout_of_the_map_and_any_other_is_read(layout):
 @compiles
 @PADDINGS
 def test_the_number_of_threads_changes_no_bit(monkeypatch, padding):
-    monkeypatch.setattr(points_cpu, "_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(maps_cpu, "_WORTH_A_THREAD", 1)
     leaves = example(2, 200, 7, 8, 2, 2, 9, 20)[:3]
     found = []
     for threads in (1, 2, 5):
