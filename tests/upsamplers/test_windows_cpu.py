@@ -53,8 +53,8 @@ def test_sums_and_their_gradients(case, layout):
     assert windows_cpu.covers(x, kernels)
     how = {"dilation": dilation, "padding": padding}
     found, grad_x, _ = results(functools.partial(reassemble, **how), x, kernels)
-    assert found.is_contiguous(memory_format=layout)
     if padding == "zeros":
+        assert found.is_contiguous(memory_format=layout)
         assert grad_x.stride() == x.stride()
     agree(functools.partial(reassemble, **how), functools.partial(plain_reassemble, **how), [x, kernels])
 
