@@ -1,7 +1,9 @@
 """What the compiled code for CPUs reads and writes, as maps_cpu.h has it: which tensors, in which layout."""
 
 import ctypes
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +34,20 @@ def can_read(*tensors: Tensor | None) -> bool:
     return all(
         tensor is None or (tensor.is_cpu and tensor.dtype in _DTYPES and tensor.numel() > 0) for tensor in tensors
     )
+
+
+def operator(name: str) -> Callable[[Callable[..., Any]], Any]:
+    """Make a function PyTorch's operator denseup::name, for CPUs. Types and default values come from its annotations.
+
+    `torch.library.custom_op` does so too, but imports torch.compile at the first call, which takes more than a second.
+    """
+
+    def define(function: Callable[..., Any]) -> Any:
+        torch.library.define(f"denseup::{name}", torch.library.infer_schema(function, mutates_args=()))
+        torch.library.impl(f"denseup::{name}", "cpu", function)
+        return getattr(torch.ops.denseup, name).default
+
+    return define
 
 
 def load_functions(source: Path, call: type[ctypes.Structure], names: tuple[str, ...]) -> ctypes.CDLL | None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from upsamplers.base import Padding
-from upsamplers.maps_cpu import Map, as_map, can_read, dense, layout, load_functions, run
+from upsamplers.maps_cpu import Map, as_map, can_read, dense, layout, load_functions, operator, run
 
 
 class _Call(ctypes.Structure):
@@ -58,7 +58,7 @@ def score_points(query: Tensor, key: Tensor, positions: Tensor, padding: Padding
     return scores
 
 
-@torch.library.custom_op("denseup::sum_points", mutates_args=(), device_types="cpu")
+@operator("sum_points")
 def _sum(x: Tensor, positions: Tensor, weights: Tensor | None, border: bool) -> Tensor:
     """Sum x [B, C, H, W] at positions [B, g, n, h, w, 2], weights [B, g, n, h, w] -> [B, C, h, w]."""
     x, positions = dense(x), _dense_positions(positions)
@@ -70,13 +70,13 @@ def _sum(x: Tensor, positions: Tensor, weights: Tensor | None, border: bool) -> 
     return output
 
 
-@_sum.register_fake
+@torch.library.register_fake("denseup::sum_points")
 def _sum_like(x: Tensor, positions: Tensor, weights: Tensor | None, border: bool) -> Tensor:
     shape = (*x.shape[:2], *positions.shape[3:5])
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout(x))
 
 
-@torch.library.custom_op("denseup::score_points", mutates_args=(), device_types="cpu")
+@operator("score_points")
 def _scores(query: Tensor, key: Tensor, positions: Tensor, border: bool) -> Tensor:
     """Products of query [B, C, h, w] and key [B, C, H, W] at positions [B, g, n, h, w, 2] -> [B, g, n, h, w]."""
     query, key, positions = dense(query), dense(key), _dense_positions(positions)
@@ -87,12 +87,12 @@ def _scores(query: Tensor, key: Tensor, positions: Tensor, border: bool) -> Tens
     return _total(scores)
 
 
-@_scores.register_fake
+@torch.library.register_fake("denseup::score_points")
 def _scores_like(query: Tensor, key: Tensor, positions: Tensor, border: bool) -> Tensor:
     return positions.new_empty(positions.shape[:-1])
 
 
-@torch.library.custom_op("denseup::sum_points_backward", mutates_args=(), device_types="cpu")
+@operator("sum_points_backward")
 def _gradients(
     y: Tensor, x: Tensor, positions: Tensor, weights: Tensor | None, border: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -111,7 +111,7 @@ def _gradients(
     return grad_x, _total(grad_positions).as_strided(positions.shape, positions.stride()), _total(grad_weights)
 
 
-@_gradients.register_fake
+@torch.library.register_fake("denseup::sum_points_backward")
 def _gradients_like(
     y: Tensor, x: Tensor, positions: Tensor, weights: Tensor | None, border: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -158,8 +158,8 @@ def _gradients_by(function: Callable[..., Tensor], ctx: Any, gradient: Tensor) -
     return [next(found) if view is not None and view.requires_grad else None for view in views]
 
 
-_sum.register_autograd(_backward_of_sum, setup_context=_keep)
-_scores.register_autograd(_backward_of_scores, setup_context=_keep)
+torch.library.register_autograd("denseup::sum_points", _backward_of_sum, setup_context=_keep)
+torch.library.register_autograd("denseup::score_points", _backward_of_scores, setup_context=_keep)
 
 
 # --- one call --------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upsamplers.maps_cpu import Map, as_map, can_read, dense, layout, load_functions, run
+from upsamplers.maps_cpu import Map, as_map, can_read, dense, layout, load_functions, operator, run
 
 
 class _Call(ctypes.Structure):
@@ -53,7 +53,7 @@ def score_windows(y: Tensor, x: Tensor, kernel: int) -> Tensor:
 # the gradients of each are the other two.
 
 
-@torch.library.custom_op("denseup::sum_windows", mutates_args=(), device_types="cpu")
+@operator("sum_windows")
 def _sum(x: Tensor, kernels: Tensor, dilation: int, edge: int) -> Tensor:
     """For each pixel of y its window in x, weighted by its kernel, in the dtype of x."""
     x, kernels = dense(x), kernels.contiguous()
@@ -62,7 +62,7 @@ def _sum(x: Tensor, kernels: Tensor, dilation: int, edge: int) -> Tensor:
     return y
 
 
-@_sum.register_fake
+@torch.library.register_fake("denseup::sum_windows")
 def _sum_like(x: Tensor, kernels: Tensor, dilation: int, edge: int) -> Tensor:
     subpixels, H, W = kernels.shape[3:]
     scale = math.isqrt(subpixels)
@@ -70,7 +70,7 @@ def _sum_like(x: Tensor, kernels: Tensor, dilation: int, edge: int) -> Tensor:
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout(x))
 
 
-@torch.library.custom_op("denseup::score_windows", mutates_args=(), device_types="cpu")
+@operator("score_windows")
 def _score(y: Tensor, x: Tensor, groups: int, kernel: int, dilation: int, edge: int) -> Tensor:
     """For each pixel of y its products with the pixels of its window in x, float32."""
     y, x = dense(y), dense(x)
@@ -79,14 +79,14 @@ def _score(y: Tensor, x: Tensor, groups: int, kernel: int, dilation: int, edge: 
     return kernels
 
 
-@_score.register_fake
+@torch.library.register_fake("denseup::score_windows")
 def _score_like(y: Tensor, x: Tensor, groups: int, kernel: int, dilation: int, edge: int) -> Tensor:
     H, W = (length - 2 * edge for length in x.shape[2:])
     scale = y.shape[2] // H
     return y.new_empty((len(y), groups, kernel**2, scale**2, H, W), dtype=torch.float32)
 
 
-@torch.library.custom_op("denseup::spread_windows", mutates_args=(), device_types="cpu")
+@operator("spread_windows")
 def _spread(y: Tensor, kernels: Tensor, dilation: int, edge: int) -> Tensor:
     """For each pixel of x the pixels of y in whose window it is, weighted by their kernels, in the dtype of y."""
     y, kernels = dense(y), kernels.contiguous()
@@ -95,7 +95,7 @@ def _spread(y: Tensor, kernels: Tensor, dilation: int, edge: int) -> Tensor:
     return x
 
 
-@_spread.register_fake
+@torch.library.register_fake("denseup::spread_windows")
 def _spread_like(y: Tensor, kernels: Tensor, dilation: int, edge: int) -> Tensor:
     shape = (*y.shape[:2], *(length + 2 * edge for length in kernels.shape[4:]))
     return torch.empty(shape, dtype=y.dtype, device=y.device, memory_format=layout(y))
@@ -133,9 +133,9 @@ def _backward_of_spread(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]
     return grad_y, _score(y, gradient, *window) if wants_kernels else None, None, None
 
 
-_sum.register_autograd(_backward_of_sum, setup_context=_keep)
-_score.register_autograd(_backward_of_score, setup_context=_keep)
-_spread.register_autograd(_backward_of_spread, setup_context=_keep)
+torch.library.register_autograd("denseup::sum_windows", _backward_of_sum, setup_context=_keep)
+torch.library.register_autograd("denseup::score_windows", _backward_of_score, setup_context=_keep)
+torch.library.register_autograd("denseup::spread_windows", _backward_of_spread, setup_context=_keep)
 
 
 # --- one call --------------------------------------------------------------------------------------------------------

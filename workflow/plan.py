@@ -13,7 +13,7 @@ from datasets.loading import BatchLayout, next_batches, single_batch
 from errors import UserError
 from experiment import Experiment
 from models.base import DenseModel
-from models.cost import complexity, describe
+from models.cost import complexity, describe, shapes_only
 from runtime.checkpoint import Checkpoints
 from runtime.distributed import Processes
 from runtime.schedule import set_learning_rate
@@ -57,9 +57,9 @@ def print_plan(run: PlannedRun, train_step: TrainStep) -> None:
     require_installed(experiment.logging.sinks)
     data = data_lines(run.training_set, run.validation_set) if processes.is_main else []
     data += balance_lines(run.model, run.training_set)
-    plain = experiment.build_model(pretrained=False)  # on the CPU, not compiled, not distributed
+    with shapes_only():
+        plain = experiment.build_model(pretrained=False)  # not compiled, not distributed
     counts = complexity(plain, experiment.padded_input(plain))
-    del plain
     rates = [group["lr"] for group in run.optimizer.param_groups]
 
     start = time.perf_counter()

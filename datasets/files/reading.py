@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageFile
 
 from datasets.files.png import checked_png
 from errors import UserError
@@ -37,7 +37,7 @@ def read_bytes(path: Path) -> bytes:
     return data
 
 
-def read_header(path: Path, data: bytes) -> Image.Image:
+def read_header(path: Path, data: bytes) -> ImageFile.ImageFile:
     """The image in `data`, with no pixel decoded yet. Raises UserError if it is not an image, damaged, or too large."""
     try:
         with warnings.catch_warnings():

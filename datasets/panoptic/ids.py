@@ -16,7 +16,8 @@ END = 2**24  # ids are below it
 def read_ids(path: Path) -> np.ndarray:
     """The ids [H, W] int32 in a PNG. Raises UserError if it is missing, incomplete, or not an 8-bit RGB PNG."""
     colors = cv2.cvtColor(read_rgb_png(path, "R + 256 G + 65536 B"), cv2.COLOR_RGB2RGBA)
-    ids: np.ndarray = colors.view("<i4")[:, :, 0] & (END - 1)  # without alpha
+    ids: np.ndarray = colors.view("<i4")[:, :, 0]
+    ids &= END - 1  # without alpha
     return ids
 
 

@@ -12,7 +12,7 @@ import torch
 from config import read_config
 from errors import UserError, suggest
 from experiment import Experiment, load_experiment
-from models.cost import complexity
+from models.cost import complexity, shapes_only
 from tools.compare.runs import Comparison
 from upsamplers import NAMES
 
@@ -98,7 +98,8 @@ def count_costs(comparison: Comparison) -> dict[str, dict[str, Any]]:
     costs = {}
     for variant, (run, *_) in comparison.paired.items():
         try:
-            model = run.experiment.build_model(pretrained=False)
+            with shapes_only():
+                model = run.experiment.build_model(pretrained=False)
         except UserError as error:
             where, what, do = error.args
             raise UserError(f"variant {variant}: {where}", what, do) from None
