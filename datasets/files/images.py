@@ -5,7 +5,6 @@ headers and all other formats.
 """
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
 
@@ -26,7 +25,7 @@ from datasets.files.levels import (
     to_bytes,
 )
 from datasets.files.png import HEADER_END, png_chunk
-from datasets.files.reading import read_bytes, read_header, reporting_damage
+from datasets.files.reading import check_image, read_bytes, read_header, reporting_damage
 from errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp"})
@@ -91,7 +90,8 @@ def read_label_map(path: Path) -> np.ndarray:
 
     Raises UserError if the file is missing, incomplete, not a PNG, too large, or contains colours instead of indices.
     """
-    data, header = _read_png_header(path)
+    data = read_bytes(path)
+    header = _png(path, read_header(path, data))
     if header.mode not in ("1", "L", "P", "I", "I;16"):
         what = f"has pixels of kind {header.mode} where one class index per pixel is expected"
         raise UserError(path, what, "store class indices in a single-channel (or palette) PNG of 8 or 16 bits")
@@ -108,24 +108,22 @@ def read_rgb_png(path: Path, meaning: str) -> np.ndarray:
 
     Raises UserError if the file is missing, incomplete, too large, not a PNG, or a PNG of another kind.
     """
-    data, header = _read_png_header(path)
-    assert isinstance(header.fp, BytesIO)
+    header, data = check_image(path, read_bytes(path))
+    _png(path, header)
     bits, color_type = data[24:26]  # of the PNG header; 2 is RGB
     if (bits, color_type) != (8, 2):
         kind = header.mode if color_type != 2 else f"RGB with {bits} bits each"
         raise UserError(path, f"has pixels of kind {kind} where {meaning} is expected", "store it in an 8-bit RGB PNG")
     with reporting_damage(path):
-        checked = np.frombuffer(header.fp.getvalue(), np.uint8)  # for OpenCV, which is faster here
-        pixels: np.ndarray = cv2.imdecode(checked, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        pixels: np.ndarray = cv2.imdecode(np.frombuffer(data, np.uint8), flags)  # faster than Pillow
         return pixels
 
 
-def _read_png_header(path: Path) -> tuple[bytes, ImageFile.ImageFile]:
-    data = read_bytes(path)
-    header = read_header(path, data)
+def _png(path: Path, header: ImageFile.ImageFile) -> ImageFile.ImageFile:
     if header.format != "PNG":
         raise UserError(path, f"is a {header.format} file", "store labels as PNG, which keeps them exactly")
-    return data, header
+    return header
 
 
 def write_png(path: Path, values: np.ndarray, text: Mapping[str, str] = MappingProxyType({})) -> None:

@@ -43,8 +43,8 @@ def unique_ids(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _runs(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The values and the lengths of the runs of equal pixels in ids [H, W], row by row."""
     flat = ids.ravel()
-    starts = np.concatenate([np.zeros(min(flat.size, 1), np.int64), np.flatnonzero(flat[1:] != flat[:-1]) + 1])
-    return flat[starts], np.diff(starts, append=flat.size)
+    ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]), flat.size - 1)[: flat.size]  # the last pixel of each
+    return flat[ends], np.diff(ends, prepend=-1)
 
 
 def boxes_of(ids: np.ndarray, segments: np.ndarray) -> np.ndarray:
