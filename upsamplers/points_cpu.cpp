@@ -30,6 +30,7 @@ struct Call {
 // Where the pixels of a block read, for one of their n points.
 struct Places {
     int32_t index[BLOCK];                    // of the pixel at the top left, in the slice
+    int32_t left[BLOCK], top[BLOCK];         // the same pixel in the map
     float a[BLOCK], b[BLOCK];                // how far to the right of it and below
     float poison_x[BLOCK], poison_y[BLOCK], poison[BLOCK];  // NaN where the position is not finite, else 0
     float free_x[BLOCK], free_y[BLOCK];      // 0 where the position is clamped, else 1
@@ -41,6 +42,7 @@ static int64_t position(const Call& call, int64_t map, int64_t point, int64_t p)
     return image * call.of_image + group * call.of_group + point * call.of_point + p * call.of_pixel;
 }
 
+template <int N>
 static void find_places(const Call& call, int64_t map, int64_t point, int64_t p, int64_t count, Places& places) {
     const float* positions = call.positions + position(call, map, point, p);
     const float* weights = call.weights ? call.weights + (map * call.points + point) * call.pixels + p : nullptr;
@@ -48,14 +50,14 @@ static void find_places(const Call& call, int64_t map, int64_t point, int64_t p,
     // Beyond a pixel and a half outside the map all four pixels around a position are zeros.
     const float margin = call.border ? 0.0f : 1.5f;
     const int32_t row_length = call.width + 2 * RING;
-    float columns[BLOCK] = {}, rows[BLOCK] = {};
+    float columns[N] = {}, rows[N] = {};
     if (call.of_pixel == 1) {
         memcpy(columns, positions, count * sizeof(float));
         memcpy(rows, positions + call.of_axis, count * sizeof(float));
     } else {
         for (int i = 0; i < count; i++) columns[i] = positions[2 * i], rows[i] = positions[2 * i + 1];
     }
-    for (int i = 0; i < BLOCK; i++) {
+    for (int i = 0; i < N; i++) {
         float x = columns[i] - 0.5f, y = rows[i] - 0.5f;
         places.poison_x[i] = x * 0.0f;
         places.poison_y[i] = y * 0.0f;
@@ -68,10 +70,12 @@ static void find_places(const Call& call, int64_t map, int64_t point, int64_t p,
         float left = __builtin_floorf(x), top = __builtin_floorf(y);
         places.a[i] = x - left;
         places.b[i] = y - top;
-        places.index[i] = ((int32_t)top + RING) * row_length + (int32_t)left + RING;
+        places.left[i] = (int32_t)left;
+        places.top[i] = (int32_t)top;
+        places.index[i] = (places.top[i] + RING) * row_length + places.left[i] + RING;
     }
-    for (int i = 0; i < BLOCK; i++) places.weight[i] = weights && i < count ? weights[i] : 1.0f;
-    for (int i = 0; i < BLOCK; i++) {
+    for (int i = 0; i < N; i++) places.weight[i] = weights && i < count ? weights[i] : 1.0f;
+    for (int i = 0; i < N; i++) {
         const float a = places.a[i], b = places.b[i], upper = places.weight[i] * (1 - b), lower = places.weight[i] * b;
         places.share[0][i] = upper * (1 - a);
         places.share[1][i] = upper * a;
@@ -175,7 +179,7 @@ template <int S> static void run_task(const Call& call, Work work, int64_t map, 
         const int64_t count = call.pixels - p < BLOCK ? call.pixels - p : BLOCK;
         if (work == SCORE) read(call.y, image, channel, channels, p, count, scratch.tile, S);
         for (int64_t point = 0; point < call.points; point++) {
-            find_places(call, map, point, p, count, places);
+            find_places<BLOCK>(call, map, point, p, count, places);
             if (work == SUM) {
                 sum_block<S>(call, places, count, point == 0, scratch);
                 continue;
@@ -194,7 +198,147 @@ template <int S> static void run_task(const Call& call, Work work, int64_t map, 
             write(call.grad_x, image, channel, channels, y * call.width, call.width, scratch.grad + ((y + RING) * row + RING) * S, S);
 }
 
+// --- channels last: no slices ---------------------------------------------------------------------------------------
+
+// Where all channels of a pixel lie side by side, maps are read and written in place, a block of output pixels at a time
+// for all groups: few rows of the map are in use at once, and the output is written in its order.
+
+constexpr int FEW = 16;   // output pixels
+constexpr int AHEAD = 6;  // pixels of the map
+
+static bool is_in_place(const Call& call) {
+    return call.slice == call.channels && call.channels % LANES == 0 && call.x.channel == 1 && call.y.channel == 1 &&
+           !call.x.is_bfloat16 && !call.y.is_bfloat16;
+}
+
+// The four pixels around a place, each at its first channel; `outside` for those that are not in the map.
+static inline void find_corners(
+    const Call& call, const Places& places, int64_t p, float* map, float* outside, float** corners
+) {
+    for (int i = 0; i < 4; i++) {
+        const int64_t x = places.left[p] + i % 2, y = places.top[p] + i / 2;
+        const bool is_inside = x >= 0 && x < call.width && y >= 0 && y < call.height;
+        corners[i] = is_inside ? map + (y * call.width + x) * call.x.pixel : outside;
+    }
+}
+
+static inline float* pixel_of(const Map& map, int64_t image, int64_t pixel, int64_t channel) {
+    return (float*)map.data + image * map.image + pixel * map.pixel + channel;
+}
+
+static void sum_in_place(const Call& call, int64_t image, int64_t first, int64_t end, float* zeros) {
+    memset(zeros, 0, call.channels * sizeof(float));
+    Places places;
+    for (int64_t p = first; p < end; p += FEW) {
+        const int64_t count = end - p < FEW ? end - p : FEW;
+        for (int64_t group = 0; group < call.groups; group++) {
+            float* map = pixel_of(call.x, image, 0, group * call.channels);
+            for (int64_t point = 0; point < call.points; point++) {
+                find_places<FEW>(call, image * call.groups + group, point, p, count, places);
+                for (int64_t i = 0; i < count; i++) {
+                    float* corners[4];
+                    find_corners(call, places, i, map, zeros, corners);
+                    float* to = pixel_of(call.y, image, p + i, group * call.channels);
+                    const Vector p00 = all(places.share[0][i]), p01 = all(places.share[1][i]);
+                    const Vector p10 = all(places.share[2][i]), p11 = all(places.share[3][i]);
+                    const Vector poison = all(places.poison[i]);
+                    for (int64_t c = 0; c < call.channels; c += LANES) {
+                        Vector sum = point ? load(to + c) + poison : poison;
+                        sum += p00 * load(corners[0] + c) + p01 * load(corners[1] + c);
+                        sum += p10 * load(corners[2] + c) + p11 * load(corners[3] + c);
+                        if (call.points == 1) stream(to + c, sum);
+                        else store(to + c, sum);
+                    }
+                }
+            }
+        }
+    }
+}
+
+struct Block {  // of one group
+    Places places;
+    Scratch scratch;
+};
+
+template <bool WITH_GRAD>
+static void score_in_place(const Call& call, int64_t image, int64_t group, int64_t end_group, float* memory) {
+    float* zeros = memory;
+    float* unused = zeros + call.channels;
+    Block* blocks = (Block*)(unused + call.channels) - group;
+    memset(memory, 0, 2 * call.channels * sizeof(float));
+    const int64_t start = group, channels = (end_group - start) * call.channels, ahead = AHEAD * call.x.pixel;
+    if (WITH_GRAD)
+        for (int64_t p = 0; p < call.height * call.width; p++)
+            memset(pixel_of(call.grad_x, image, p, start * call.channels), 0, channels * sizeof(float));
+    for (int64_t p = 0; p < call.pixels; p += FEW)
+        for (int64_t point = 0; point < call.points; point++) {
+            const int64_t count = call.pixels - p < FEW ? call.pixels - p : FEW, first = image * call.groups;
+            for (group = start; group < end_group; group++)
+                find_places<FEW>(call, first + group, point, p, count, blocks[group].places);
+            for (int64_t i = 0; i < count; i++)
+                for (group = start; group < end_group; group++) {
+                    const Places& places = blocks[group].places;
+                    Scratch& scratch = blocks[group].scratch;
+                    const int64_t channel = group * call.channels;
+                    float *corners[4], *grads[4];
+                    find_corners(call, places, i, pixel_of(call.x, image, 0, channel), zeros, corners);
+                    if (WITH_GRAD) find_corners(call, places, i, pixel_of(call.grad_x, image, 0, channel), unused, grads);
+                    const float* from = pixel_of(call.y, image, p + i, channel);
+                    const Vector a = all(places.a[i]), b = all(places.b[i]);
+                    const Vector p00 = all(places.share[0][i]), p01 = all(places.share[1][i]);
+                    const Vector p10 = all(places.share[2][i]), p11 = all(places.share[3][i]);
+                    Vector along_x = {}, along_y = {}, value = {};
+                    for (int64_t c = 0; c < call.channels; c += LANES) {
+                        // The row below is new to the cache; what follows in it is likely to be read soon.
+                        __builtin_prefetch(corners[3] + ahead + c);
+                        if (WITH_GRAD) __builtin_prefetch(grads[3] + ahead + c, 1);
+                        const Vector given = load(from + c), q = load(corners[0] + c);
+                        const Vector r = load(corners[1] + c), s = load(corners[2] + c), t = load(corners[3] + c);
+                        const Vector top = r - q, down = s - q, twist = (t - s) - top;
+                        along_x += given * (top + b * twist);
+                        along_y += given * (down + a * twist);
+                        value += given * (q + a * top + b * (down + a * twist));
+                        if (WITH_GRAD) {
+                            store(grads[0] + c, load(grads[0] + c) + p00 * given);
+                            store(grads[1] + c, load(grads[1] + c) + p01 * given);
+                            store(grads[2] + c, load(grads[2] + c) + p10 * given);
+                            store(grads[3] + c, load(grads[3] + c) + p11 * given);
+                        }
+                    }
+                    store(scratch.along_x + i * LANES, along_x);
+                    store(scratch.along_y + i * LANES, along_y);
+                    store(scratch.value + i * LANES, value);
+                }
+            for (group = start; group < end_group; group++) {
+                float* scores = call.scores ? call.scores + ((first + group) * call.points + point) * call.pixels + p : nullptr;
+                float* grads = call.grad_positions ? call.grad_positions + position(call, first + group, point, p) : nullptr;
+                write_scores(call, blocks[group].places, scores, grads, count, blocks[group].scratch);
+            }
+        }
+}
+
+static int run_in_place(const Call* call, Work work, int64_t threads) {
+    const int64_t images = call->maps / call->groups;
+    if (work == SUM) {
+        constexpr int64_t BAND = 16 * BLOCK;
+        const int64_t bands = (call->pixels + BAND - 1) / BAND;
+        const auto task = [=](int64_t index, float* memory) {
+            const int64_t first = index % bands * BAND, end = first + BAND < call->pixels ? first + BAND : call->pixels;
+            sum_in_place(*call, index / bands, first, end, memory);
+        };
+        return run_tasks(task, images * bands, call->channels * sizeof(float), threads);
+    }
+    const int64_t parts = threads > images ? call->groups : 1, size = call->groups / parts;  // groups at a time
+    const auto task = [=](int64_t index, float* memory) {
+        const int64_t group = index % parts * size;
+        if (call->grad_x.data) score_in_place<true>(*call, index / parts, group, group + size, memory);
+        else score_in_place<false>(*call, index / parts, group, group + size, memory);
+    };
+    return run_tasks(task, images * parts, 2 * call->channels * sizeof(float) + size * sizeof(Block), threads);
+}
+
 static int run(const Call* call, Work work, int64_t threads) {
+    if (is_in_place(*call)) return run_in_place(call, work, threads);
     const int64_t slices = (call->channels + call->slice - 1) / call->slice;
     const size_t slice = (call->height + 2 * RING) * (call->width + 2 * RING) * call->slice;
     const size_t header = (sizeof(Scratch) + 63) / 64 * 16, rounded = (slice + 15) / 16 * 16;  // in floats

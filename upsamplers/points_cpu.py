@@ -16,6 +16,9 @@ from upsamplers.base import Padding
 from upsamplers.maps_cpu import Map, as_map, can_read, dense, layout, load_functions, operator, run
 
 
+_ENOUGH_MAPS = 4  # images x groups
+
+
 class _Call(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("maps", "groups", "channels", "height", "width")),
@@ -177,10 +180,17 @@ def _dense_positions(positions: Tensor) -> Tensor:
 
 def _call(x: Tensor, positions: Tensor, border: bool, y: Tensor) -> _Call:
     (B, C, H, W), (g, n, h, w) = x.shape, positions.shape[1:5]
-    slice_channels = 32 if layout(x) == torch.channels_last else 16  # as measured
-    sizes = B * g, g, C // g, H, W, n, h * w, slice_channels, border
+    sizes = B * g, g, C // g, H, W, n, h * w, _slice(x, y, B * g, C // g), border
     image, group, point, _, pixel, axis = positions.stride()
     return _Call(*sizes, positions.data_ptr(), image, group, point, pixel, axis, None, as_map(x), as_map(y))
+
+
+def _slice(x: Tensor, y: Tensor, maps: int, channels: int) -> int:
+    """How many channels to read at a time, as measured: all, in place, if the maps keep enough threads busy."""
+    if layout(x) != torch.channels_last:
+        return 16
+    in_place = layout(y) == torch.channels_last and x.dtype == y.dtype == torch.float32 and channels % 16 == 0
+    return channels if in_place and maps >= _ENOUGH_MAPS else 32
 
 
 def _slices(call: _Call) -> int:
