@@ -15,7 +15,6 @@ from torch import Tensor
 from upsamplers.base import Padding
 from upsamplers.maps_cpu import Map, as_map, can_read, dense, layout, load_functions, operator, run
 
-
 _ENOUGH_MAPS = 4  # images x groups
 
 

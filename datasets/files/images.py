@@ -25,7 +25,7 @@ from datasets.files.levels import (
     to_bytes,
 )
 from datasets.files.png import HEADER_END, png_chunk
-from datasets.files.reading import check_image, read_bytes, read_header, reporting_damage
+from datasets.files.reading import check_image, open_image, read_bytes, read_header, reporting_damage
 from errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp"})
@@ -90,14 +90,16 @@ def read_label_map(path: Path) -> np.ndarray:
 
     Raises UserError if the file is missing, incomplete, not a PNG, too large, or contains colours instead of indices.
     """
-    data = read_bytes(path)
-    header = _png(path, read_header(path, data))
+    header, data = check_image(path, read_bytes(path))
+    _require_png(path, header)
     if header.mode not in ("1", "L", "P", "I", "I;16"):
         what = f"has pixels of kind {header.mode} where one class index per pixel is expected"
         raise UserError(path, what, "store class indices in a single-channel (or palette) PNG of 8 or 16 bits")
+    bits, color_type = data[24:26]  # of the PNG header; 0 is grey
     with reporting_damage(path):
-        values = np.asarray(header)
-    bits = data[24]  # bit depth in the PNG header
+        if (bits, color_type) == (8, 0):
+            return _decode(data, cv2.IMREAD_GRAYSCALE)
+        values = np.asarray(open_image(data))
     if header.mode == "L" and bits < 8:
         values = values // (255 // (2**bits - 1))  # Pillow has scaled them to 0..255
     return values.astype(np.uint16 if bits == 16 else np.uint8)
@@ -109,21 +111,26 @@ def read_rgb_png(path: Path, meaning: str) -> np.ndarray:
     Raises UserError if the file is missing, incomplete, too large, not a PNG, or a PNG of another kind.
     """
     header, data = check_image(path, read_bytes(path))
-    _png(path, header)
+    _require_png(path, header)
     bits, color_type = data[24:26]  # of the PNG header; 2 is RGB
     if (bits, color_type) != (8, 2):
         kind = header.mode if color_type != 2 else f"RGB with {bits} bits each"
         raise UserError(path, f"has pixels of kind {kind} where {meaning} is expected", "store it in an 8-bit RGB PNG")
     with reporting_damage(path):
-        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-        pixels: np.ndarray = cv2.imdecode(np.frombuffer(data, np.uint8), flags)  # faster than Pillow
-        return pixels
+        return _decode(data, cv2.IMREAD_COLOR_RGB)
 
 
-def _png(path: Path, header: ImageFile.ImageFile) -> ImageFile.ImageFile:
+def _decode(data: bytes, kind: int) -> np.ndarray:
+    """The pixels of a PNG that has been checked, by OpenCV, which is faster than Pillow. Raises ValueError."""
+    pixels: np.ndarray | None = cv2.imdecode(np.frombuffer(data, np.uint8), kind | cv2.IMREAD_IGNORE_ORIENTATION)
+    if pixels is None:
+        raise ValueError("its pixels cannot be decoded")
+    return pixels
+
+
+def _require_png(path: Path, header: ImageFile.ImageFile) -> None:
     if header.format != "PNG":
         raise UserError(path, f"is a {header.format} file", "store labels as PNG, which keeps them exactly")
-    return header
 
 
 def write_png(path: Path, values: np.ndarray, text: Mapping[str, str] = MappingProxyType({})) -> None:

@@ -40,13 +40,13 @@ def read_bytes(path: Path) -> bytes:
 def read_header(path: Path, data: bytes) -> ImageFile.ImageFile:
     """The image in `data`, with no pixel decoded yet. Raises UserError if it is not an image, damaged, or too large."""
     header, checked = check_image(path, data)
-    return header if checked is data else _open(checked)
+    return header if checked is data else open_image(checked)
 
 
 def check_image(path: Path, data: bytes) -> tuple[ImageFile.ImageFile, bytes]:
     """The header, and the data with the same content after all checks: see `read_header` and `checked_png`."""
     try:
-        header = _open(data)
+        header = open_image(data)
     except Image.DecompressionBombError:
         raise UserError(path, f"has more than {MAX_PIXELS} pixels", "shrink it or cut it into tiles") from None
     except Exception:  # Pillow's format plugins raise many types of exceptions for this
@@ -62,7 +62,8 @@ def check_image(path: Path, data: bytes) -> tuple[ImageFile.ImageFile, bytes]:
         raise UserError(path, f"is damaged or truncated ({error})", REPLACE) from None
 
 
-def _open(data: bytes) -> ImageFile.ImageFile:
+def open_image(data: bytes) -> ImageFile.ImageFile:
+    """The image in `data`, with no pixel decoded yet, and without any check."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return Image.open(BytesIO(data), formats=FORMATS)
