@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import ImageFile, ImageOps
 
-from datasets.files.jpeg import decode_jpeg
+from datasets.files.jpeg import captured_stderr, decode_jpeg
 from datasets.files.levels import (
     FEW_LEVELS,
     ImageRange,
@@ -122,7 +122,8 @@ def read_rgb_png(path: Path, meaning: str) -> np.ndarray:
 
 def _decode(data: bytes, kind: int) -> np.ndarray:
     """The pixels of a PNG that has been checked, by OpenCV, which is faster than Pillow. Raises ValueError."""
-    pixels: np.ndarray | None = cv2.imdecode(np.frombuffer(data, np.uint8), kind | cv2.IMREAD_IGNORE_ORIENTATION)
+    with captured_stderr():  # libpng warns about colour profiles and surplus data, which do not matter here
+        pixels: np.ndarray | None = cv2.imdecode(np.frombuffer(data, np.uint8), kind | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None:
         raise ValueError("its pixels cannot be decoded")
     return pixels
