@@ -44,8 +44,7 @@ def complexity(model: DenseModel, size: Size) -> dict[str, Any]:
     their "count", "params", "weights" and "macs". `weights` counts convolution and linear weights only, as the paper
     does.
     This needs no memory and computes nothing: a model built under `shapes_only` has no data, and for another one fake
-    tensors take its place, which is slower and imports torch.compile. Raises ValueError if the image is too small for
-    the model.
+    tensors take its place, which is slower. Raises ValueError if the image is too small for the model.
     """
     counter, channels = FlopCounterMode(display=False), model.backbone.in_channels
     upsampler_macs = upsampler_flops = 0
