@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from config import Schema
 from models.layers.class_weights import ClassWeights, class_weights
+from models.layers.precision import without_autocast
 from models.layers.resize import kept_row_weights
 from runtime.distributed import mean_count
 from structures import IGNORE, DatasetInfo, Size
@@ -64,7 +65,7 @@ def pixel_losses(
 
 
 def _pixel_losses(losses: Iterable[Any], logits: Tensor, labels: Tensor, sizes: Sequence[Size]) -> dict[str, Tensor]:
-    with torch.autocast(logits.device.type, enabled=False):
+    with without_autocast(logits):
         return {loss.name: loss.weight * loss(logits.float(), labels, sizes) for loss in losses}
 
 
