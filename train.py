@@ -20,10 +20,9 @@ from eval import score
 from experiment import Experiment, load_experiment
 from models.base import DenseModel
 from runtime.arithmetic import deterministic_algorithms
-from runtime.batch_norm import synchronize_batch_norm
 from runtime.changes import Change
 from runtime.checkpoint import Checkpoints
-from runtime.distributed import Processes, local_gradients, parallelize, start_processes
+from runtime.distributed import Processes, local_gradients, parallelize, start_processes, synchronize_batch_norm
 from runtime.log import RunLog
 from runtime.memory import keep_freed_memory
 from runtime.optimizer import gradient_norm, moving_average

@@ -1,6 +1,6 @@
 """Time and memory of one training step of Faster R-CNN R50: ours, and torchvision's own.
 
-    python -m benchmarks.detector_step [--height 480] [--width 640] [--batch 2] [--rounds 3] [--steps 3] [--json FILE]
+    python -m benchmarks.detector_step [--height 480] [--width 640] [--batch 2] [--rounds 2] [--steps 2] [--json FILE]
 
 Forward with losses, backward and SGD in float32, on CUDA if available. Both models do the same work: random weights,
 80 classes, torchvision's settings, the plain feature pyramid, a frozen stem and first stage, norms that learn nothing,
@@ -148,8 +148,8 @@ def main() -> None:
     parser.add_argument("--height", type=positive, default=480)
     parser.add_argument("--width", type=positive, default=640)
     parser.add_argument("--batch", type=positive, default=2)
-    parser.add_argument("--rounds", type=positive, default=3, help="processes for each model")
-    parser.add_argument("--steps", type=positive, default=3, help="measured steps per process")
+    parser.add_argument("--rounds", type=positive, default=2, help="processes for each model")
+    parser.add_argument("--steps", type=positive, default=2, help="measured steps per process")
     parser.add_argument("--upsamplers", default="nearest,dysample+", help="upsamplers of our model")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, metavar="FILE")

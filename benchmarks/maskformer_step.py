@@ -1,6 +1,6 @@
 """Time and memory of one training step of MaskFormer: ours, and the one in `transformers` if it is installed.
 
-    python -m benchmarks.maskformer_step [--cfg FILE] [--size 512] [--rounds 3] [--steps 2] [--json FILE] [KEY=VALUE ..]
+    python -m benchmarks.maskformer_step [--cfg FILE] [--size 512] [--rounds 2] [--steps 1] [--json FILE] [KEY=VALUE ..]
 
 On CPU, one random image with ten classes in blocks: forward with the losses of all six layers, the matching in it,
 backward, and AdamW with a clipped norm. Theirs is Swin-B with the plain (nearest) pixel decoder. Every measurement runs
@@ -114,8 +114,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cfg", type=Path, default=Path("configs/maskformer_swinb_nearest.yaml"))
     parser.add_argument("--size", type=positive, default=512)
-    parser.add_argument("--rounds", type=positive, default=3, help="processes for each model")
-    parser.add_argument("--steps", type=positive, default=2, help="measured steps per process")
+    parser.add_argument("--rounds", type=positive, default=2, help="processes for each model")
+    parser.add_argument("--steps", type=positive, default=1, help="measured steps per process")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")

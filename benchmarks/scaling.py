@@ -3,8 +3,9 @@
 The loop of train.py with the same total batch, in one process and in two, of one thread each. The efficiency is the
 time of a step in one process, divided by twice its time in two. Two processes with half of the batch that know nothing
 of each other show what the machine and the parts of a step that do not shrink allow. All take turns, a few steps at a
-time, so that a busy moment affects all of them. Then the formula of docs/scaling.md predicts the step of two processes
-from those of one and from the speed of gloo. Needs two idle cores and data/scenes (`make scenes`).
+time, and the best round of each counts, since whatever else the machine does slows two processes more than one. Then
+the formula of docs/scaling.md predicts the step of two processes from those of one and from the speed of gloo. Needs
+two idle cores and data/scenes (`make scenes`).
 """
 
 import math
@@ -48,7 +49,8 @@ def train_in_turns(cfg: str, overrides: list[str], steps: int) -> None:
         if done % steps == 0:
             if done:
                 print(f"took {time.perf_counter() - start}", flush=True)
-            sys.stdin.readline()
+            if not sys.stdin.readline():  # the parent is gone
+                os._exit(1)
             start = time.perf_counter()
         return read(*arguments)
 
@@ -134,8 +136,8 @@ class Trainers:
             process.wait()
 
 
-def measure(name: str, batch: int, rounds: int, steps: int) -> dict[str, list[float]]:
-    """Seconds of a step in one process, in two, and in two that exchange nothing; the first round warms up."""
+def measure(name: str, batch: int, rounds: int, steps: int) -> dict[str, float]:
+    """Seconds of a step in one process, in two, and in two that exchange nothing, each in its best round."""
     kinds = {"one": (1, True), "two": (2, True), "independent": (2, False)}
     with tempfile.TemporaryDirectory() as folder:
         trainers = {
@@ -143,16 +145,16 @@ def measure(name: str, batch: int, rounds: int, steps: int) -> dict[str, list[fl
             for kind, (processes, together) in kinds.items()
         }
         try:
-            for _ in range(rounds + 1):
+            for _ in range(rounds):
                 for each in trainers.values():
                     each.run()
         finally:
             for each in trainers.values():
                 each.end()
-    return {kind: each.seconds[1:] for kind, each in trainers.items()}
+    return {kind: min(each.seconds) for kind, each in trainers.items()}
 
 
-def predictions(name: str, times: dict[int, dict[str, list[float]]]) -> list[Row]:
+def predictions(name: str, times: dict[int, dict[str, float]]) -> list[Row]:
     """The step of two processes by the formula, from two batches of one process and from the speed of gloo."""
     from experiment import load_experiment
 
@@ -162,7 +164,7 @@ def predictions(name: str, times: dict[int, dict[str, list[float]]]) -> list[Row
     large, small = answer(running[0]), answer(running[0])
     for process in running:
         process.communicate()
-    (few, few_s), (many, many_s) = ((batch, statistics.median(found["one"])) for batch, found in sorted(times.items()))
+    (few, few_s), (many, many_s) = ((batch, found["one"]) for batch, found in sorted(times.items()))
     image_s = (many_s - few_s) / (many - few)
     machine = Machine("here", 1, size / (large - small), 0, small / 2, overlap=0, fixed=few_s - few * image_s)
     recipe = Recipe(name, image_s, size, EXCHANGES[name], decoded=math.inf, image_bytes=0)
@@ -171,7 +173,7 @@ def predictions(name: str, times: dict[int, dict[str, list[float]]]) -> list[Row
             f"{name}: step of {batch} images, two processes, predicted",
             "the measured step",
             [step_of(recipe, machine, 2, batch / 2).total],
-            [statistics.median(found["two"])],
+            [found["two"]],
         )
         for batch, found in times.items()
     ]
@@ -180,8 +182,8 @@ def predictions(name: str, times: dict[int, dict[str, list[float]]]) -> list[Row
 def main() -> None:
     """Run the command."""
     parser = ArgumentParser(prog="benchmarks.scaling", description=__doc__)
-    parser.add_argument("--rounds", type=positive, default=6, help="default: %(default)s")
-    parser.add_argument("--steps", type=positive, default=10, help="of a round; default: %(default)s")
+    parser.add_argument("--rounds", type=positive, default=20, help="default: %(default)s")
+    parser.add_argument("--steps", type=positive, default=4, help="of a round; default: %(default)s")
     parser.add_argument("--only", choices=list(EXCHANGES), help="one of the demos")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--train", nargs="+", metavar="WORD", help="internal: a training process")
@@ -199,10 +201,9 @@ def main() -> None:
             batch: measure(demo, batch, arguments.rounds, arguments.steps) for name, batch in GOALS if name == demo
         }
         for batch, found in times.items():
-            work, half = f"{demo}: step of {batch} images,", [seconds / 2 for seconds in found["one"]]
-            peer = "half of one process's"
-            rows.append(row_of(f"{work} two processes", peer, found["two"], half, goal=GOALS[demo, batch]))
-            rows.append(row_of(f"{work} two independent processes", peer, found["independent"], half))
+            work, half, peer = f"{demo}: step of {batch} images,", [found["one"] / 2], "half of one process's"
+            rows.append(row_of(f"{work} two processes", peer, [found["two"]], half, goal=GOALS[demo, batch]))
+            rows.append(row_of(f"{work} two independent processes", peer, [found["independent"]], half))
         rows += predictions(demo, times)
     publish(rows, arguments.json, rounds=arguments.rounds, steps=arguments.steps, threads_per_process=1)
 

@@ -20,8 +20,7 @@ from models.layers.pixel_losses import pixel_losses as all_pixel_losses
 from models.maskformer.losses import QueryLogits, Segments
 from models.maskformer.losses import losses as mask_losses
 from models.panoptic_fpn.semantic_head import SemanticHead
-from runtime.batch_norm import synchronize_batch_norm
-from runtime.distributed import Processes
+from runtime.distributed import Processes, synchronize_batch_norm
 from structures import IGNORE, Batch, DatasetInfo, Instances, Size, Target
 from tests.models.processes import assert_two_learn_like_one
 from upsamplers import BilinearConfig

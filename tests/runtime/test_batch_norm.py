@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from runtime.batch_norm import GlooBatchNorm2d
+from runtime.distributed import GlooBatchNorm2d
 from tests.models.processes import in_two_processes
 
 SHARES = [[0, 1, 2], [3]]  # the images of each process
