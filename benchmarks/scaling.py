@@ -182,7 +182,7 @@ def predictions(name: str, times: dict[int, dict[str, float]]) -> list[Row]:
 def main() -> None:
     """Run the command."""
     parser = ArgumentParser(prog="benchmarks.scaling", description=__doc__)
-    parser.add_argument("--rounds", type=positive, default=20, help="default: %(default)s")
+    parser.add_argument("--rounds", type=positive, default=10, help="default: %(default)s")
     parser.add_argument("--steps", type=positive, default=4, help="of a round; default: %(default)s")
     parser.add_argument("--only", choices=list(EXCHANGES), help="one of the demos")
     parser.add_argument("--json", type=Path, metavar="FILE")
