@@ -1,6 +1,6 @@
 """Time and memory of one training step of SegFormer: ours, and the one in `transformers` if it is installed.
 
-    python -m benchmarks.segformer_step [--size 512] [--batch 2] [--rounds 3] [--steps 3] [--json FILE]
+    python -m benchmarks.segformer_step [--size 512] [--batch 2] [--rounds 2] [--steps 2] [--json FILE]
 
 Forward, loss, backward and AdamW in float32, on CUDA if available. Every measurement runs in a new process with the
 same allocator settings. The models take turns, so that a busy moment of the machine affects both. Prints JSON; with
@@ -130,8 +130,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=positive, default=512)
     parser.add_argument("--batch", type=positive, default=2)
-    parser.add_argument("--rounds", type=positive, default=3, help="processes for each model")
-    parser.add_argument("--steps", type=positive, default=3, help="measured steps per process")
+    parser.add_argument("--rounds", type=positive, default=2, help="processes for each model")
+    parser.add_argument("--steps", type=positive, default=2, help="measured steps per process")
     parser.add_argument("--backbone", choices=list(CHANNELS), default="mit_b1")
     parser.add_argument("--upsamplers", default="bilinear,dysample", help="upsamplers of our model")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
