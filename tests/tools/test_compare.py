@@ -467,3 +467,40 @@ def test_variants_may_differ_by_any_setting(monkeypatch, tmp_path, capsys):
     assert "10, of which 0 are finished" in plan
     assert "variant     plain: " in plan
     assert "variant     groups-1, the baseline: " in plan
+
+
+# --- from a trained model --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def from_bilinear(scenes, tmp_path) -> list[object]:
+    """The words of a comparison that starts from a model with bilinear interpolation."""
+    words = [*TINY, *SHORT, f"data.root={scenes}/ADEChallengeData2016", "--upsamplers", "bilinear,dysample"]
+    settings = [word for word in words if "=" in word and word.startswith(("model", "data"))]
+    model = load_experiment(CFG, [*settings, "model.upsampler=bilinear"]).build_model()
+    torch.save({"format": "denseup-weights", "model": model.state_dict()}, tmp_path / "bilinear.pt")
+    return [*words, "--out", tmp_path / "out", "--seeds", 1, f"model.weights={tmp_path}/bilinear.pt"]
+
+
+def test_the_plan_says_what_each_variant_starts_from(from_bilinear, monkeypatch, capsys):
+    compare(monkeypatch, *from_bilinear, "--check")
+    printed = capsys.readouterr().out
+    assert "pretrained weights: whole model from" in printed
+    assert "pretrained weights: whole model without head.upsamplers (missing there) from" in printed
+
+
+def test_weights_that_do_not_fit_are_told_before_the_first_run(from_bilinear, monkeypatch, tmp_path):
+    with pytest.raises(UserError, match=r"variant bilinear: model.weights .*does not fit the model"):
+        compare(monkeypatch, *from_bilinear, "model.channels=24", "--threads", 1)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_all_variants_learn_on_from_a_trained_model(from_bilinear, monkeypatch, tmp_path):
+    compare(monkeypatch, *from_bilinear)
+    started = "pretrained weights: whole model"
+    for variant, without in (("bilinear", ""), ("dysample", " without head.upsamplers (missing there)")):
+        [note] = [
+            line["text"] for line in logged(tmp_path / "out" / variant / "seed_0", "note") if started in line["text"]
+        ]
+        assert note.startswith(f"{started}{without} from {tmp_path}/bilinear.pt")

@@ -18,7 +18,7 @@ from errors import ArgumentParser, UserError, read_early, run_command
 def read_arguments() -> Namespace:
     """The arguments of the command. Raises UserError."""
     parser = ArgumentParser(prog="tools.compare", description=__doc__)
-    parser.add_argument("--cfg", type=Path, required=True)
+    parser.add_argument("--cfg", type=Path, required=True, help="the configuration that all variants share")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--upsamplers", metavar="A,B,..", help="variants that differ by model.upsampler")
     which.add_argument("--variants", type=Path, metavar="FILE", help="YAML: NAME: [KEY=VALUE, ...], one line a variant")
@@ -68,6 +68,8 @@ def print_plan(comparison: Comparison, costs: dict[str, dict[str, Any]], jobs: i
     for variant, cost in costs.items():
         note = ", the baseline" if variant == comparison.baseline else ""
         print(f"variant     {variant}{note}: {cost['params']:,} parameters, {cost['macs'] / 1e9:.3f} G MACs")
+        if cost["start"]:
+            print(f"            pretrained weights: {cost['start']}")
     sys.stdout.flush()
 
 

@@ -94,15 +94,20 @@ def _lower_is_better(experiment: Experiment, metric: str, where: str) -> bool:
 
 
 def count_costs(comparison: Comparison) -> dict[str, dict[str, Any]]:
-    """Count parameters and MACs of every variant. Raises UserError for a model that cannot be built."""
+    """Count parameters and MACs of every variant, and say what it starts from, under "start", if its runs are to start.
+
+    Raises UserError for a model that cannot be built, or that does not fit the weights that it is to start from.
+    """
     costs = {}
     for variant, (run, *_) in comparison.paired.items():
+        experiment, starts = run.experiment, not (run.begun or run.finished)
         try:
-            model = run.experiment.build_model(pretrained=False)
+            model = experiment.build_model(pretrained=starts)
         except UserError as error:
             where, what, do = error.args
             raise UserError(f"variant {variant}: {where}", what, do) from None
-        costs[variant] = complexity(model, run.experiment.padded_input(model))
+        costs[variant] = complexity(model, experiment.padded_input(model))
+        costs[variant]["start"] = experiment.describe_weights(model.left_out) if starts else None
     return costs
 
 

@@ -24,6 +24,7 @@ from runtime.state import DIVERGED
 
 TRAIN = Path(__file__).parent.parent.parent / "train.py"
 POLL_SECONDS = 0.1
+GO_ON = "the same command goes on from there"
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +67,11 @@ class Run:
         """Whether the last step has been evaluated."""
         return self.experiment.steps in self.evaluations()
 
+    @property
+    def begun(self) -> bool:
+        """Whether it goes on from a checkpoint."""
+        return os.path.exists(self.folder / "checkpoints")
+
     def seconds_per_step(self) -> float | None:
         """Median of the seconds per step that are logged; None if the log is empty."""
         rates = [line["images_per_second"] for line in self._log("train")]
@@ -77,7 +83,7 @@ class Run:
         For a run that is still to start, raise it if weights that it needs are missing.
         """
         path = self.folder / "config.yaml"
-        if not os.path.exists(self.folder / "checkpoints") and not self.finished:
+        if not self.begun and not self.finished:
             self.experiment.fetch_weights()
             return
         try:
@@ -176,6 +182,10 @@ def run_all(runs: Sequence[Run], jobs: int, threads: int) -> None:
                     raise Interrupted(stop.received)
                 if active:
                     time.sleep(POLL_SECONDS)
+        except Interrupted as stopped:
+            left = f"{count - done} runs are left, and those in progress have saved"
+            stopped.add_note(f"stopped by {signal.Signals(stopped.signal_number).name}: {left}; {GO_ON}")
+            raise
         finally:
             _stop(list(active.values()))
 
