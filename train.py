@@ -14,6 +14,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from datasets.loading import next_batches, training_loader
 from eval import score
@@ -25,7 +26,7 @@ from runtime.checkpoint import Checkpoints
 from runtime.distributed import Processes, local_gradients, parallelize, start_processes, synchronize_batch_norm
 from runtime.log import RunLog
 from runtime.memory import keep_freed_memory
-from runtime.optimizer import gradient_norm, moving_average
+from runtime.optimizer import moving_average
 from runtime.run_folder import RunFolder
 from runtime.schedule import set_learning_rate
 from runtime.shutdown import exit_together
@@ -142,7 +143,7 @@ def train_step(run: Run, micro_batches: list[Batch]) -> tuple[dict[str, Tensor],
         for name, term in losses.items():
             totals[name] = totals.get(name, 0) + term.detach() / len(micro_batches)
     run.scaler.unscale_(run.optimizer)
-    norm = gradient_norm(run.model, run.experiment.gradient_clip)
+    norm = clip_grad_norm_(run.model.parameters(), run.experiment.gradient_clip or torch.inf)
     failed = ~norm.isfinite() & (not run.scaler.is_enabled())
     run.optimizer.found_inf = failed.float()  # type: ignore[attr-defined]  # at 1 a fused optimiser changes nothing
     run.scaler.step(run.optimizer)

@@ -5,8 +5,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
-from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -111,13 +110,6 @@ class SGDConfig(_OptimizerConfig):
                 for parameter in group["params"]:
                     optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return optimizer
-
-
-def gradient_norm(model: nn.Module, limit: float | None) -> Tensor:
-    """The total norm of the gradients, scalar; a norm above `limit` is then made that by scaling all of them."""
-    if limit is not None:
-        return clip_grad_norm_(model.parameters(), limit)
-    return get_total_norm([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
 
 
 def moving_average(model: nn.Module, decay: float | None) -> AveragedModel | None:
