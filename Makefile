@@ -8,7 +8,7 @@ TORCH_INDEX = https://download.pytorch.org/whl/$(TORCH)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 DEMO := data/scenes/scenes.json
 
-.PHONY: help install dev scenes demo demo-all minipaper test test-slow notebook docs faults check format bench gpu clean
+.PHONY: help install dev scenes demo demo-all minipaper board test test-slow notebook docs faults check format bench gpu clean
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
@@ -45,6 +45,9 @@ demo-%: scenes
 
 minipaper: scenes ## the paper's comparisons on the scenes (hours of CPU; continues where it stopped) -> RESULTS.md
 	$(PY) -m tools.minipaper
+
+board: scenes ## all upsamplers in five models (many hours of CPU; continues where it stopped) -> BOARD.md
+	$(PY) -m tools.board
 
 test: dev ## run the test suite, one process per core
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal

@@ -78,7 +78,7 @@ class RunLog:
         """
         self.step = step
         self._window.append((step, losses, image_ids, failed))
-        self.terminal.advance()
+        self.terminal.bar.update()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:

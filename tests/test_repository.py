@@ -15,8 +15,11 @@ from models.cost import shapes_only
 ROOT = Path(__file__).parent.parent
 OUTSIDE = {"tests", "configs", "docs", "results", "data", "runs", "build"}  # folders at the top that are no rooms
 LONGEST_FILE, FULLEST_FOLDER = 350, 13
-CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "base")
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name not in ("base", "board"))
+DOCUMENTS = [
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "LOG")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 
 @cache

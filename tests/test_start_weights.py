@@ -19,7 +19,9 @@ from published.index import find
 from tests.conftest import ROOT
 
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
-SMALL = sorted([*(ROOT / "configs/demo").glob("*.yaml"), *(ROOT / "configs/minipaper").glob("*.yaml")])
+SMALL = sorted(
+    path for name in ("demo", "minipaper", "board/small") for path in (ROOT / "configs" / name).glob("*.yaml")
+)
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *RECIPES, *SMALL]
 SEG, DET = "configs/seg_dysample.yaml", "configs/det_dysample.yaml"
 

@@ -10,7 +10,7 @@ from upsamplers import CONFIGS, PRESETS, expand_name
 ROOT = Path(__file__).parents[2]
 # Documents of the root, and files of the root that are not Markdown: the page of each, and the language.
 DOCUMENTS = {"README.md": "index.md"} | {
-    f"{name}.md": f"{name}.md" for name in ("RESULTS", "RELIABILITY", "CONTRIBUTING", "CHANGELOG")
+    f"{name}.md": f"{name}.md" for name in ("BOARD", "RESULTS", "LOG", "RELIABILITY", "CONTRIBUTING", "CHANGELOG")
 }
 TEXTS = {"LICENSE": ("licence.md", "text"), "CITATION.cff": ("citation.md", "yaml")}
 PICTURES = ("results/*.png", "benchmarks/results/*.png")  # that documents show

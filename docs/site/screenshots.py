@@ -1,7 +1,7 @@
 """Make the screenshots of the documents: `python docs/site/screenshots.py`, minutes of CPU.
 
-It trains two short runs on the embedded scenes (`make scenes`), writes their pages, and shows them in headless
-Chromium by `pip install playwright`.
+It trains a short run on the embedded scenes (`make scenes`), writes its pages, and shows them in headless Chromium
+by `pip install playwright`.
 """
 
 import io
@@ -22,7 +22,7 @@ from playwright.sync_api import Page, sync_playwright
 ROOT = Path(__file__).parents[2]
 PICTURES = ROOT / "docs/images/screens"
 DATA = "data.root=data/scenes/ADEChallengeData2016"
-RUNS = {"bilinear": "runs/screens/bilinear", "dysample": "runs/screens/dysample"}
+RUN = "runs/screens/dysample"
 LENGTH = ["steps=240", "logging.every=10", "evaluation.every=60"]
 QUALITY = 80  # of WebP
 
@@ -77,12 +77,11 @@ def main() -> None:
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         sys.exit("error: chromium: is not installed; install it, or name it by CHROMIUM=PATH")
-    for upsampler, folder in RUNS.items():
-        words = [f"model.upsampler={upsampler}", f"output_dir={Path(folder).parent}", f"run_name={upsampler}"]
-        run("train.py", "--cfg", "configs/demo/seg.yaml", DATA, *LENGTH, *words)
+    where = [f"output_dir={Path(RUN).parent}", f"run_name={Path(RUN).name}"]
+    run("train.py", "--cfg", "configs/demo/seg.yaml", DATA, *LENGTH, *where)
     pages = ROOT / "runs/screens"
-    run("-m", "tools.report", *RUNS.values(), "--out", str(pages / "report.html"))
-    run("-m", "tools.errors", "--checkpoint", RUNS["dysample"], "--out", str(pages / "errors.html"))
+    run("-m", "tools.report", RUN, "--out", str(pages / "report.html"))
+    run("-m", "tools.errors", "--checkpoint", RUN, "--out", str(pages / "errors.html"))
     run("-m", "tools.check_data", "--cfg", "configs/demo/seg.yaml", DATA, "--out", str(pages / "check_data.html"))
     with sync_playwright() as playwright, tensorboard(pages) as address:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
@@ -90,7 +89,7 @@ def main() -> None:
         for name in ("report", "errors", "check_data"):
             page.goto((pages / f"{name}.html").as_uri())
             keep(page, name)
-        page.goto(f"{address}?tagFilter=train/loss$|mIoU|bIoU|images_per#timeseries")
+        page.goto(f"{address}?tagFilter=train/loss$|learning_rate|mIoU|bIoU#timeseries")
         page.get_by_text("Settings", exact=True).first.click()  # closes them
         page.wait_for_timeout(5000)  # until the curves are drawn
         keep(page, "tensorboard")

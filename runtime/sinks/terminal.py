@@ -9,13 +9,13 @@ from tqdm import tqdm
 class Terminal:
     """The output of a run of `steps` steps, of which `step` are done. Only the main process prints.
 
-    has_bar: whether there is a bar, as on a terminal; a file or a pipe gets lines alone.
+    has_bar: whether there is a bar, as on a terminal; a file or a pipe gets lines alone. bar: of steps.
     """
 
     def __init__(self, step: int, steps: int, is_main: bool) -> None:
         self.is_main, self.has_bar = is_main, is_main and sys.stderr.isatty()
         self._score = ""
-        self._bar = tqdm(
+        self.bar = tqdm(
             total=steps,
             initial=step,
             disable=not self.has_bar,
@@ -28,10 +28,6 @@ class Terminal:
         if self.is_main:
             tqdm.write(line) if self.has_bar else print(line, flush=True)
 
-    def advance(self) -> None:
-        """One more step is done."""
-        self._bar.update()
-
     def show_score(self, name: str, value: float) -> None:
         """Show a metric in the bar from now on."""
         self._score = f"  {name} {value:.4g}"
@@ -41,11 +37,11 @@ class Terminal:
         loss, rate = f"loss {record['loss']:.4f}", f"{record['images_per_second']:.1f} images/s"
         waiting, memory = f"{record['waiting_for_data']:.0%} waiting", f"{record['memory_gb']:.1f} GB"
         if self.has_bar:
-            self._bar.set_description_str(f"{loss}{self._score}  {rate}  {waiting}  {memory}")
+            self.bar.set_description_str(f"{loss}{self._score}  {rate}  {waiting}  {memory}")
             return
         what = f"{loss}  lr {record['learning_rate']:.2e}  {rate}  {waiting} for data  {memory}"
-        self.print(f"step {step}/{self._bar.total}  {what}  {tqdm.format_interval(seconds_left)} left")
+        self.print(f"step {step}/{self.bar.total}  {what}  {tqdm.format_interval(seconds_left)} left")
 
     def close(self) -> None:
         """Leave the bar as it is."""
-        self._bar.close()
+        self.bar.close()

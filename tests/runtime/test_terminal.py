@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import termios
 import warnings
 from types import SimpleNamespace
 
@@ -154,6 +155,7 @@ def test_too_many_workers_are_told_once(monkeypatch):
 @pytest.mark.slow
 def test_a_whole_run_on_a_real_terminal(tiny):
     main, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 100))
     running = subprocess.Popen(command("train.py", "--cfg", SEG, *tiny), cwd=ROOT, stdout=terminal, stderr=terminal)
     os.close(terminal)
     shown = b""

@@ -55,15 +55,15 @@ def make_comparison(arguments: Namespace) -> Comparison:
     if baseline not in variants:
         raise UserError(f"--baseline {baseline}", "no such variant", suggest(baseline, list(variants)))
     experiments = {name: _load(arguments, name, overrides) for name, overrides in variants.items()}
-    metric, lower_is_better = experiments[baseline].best_metric()
+    metric, lower = experiments[baseline].best_metric()
     if arguments.metric:
         metric = arguments.metric
-        lower_is_better = _lower_is_better(experiments[baseline], metric, "--metric")
+        lower = lower_is_better(experiments[baseline], metric, "--metric")
     for name, experiment in experiments.items():
-        _lower_is_better(experiment, metric, f"variant {name}: metric")
+        lower_is_better(experiment, metric, f"variant {name}: metric")
     out = arguments.out or Path("runs/compare") / arguments.cfg.stem
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
-    return Comparison(arguments.cfg, arguments.overrides, variants, baseline, seeds, out, metric, lower_is_better)
+    return Comparison(arguments.cfg, arguments.overrides, variants, baseline, seeds, out, metric, lower)
 
 
 def _load(arguments: Namespace, name: str, overrides: list[str]) -> Experiment:
@@ -83,7 +83,8 @@ def _load(arguments: Namespace, name: str, overrides: list[str]) -> Experiment:
     return experiment
 
 
-def _lower_is_better(experiment: Experiment, metric: str, where: str) -> bool:
+def lower_is_better(experiment: Experiment, metric: str, where: str) -> bool:
+    """Whether lower is better. where: for the UserError about a metric that the task does not have."""
     metrics = experiment.build_metrics()
     names = [name for item in metrics for name in item.names]
     if metric not in names:
