@@ -1,9 +1,8 @@
 # Two commands do all the set-up on a fresh machine: `make demo` and `make test`.
 PYTHON ?= python3
 PY := .venv/bin/python
-DEMO := data/scenes/scenes.json
 
-.PHONY: help install dev scenes demo demo-all minipaper test test-slow faults check format bench gpu clean
+.PHONY: help install dev scenes rooms demo demo-all minipaper test test-slow faults check format bench gpu clean
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
@@ -13,8 +12,12 @@ help: ## show this list
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-.venv/installed-dev: .venv/installed requirements-dev.txt requirements-export.txt
+.venv/installed-dev: .venv/installed requirements-dev.txt requirements-export.txt requirements-demo.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+.venv/installed-demo: .venv/installed requirements-demo.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-demo.txt
 	@touch $@
 
 install: .venv/installed ## make .venv with all that training needs
@@ -23,10 +26,14 @@ dev: .venv/installed-dev ## add all that development needs
 scenes: install ## write the embedded scenes to data/scenes in the layouts of ADE20K, COCO and NYU
 	$(PY) -m tools.make_scenes --root data/scenes
 
-demo: demo-seg ## train, score and draw a small SegFormer with DySample on the embedded scenes
-demo-all: demo-seg demo-det demo-inst demo-pan demo-depth ## the same for all five tasks; for one task: make demo-det
+rooms: .venv/installed-demo ## write easy scenes, with fewer and larger objects, to data/rooms
+	$(PY) -m tools.make_scenes --root data/rooms --difficulty easy --height 192 --width 256 --val 40
 
-demo-%: scenes
+demo: demo-seg ## train, score and draw a small SegFormer with DySample on the easy scenes
+demo-all: demo-seg demo-det demo-inst demo-pan demo-depth ## the same for all five tasks; for one task: make demo-det
+	$(PY) -m tools.demo_page runs/demo_seg runs/demo_det runs/demo_inst runs/demo_pan runs/demo_depth
+
+demo-%: rooms
 	$(PY) train.py --cfg configs/demo/$*.yaml run_name=demo_$*
 	$(PY) eval.py --checkpoint runs/demo_$* --json runs/demo_$*/eval.json
 	$(PY) -m tools.demo_summary runs/demo_$*

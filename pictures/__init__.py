@@ -6,7 +6,7 @@ from pictures.canvas import SMALLEST_SIDE, WRITING_SIDE, Colour, as_tuple, enlar
 from pictures.depth import depth_panels, draw_depth
 from pictures.instances import draw_largest, instance_panels
 from pictures.panoptic import draw_truth_segments, panoptic_panels
-from pictures.semantic import overlay_classes, semantic_panels
+from pictures.semantic import draw_classes, overlay_classes, semantic_panels
 from pictures.shrink import Shrinker
 from structures import DatasetInfo, Prediction, Target
 
@@ -27,6 +27,7 @@ def draw(image: np.ndarray, prediction: Prediction, target: Target | None, info:
         more, colours = semantic_panels(image, truth, prediction.semantic.cpu().numpy(), info)
         panels |= more
         legend |= colours
+        smallest_side = WRITING_SIDE
     if prediction.instances is not None:
         objects = None if target is None else target.instances
         more, colours = instance_panels(image, objects, prediction.instances, info)
@@ -58,10 +59,12 @@ def draw_truth(image: np.ndarray, target: Target, info: DatasetInfo) -> np.ndarr
         return enlarge(draw_depth(target.depth.cpu().numpy()))
     if target.panoptic is not None:
         return draw_truth_segments(image, target.panoptic, info)
-    picture = image
-    if target.semantic is not None:
-        picture = overlay_classes(image, target.semantic.cpu().numpy(), info)
-    return enlarge(picture) if target.instances is None else draw_largest(picture, target.instances, info)
+    if target.semantic is None:
+        return enlarge(image) if target.instances is None else draw_largest(image, target.instances, info)
+    semantic = target.semantic.cpu().numpy()
+    if target.instances is None:
+        return draw_classes(image, semantic, info)
+    return draw_largest(overlay_classes(image, semantic, info), target.instances, info)
 
 
 def class_colours(info: DatasetInfo) -> dict[str, Colour]:

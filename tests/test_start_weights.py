@@ -19,7 +19,7 @@ from published.index import find
 from tests.conftest import ROOT
 
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
-SMALL = sorted([*(ROOT / "configs/demo").glob("*.yaml"), *(ROOT / "configs/minipaper").glob("*.yaml")])
+SMALL = sorted([*(ROOT / "configs/small").glob("*.yaml"), *(ROOT / "configs/minipaper").glob("*.yaml")])
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *RECIPES, *SMALL]
 SEG, DET = "configs/seg_dysample.yaml", "configs/det_dysample.yaml"
 
@@ -68,9 +68,9 @@ def test_every_command_that_trains_says_what_it_starts_from(path, tmp_path, monk
 
 def test_frozen_parts_do_not_stay_random():
     assert "model.backbone.weights: null would leave backbone.stages.0 at values without meaning" in refusal(
-        recipe("configs/demo/seg.yaml", "frozen=[backbone.stages.0]")
+        recipe("configs/small/seg.yaml", "frozen=[backbone.stages.0]")
     )
-    said = refusal(recipe("configs/demo/seg.yaml", "frozen=[head.embeds]"))
+    said = refusal(recipe("configs/small/seg.yaml", "frozen=[head.embeds]"))
     assert "head.embeds would keep random numbers" in said
     assert said.endswith("; set model.weights, or take it out of frozen")
     with_files(recipe(SEG, "frozen=[backbone.stages.0]")).fetch_weights()

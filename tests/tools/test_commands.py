@@ -51,7 +51,7 @@ def test_help_does_not_import_pytorch():
 
 
 def test_what_is_wrong_in_a_command_line_is_found_before_pytorch_is_imported(tmp_path):
-    broken, good = tmp_path / "broken.yaml", "configs/demo/seg.yaml"
+    broken, good = tmp_path / "broken.yaml", "configs/small/seg.yaml"
     broken.write_text("model: [\n")
     child = tmp_path / "child.yaml"
     child.write_text("base: /proc/nowhere.yaml\n")

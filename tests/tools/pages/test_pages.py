@@ -27,7 +27,7 @@ def run(scenes, tmp_path_factory):
     words += ["steps=2", "evaluation.every=1", "batch_size=2", "logging.sinks=[]", "system.reuse_memory=false"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
-        patch.setattr(sys, "argv", ["train", "--cfg", "configs/demo/seg.yaml", *words])
+        patch.setattr(sys, "argv", ["train", "--cfg", "configs/small/seg.yaml", *words])
         launch.main_of("train")()
     return folder / "tiny"
 
