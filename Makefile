@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: help install dev scenes rooms demo demo-all minipaper test test-slow faults check format bench gpu clean
+.PHONY: help install dev scenes rooms demo demo-all showcase minipaper test test-slow faults check format bench gpu clean
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
@@ -37,6 +37,9 @@ demo-%: rooms
 	$(PY) train.py --cfg configs/demo/$*.yaml run_name=demo_$*
 	$(PY) eval.py --checkpoint runs/demo_$* --json runs/demo_$*/eval.json
 	$(PY) -m tools.demo_summary runs/demo_$*
+
+showcase: rooms ## after demo-all: train further on larger scenes and draw the README's pictures (resumable)
+	$(PY) -m tools.showcase
 
 minipaper: scenes ## the paper's comparisons on the scenes (hours of CPU; continues where it stopped) -> RESULTS.md
 	$(PY) -m tools.minipaper

@@ -19,33 +19,45 @@ def draw(image: np.ndarray, prediction: Prediction, target: Target | None, info:
     shrinker = Shrinker((image.shape[0], image.shape[1]))
     image, prediction = shrinker.image(image), shrinker.labels(prediction)
     target = None if target is None else shrinker.labels(target)
-    panels = {"image": image}
+    panels, legend = _panels(image, prediction, target, info)
+    smallest_side = SMALLEST_SIDE if prediction.depth is not None else WRITING_SIDE
+    return tile({name: enlarge(panel, smallest_side) for name, panel in ({"image": image} | panels).items()}, legend)
+
+
+def draw_prediction(image: np.ndarray, prediction: Prediction, info: DatasetInfo) -> np.ndarray:
+    """The prediction alone, drawn over the image [H, W, 3] uint8 as in `draw`, without title and legend."""
+    shrinker = Shrinker((image.shape[0], image.shape[1]))
+    panels, _ = _panels(shrinker.image(image), shrinker.labels(prediction), None, info)
+    return enlarge(list(panels.values())[-1], WRITING_SIDE)
+
+
+def _panels(
+    image: np.ndarray, prediction: Prediction, target: Target | None, info: DatasetInfo
+) -> tuple[dict[str, np.ndarray], dict[str, Colour]]:
+    """The panels of whatever the prediction has, those with names enlarged, and the legend."""
+    panels: dict[str, np.ndarray] = {}
     legend: dict[str, Colour] = {}
-    smallest_side = SMALLEST_SIDE
     if prediction.semantic is not None:
         truth = None if target is None or target.semantic is None else target.semantic.cpu().numpy()
         more, colours = semantic_panels(image, truth, prediction.semantic.cpu().numpy(), info)
         panels |= more
         legend |= colours
-        smallest_side = WRITING_SIDE
     if prediction.instances is not None:
         objects = None if target is None else target.instances
         more, colours = instance_panels(image, objects, prediction.instances, info)
         panels |= more
         legend |= colours
-        smallest_side = WRITING_SIDE
     if prediction.panoptic is not None:
         segments = None if target is None else target.panoptic
         more, colours = panoptic_panels(image, segments, prediction.panoptic, info)
         panels |= more
         legend |= colours
-        smallest_side = WRITING_SIDE
     if prediction.depth is not None:
         truth = None if target is None or target.depth is None else target.depth.cpu().numpy()
         more, colours = depth_panels(truth, prediction.depth.cpu().numpy())
         panels |= more
         legend |= colours
-    return tile({name: enlarge(panel, smallest_side) for name, panel in panels.items()}, legend)
+    return panels, legend
 
 
 def draw_truth(image: np.ndarray, target: Target, info: DatasetInfo) -> np.ndarray:
