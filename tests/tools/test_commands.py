@@ -40,7 +40,7 @@ def run_early(*lines: list[str]) -> list[tuple[int, str, str, bool]]:
 
 
 def test_all_commands_are_tried():
-    assert len(TOOLS) == 24
+    assert len(TOOLS) == 26
 
 
 def test_help_does_not_import_pytorch():

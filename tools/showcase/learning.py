@@ -1,5 +1,6 @@
 """The animation: the demo's SegFormer learns, and the sampling points of its last upsampler move."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -22,12 +23,12 @@ SAVE_EVERY = 25
 MILLISECONDS, LAST = 120, 3000  # that a frame is shown, and the last one
 
 
-def learn(cfg: Path, image: np.ndarray, region: Region) -> list[Path]:
-    """Train as `train.py --cfg CFG` does, without evaluations; give the pictures of its frames.
+def learn(cfg: Path, image: np.ndarray, region: Region, overrides: Sequence[str] = ()) -> list[Path]:
+    """Train as `train.py --cfg CFG OVERRIDES` does, without evaluations; give the pictures of its frames.
 
     A run that was stopped goes on from its last checkpoint.
     """
-    experiment = load_experiment(cfg, ["run_name=showcase_learning", "evaluation.pictures=0"]).in_steps()
+    experiment = load_experiment(cfg, [*overrides, "run_name=showcase_learning"]).in_steps()
     experiment.fetch_weights()
     frames = experiment.run_folder / "frames"
     frames.mkdir(parents=True, exist_ok=True)
