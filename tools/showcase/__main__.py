@@ -1,8 +1,8 @@
-"""Make the pictures at the top of the README: `python -m tools.showcase [--images docs/images]`, after `make demo-all`.
+"""Make the pictures at the top of the README: `python -m tools.showcase [--demo]`, after `make demo-all`.
 
 It writes larger scenes, trains the demos' models further on them (configs/showcase), and draws all five tasks on one
 scene: hero.webp. It trains the demo's SegFormer once more and draws how DySample learns where to sample:
-learning.webp. Stopped and started again, it goes on where it was.
+learning.webp. Stopped and started again, it goes on where it was. --demo: the models of the demos on a scene of theirs.
 """
 
 import subprocess
@@ -19,15 +19,17 @@ def read_arguments() -> Namespace:
     parser = ArgumentParser(prog="tools.showcase", description=__doc__)
     default = "default: %(default)s"
     parser.add_argument("--images", type=Path, default=Path("docs/images"), metavar="FOLDER", help=default)
-    parser.add_argument("--scene", type=int, default=SCENE, help=f"number of the validation scene ({default})")
-    parser.add_argument("--region", type=int, nargs=4, default=REGION, metavar=("X", "Y", "W", "H"), help=default)
+    parser.add_argument("--demo", action="store_true", help="draw at once, with the models of the demos")
+    parser.add_argument("--scene", type=int, help="number of the validation scene")
+    parser.add_argument("--region", type=int, nargs=4, metavar=("X", "Y", "W", "H"), help="of the sampling points")
     return parser.parse_args()
 
 
 TASKS = ("seg", "inst", "pan", "depth")
 SCENES = ["--root", "data/showcase", "--difficulty", "easy", "--height", "288", "--width", "384"]
 SCENES += ["--train", "150", "--val", "24", "--seed", "1"]
-SCENE, REGION = 0, (100, 100, 96, 72)  # pixels of the scene
+# A validation scene, and the region of its sampling points in pixels.
+DEMO, SHOWCASE = (23, (80, 70, 64, 48)), (2, (190, 60, 96, 72))
 
 if __name__ == "__main__":  # before the imports below, which take seconds
     read_early(read_arguments)
@@ -51,13 +53,15 @@ def main() -> None:
     hero, learning = arguments.images / "hero.webp", arguments.images / "learning.webp"
     check_writable(hero)
     start = time.perf_counter()
-    call("-m", "tools.make_scenes", *SCENES)
-    for task in TASKS:
-        call("train.py", "--cfg", f"configs/showcase/{task}.yaml")
-    data = load_experiment(Path("configs/showcase/seg.yaml")).data.build("val")
-    image, region = data.load(arguments.scene).image, tuple(arguments.region)
-    picture = draw_hero(image, {task: Path(f"runs/showcase_{task}") for task in TASKS}, region)
-    picture.save(hero, quality=85, method=6)
+    if not arguments.demo:
+        call("-m", "tools.make_scenes", *SCENES)
+        for task in TASKS:
+            call("train.py", "--cfg", f"configs/showcase/{task}.yaml")
+    stage, (scene, region) = ("demo", DEMO) if arguments.demo else ("showcase", SHOWCASE)
+    scene, region = scene if arguments.scene is None else arguments.scene, tuple(arguments.region or region)
+    data = load_experiment(Path(f"configs/{stage}/seg.yaml")).data.build("val")
+    image = data.load(scene).image
+    draw_hero(image, {task: Path(f"runs/{stage}_{task}") for task in TASKS}, region).save(hero, quality=85, method=6)
     animate(learn(Path("configs/demo/seg.yaml"), image, region), learning)
     print(f"pictures: {hero}, {learning} ({time.perf_counter() - start:.0f} s since this start)")
 
