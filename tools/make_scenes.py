@@ -42,7 +42,7 @@ def main() -> None:
     except OSError as error:
         raise UserError(root, f"cannot be written ({error})", "choose another folder with --root") from error
     print(
-        f"{arguments.train} + {arguments.val} scenes ({arguments.difficulty}) of {size[0]} x {size[1]} pixels, "
+        f"{arguments.train} + {arguments.val} scenes of {size[0]} x {size[1]} pixels, {arguments.difficulty}, "
         f"{len(SCENE_CLASSES)} classes, in {root} ({time.perf_counter() - start:.1f} s)"
     )
 
