@@ -90,6 +90,15 @@ def test_a_demo_starts_from_the_package_of_weights_or_says_how_to_install_it(pat
     with_files(recipe(path)).fetch_weights()
 
 
+@pytest.mark.parametrize("path", DEMOS, ids=lambda path: path.stem)
+def test_every_rule_of_a_demo_matches_a_parameter(path):
+    experiment = recipe(path)
+    with shapes_only():
+        model = experiment.build_model(pretrained=False)
+        groups = experiment.optimizer.groups(model, experiment.batch_size, model.parts)
+    assert len(groups) > 1
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs/showcase").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_showcase_goes_on_with_the_models_of_the_demos(path):
     showcase, demo = recipe(path), recipe(f"configs/demo/{path.name}")
