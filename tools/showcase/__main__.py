@@ -31,6 +31,8 @@ SCENES += ["--train", "150", "--val", "24", "--seed", "1"]
 # A validation scene, and the region of its sampling points in pixels.
 DEMO, SHOWCASE = (23, (80, 70, 64, 48)), (2, (190, 60, 96, 72))
 
+LEARNING = ["steps=120", "batch_size=4"]  # of the run that is animated
+
 if __name__ == "__main__":  # before the imports below, which take seconds
     read_early(read_arguments)
 
@@ -62,7 +64,7 @@ def main() -> None:
     data = load_experiment(Path(f"configs/{stage}/seg.yaml")).data.build("val")
     image = data.load(scene).image
     draw_hero(image, {task: Path(f"runs/{stage}_{task}") for task in TASKS}, region).save(hero, quality=85, method=6)
-    animate(learn(Path("configs/demo/seg.yaml"), image, region), learning)
+    animate(learn(Path("configs/demo/seg.yaml"), image, region, LEARNING), learning)
     print(f"pictures: {hero}, {learning} ({time.perf_counter() - start:.0f} s since this start)")
 
 

@@ -18,8 +18,8 @@ from tools.show_sampling.drawing import Region
 from tools.showcase.panels import GAP, HEIGHT, WIDTH, caption, draw_sampling, mark, resize
 from train import Run, train_step
 
-FRAME_EVERY = 5  # steps
-SAVE_EVERY = 25
+FRAME_EVERY = 3  # steps
+SAVE_EVERY = 24
 MILLISECONDS, LAST = 120, 3000  # that a frame is shown, and the last one
 
 
