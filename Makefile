@@ -1,23 +1,35 @@
 # Two commands do all the set-up on a fresh machine: `make demo` and `make test`.
+# TORCH=cpu takes PyTorch's build without CUDA when .venv is made, PIP="uv pip" installs by uv: docs/install.md.
 PYTHON ?= python3
 PY := .venv/bin/python
+PIP = $(PY) -m pip
+TORCH =
+TORCH_INDEX = https://download.pytorch.org/whl/$(TORCH)
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install dev scenes rooms demo demo-all showcase minipaper test test-slow faults check format bench gpu clean
+.PHONY: help install dev scenes rooms demo demo-all showcase minipaper board test test-slow notebook docs faults check format bench gpu clean
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info)' || { echo "error: $(PYTHON): Python 3.11 or newer is needed; run make with PYTHON=python3.12 or the like" >&2; exit 2; }
+	@case "$(TORCH)" in "" | cpu | xpu | cu[0-9]* | rocm[0-9]*) ;; *) echo "error: TORCH: $(TORCH) is no build of PyTorch; give cpu, xpu, or a name such as cu126 or rocm6.4" >&2; exit 2 ;; esac
+	@echo "installing PyTorch and the rest into .venv: some minutes, about $(if $(filter cpu,$(TORCH)),1.5,6) GB"
 	test -x $(PY) || $(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(if $(TORCH),$(PIP) install --quiet torch torchvision --index-url $(TORCH_INDEX))
+	$(PIP) install --quiet -r requirements.txt
 	@touch $@
 
 .venv/installed-dev: .venv/installed requirements-dev.txt requirements-export.txt requirements-demo.txt
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(PIP) install --quiet -r requirements-dev.txt
+	@touch $@
+
+.venv/installed-docs: .venv/installed requirements-docs.txt
+	$(PIP) install --quiet -r requirements-docs.txt
 	@touch $@
 
 .venv/installed-demo: .venv/installed requirements-demo.txt
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-demo.txt
+	$(PIP) install --quiet -r requirements-demo.txt
 	@touch $@
 
 install: .venv/installed ## make .venv with all that training needs
@@ -44,19 +56,29 @@ showcase: rooms ## after demo-all: train further on larger scenes and draw the R
 minipaper: scenes ## the paper's comparisons on the scenes (hours of CPU; continues where it stopped) -> RESULTS.md
 	$(PY) -m tools.minipaper
 
+board: scenes ## all upsamplers in five models (many hours of CPU; continues where it stopped) -> BOARD.md
+	$(PY) -m tools.board
+
 test: dev ## run the test suite, one process per core
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 test-slow: dev ## run the tests marked slow
 	$(PY) -m pytest -m "slow and not gpu"
 
+notebook: dev ## run the notebook docs/first_steps.ipynb from top to bottom
+	$(PY) -m pytest -m slow tests/test_first_steps.py
+
+docs: .venv/installed-docs ## build the site -> build/site/index.html, which needs no server
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
 faults: dev ## run the whole fault suite, within an hour on two cores -> RELIABILITY.md
 	OMP_NUM_THREADS=1 $(PY) -m tests.faults
 
-check: dev ## check format, lint and types
+check: dev ## check format, lint, types and the Dockerfile
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+	.venv/bin/hadolint Dockerfile
 
 format: dev ## format and sort imports
 	$(PY) -m ruff check --fix --select I .

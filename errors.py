@@ -3,6 +3,7 @@
 import argparse
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -65,19 +66,44 @@ def one_line(text: str) -> str:
 
 
 class Interrupted(Exception):  # noqa: N818 (not an error)
-    """A signal asked the run to stop, and all that was worth saving is saved."""
+    """A signal asked the command to stop. Its notes (`add_note`) say what is saved, and are printed at the end.
 
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(signal_number)
-        self.signal_number = signal_number
+    saved: whether all that was worth saving is saved.
+    """
+
+    def __init__(self, signal_number: int, saved: bool = True) -> None:
+        super().__init__(signal_number, saved)
+        self.signal_number, self.saved = signal_number, saved
+
+
+class _Paragraphs(argparse.HelpFormatter):
+    """Wraps each paragraph of a description by itself. argparse would make one of all."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        return "\n\n".join(fill(paragraph, width, indent) for paragraph in text.split("\n\n"))
 
 
 class ArgumentParser(argparse.ArgumentParser):
     """An argparse parser that reports its errors as UserError."""
 
+    def __init__(
+        self,
+        prog: str,
+        description: str | None = None,
+        formatter_class: type[argparse.HelpFormatter] = _Paragraphs,
+    ) -> None:
+        super().__init__(prog=prog, description=description, formatter_class=formatter_class)
+
     def error(self, message: str) -> NoReturn:
-        """Raise `UserError` instead of printing the usage."""
-        raise UserError("command line", message, f"see {self.prog} --help")
+        """Raise `UserError` instead of printing the usage. It knows the two slips that are made with KEY=VALUE."""
+        files = [word for word in sys.argv[1:] if word.endswith((".yaml", ".yml"))]
+        advice = f"see {self.prog} --help"
+        if "required: --cfg" in message and files:
+            advice = f"write --cfg {files[0]}"
+        if message.startswith("unrecognized arguments: --") and self.get_default("overrides") == []:
+            advice = f"settings are KEY=VALUE without dashes, for example model.upsampler=carafe; {advice}"
+        raise UserError("command line", message, advice)
 
 
 def suggest(wrong: str, valid: list[str]) -> str:
@@ -108,7 +134,10 @@ def read_early(read_arguments: Callable[..., object], *given: object) -> None:
     """Read the command line before the imports that take seconds: --help or an error in it ends the command at once.
 
     `main` reads it again. In one of several processes (torchrun) only `main` does, so that one of them reports.
+    Until `run_command`, Ctrl-C ends the command at once: in an import it would only show a traceback.
     """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     if os.environ.get("WORLD_SIZE", "1") == "1":
         try:
             read_arguments(*given)
@@ -118,6 +147,8 @@ def read_early(read_arguments: Callable[..., object], *given: object) -> None:
 
 def run_command(main: Callable[[], None]) -> NoReturn:
     """Run `main` and exit with 0 or, after an error, with `exit_code`. A defect is raised with its traceback."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # by `read_early`
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main()
     except UserError as error:
@@ -132,6 +163,8 @@ def run_command(main: Callable[[], None]) -> NoReturn:
             sys.stdout.close()
         sys.exit(exit_code(error))
     except (Interrupted, KeyboardInterrupt) as stop:
+        for note in getattr(stop, "__notes__", ()):
+            print(note, flush=True)
         sys.exit(exit_code(stop))
     sys.exit(0)
 

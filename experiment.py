@@ -20,7 +20,7 @@ from metrics import MetricConfig
 from metrics.base import Metric
 from models import ModelConfig
 from models.base import DenseModel
-from models.weights import IMAGENET, check_start, read_weights, replaces_backbone
+from models.weights import IMAGENET, UNUSED, check_start, read_weights, replaces_backbone
 from published.cache import is_word, obtain, stored
 from published.index import entries
 from runtime.arithmetic import Precision, autocast, float32_products
@@ -251,8 +251,9 @@ class Experiment(Schema):
         names = {key: self._name_of(weights) for key, weights in self._named_weights().items() if weights is not None}
         return {key: stored(name) if is_word(name) else Path(name).expanduser() for key, name in names.items() if name}
 
-    def describe_weights(self) -> str:
-        """What a new run starts from: the files and what they are for, or that there are none. Reads the files."""
+    def describe_weights(self, left_out: Mapping[str, str] | None = None) -> str:
+        """What a new run starts from, or that it is nothing; reads the files. left_out: of the model that is built."""
+        absent = [*self.model.weights_exclude, *(f"{part} ({why})" for part, why in (left_out or {}).items())]
         names = {"model.backbone.weights": "backbone", "model.weights": "whole model"}
         files, parts = self.weight_files(), []
         for key, weights in self._named_weights().items():
@@ -263,12 +264,11 @@ class Experiment(Schema):
                 remark = read_weights(files[key], key).remark
             if weights == IMAGENET and (published := self.model.backbone.published):
                 source = f"{published.name} of timm" if published.by_timm else published.name
-            without = ", ".join(self.model.weights_exclude) if key == "model.weights" else ""
-            without = f" without {without}" if without else ""
+            without = f" without {', '.join(absent)}" if absent and key == "model.weights" else ""
             parts.append(f"{names[key]}{without} from {source}{f' ({remark})' if remark else ''}")
         if not parts:
             return "none: training starts from random numbers"
-        whole = self.model.weights is not None and not self.model.weights_exclude
+        whole = self.model.weights is not None and all(UNUSED in part for part in absent)
         return "; ".join([*parts, *([] if whole else ["all else starts from random numbers"])])
 
     def _named_weights(self) -> dict[str, str | None]:

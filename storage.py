@@ -79,6 +79,8 @@ def check_is_file(path: Path, where: object) -> None:
         raise UserError(where, "no such file", "correct the path, or fetch the file as docs/weights.md says") from None
     except OSError as error:
         raise UserError(where, f"cannot be read ({error.strerror})", "name a readable file") from None
+    if (best := path / "checkpoints" / "best.pt").exists():
+        raise UserError(where, "is the folder of a run", f"name its checkpoint, {best}")
     if not stat.S_ISREG(mode):
         raise UserError(where, "is a folder, a pipe or a device", "name a file")
 
@@ -158,9 +160,12 @@ def is_state(content: Any) -> bool:
     return all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
 
 
-def check_state(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], where: object) -> None:
+def check_state(
+    wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], where: object, may_exclude: bool = False
+) -> None:
     """Raise UserError, naming `where`, unless names, shapes and dtypes agree and all given values are finite.
 
+    may_exclude: whether tensors that differ may be left out by a setting; for the advice.
     All real floating-point dtypes agree with each other; integers and complex numbers must have the same dtype.
     """
     misfits = {
@@ -179,7 +184,9 @@ def check_state(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], where
     }
     problems = [f"{len(names)} tensors {kind} ({_list_names(names)})" for kind, names in misfits.items() if names]
     if problems:
-        advice = "name weights of this network, or exclude the tensors that differ by model.weights_exclude"
+        advice = "name weights and a configuration that belong together"
+        if may_exclude:
+            advice = "name weights of this network, or exclude the tensors that differ by model.weights_exclude"
         raise UserError(where, f"does not fit the model: {', '.join(problems)}", advice)
     broken = [name for name, tensor in given.items() if not tensor.is_meta and not tensor.isfinite().all()]
     if broken:

@@ -36,7 +36,7 @@ from structures import Batch
 from workflow.announce import announce
 from workflow.pictures import validation_pictures
 from workflow.plan import print_plan
-from workflow.results import describe_run, write_run_results
+from workflow.results import describe_run, headline, write_run_results
 
 
 class Run:
@@ -94,7 +94,7 @@ def train(experiment: Experiment, processes: Processes, changed: Sequence[Change
         RunLog(experiment.run_folder, state.step, state.evaluated, steps, run.layout.total, processes, sinks) as log,
         StopSignals() as stop,
     ):
-        announce(log, experiment, [run.training_set, run.validation_set], run.resumed, changed)
+        announce(log, run, changed)
         for step in range(state.step, steps + 1):
             # First, since a resumed run does again an evaluation that was interrupted.
             if step > state.evaluated and (step % evaluate_every == 0 or step == steps):
@@ -166,7 +166,7 @@ def evaluate_and_save(run: Run, log: RunLog, stop: StopSignals) -> None:
         processes.share_buffers(model)
         result = score(model, run.validation_set, experiment, processes)
         is_best = state.record_score(run.best_metric, result["metrics"][run.best_metric], run.lower_is_better)
-        log.add_evaluation(result["metrics"], result["seconds"])
+        log.add_evaluation(result["metrics"], result["seconds"], headline(experiment), run.best_metric)
         for image_id, picture in validation_pictures(model, run.validation_set, experiment, processes):
             log.add_picture(image_id, picture)
         if processes.is_main:

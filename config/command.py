@@ -7,7 +7,10 @@ from errors import ArgumentParser
 
 
 def parse_with_overrides(
-    parser: ArgumentParser, meaning: str | None = None, *, json_may_be_bare: bool = False
+    parser: ArgumentParser,
+    meaning: str = "settings to change, for example model.upsampler=carafe",
+    *,
+    json_may_be_bare: bool = False,
 ) -> Namespace:
     """The arguments of a command with `--cfg`, and KEY=VALUE as `overrides`, whose syntax is checked. Raises UserError.
 

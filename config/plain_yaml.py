@@ -116,6 +116,8 @@ def _parse(text: str, where: str, loader: type[_Loader], do: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = f" line {mark.line + 1}" if mark and loader is not _ArgumentLoader else ""
+        if "'\\t'" in (error.problem or ""):
+            raise UserError(where + line, "has a tab in front of a word", "indent with spaces") from None
         raise UserError(where + line, error.problem or "is not valid YAML", error.note or do) from None
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(where, f"is not valid YAML ({error})", do) from None

@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 
 from config.plain_yaml import short_repr
 from config.reading import origin
-from config.schema import Schema, children, fields, members, names
+from config.schema import Schema, children, fields, is_record, item_at, members, names
 from errors import UserError, suggest
 
 SchemaType = TypeVar("SchemaType", bound=Schema)
@@ -36,11 +36,10 @@ def validate(schema: type[SchemaType], config: Mapping[str, Any], source: Path |
     except ValidationError as error:
         # If a required key is misspelt, pydantic also reports it as missing: report the misspelling first.
         problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] == "missing")
-        key, what, do = _explain(schema, problems[0])
+        key, what, do = _explain(schema, problems[0], config)
         if len(problems) > 1:
-            what += (
-                f" (and {len(problems) - 1} more of {', '.join(_explain(schema, item)[0] for item in problems[1:4])})"
-            )
+            more = ", ".join(_explain(schema, item, config)[0] for item in problems[1:4])
+            what += f" (and {len(problems) - 1} more of {more})"
         where = origin(config, key, source)
         raise UserError(f"{where}: {key}" if key else where, what, do) from None
     # Pydantic accepts `true` as the number 1.
@@ -68,13 +67,14 @@ def dump(record: Schema) -> dict[str, Any]:
     return record.model_dump(mode="json")
 
 
-def _explain(schema: type[Schema], problem: ErrorDetails) -> tuple[str, str, str]:
+def _explain(schema: type[Schema], problem: ErrorDetails, config: Mapping[str, Any]) -> tuple[str, str, str]:
     """The dotted key, what is wrong and what to do, for one error of pydantic."""
     keys, parent = _locate(schema, problem["loc"])
     dotted, given = ".".join(keys), problem.get("input")
     kind, context = problem["type"], problem.get("ctx", {})
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-        return dotted, "unknown key", suggest(keys[-1], fields(parent))
+        elsewhere = _place_of(keys[-1], schema, config)
+        return dotted, "unknown key", f"did you mean {elsewhere}?" if elsewhere else suggest(keys[-1], fields(parent))
     if kind == "missing":
         return dotted, "is required", "set it"
     if kind == "union_tag_invalid":
@@ -93,6 +93,20 @@ def _explain(schema: type[Schema], problem: ErrorDetails) -> tuple[str, str, str
         what, _, do = message.partition("; ")
         return dotted, what, do or "change it"
     return dotted, f"{short_repr(given)} is not possible", ADVICE.get(kind, message[0].lower() + message[1:])
+
+
+def _place_of(name: str, schema: type[Schema], config: Mapping[str, Any]) -> str | None:
+    """The dotted key of that name that is nearest to the root, in the components that `config` has, if there is one."""
+    records: list[tuple[tuple[str, ...], Any, Any]] = [((), schema, config)]
+    for path, record, part in records:  # which grows
+        if name in fields(record):
+            return ".".join((*path, name))
+        for field in fields(record):
+            kinds, value = [kind for kind in children(record, field) if is_record(kind)], item_at(part, field)
+            chosen = value.get("name") if isinstance(value, Mapping) else value
+            kinds = [kind for kind in kinds if chosen in names(kind)] or (kinds if len(kinds) == 1 else [])
+            records += [((*path, field), kind, value) for kind in kinds if len(path) < 2]
+    return None
 
 
 def _not_a_text(given: Any) -> tuple[str, str]:

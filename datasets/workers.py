@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -47,17 +48,19 @@ class BatchLoader(Generic[Group, Item]):
     workers_setting: str = "system.workers"
 
     def __iter__(self) -> Iterator[Item]:
-        loader = DataLoader(
-            _ReaderDataset(self.read),
-            sampler=self.groups,
-            batch_size=None,  # a group is one item of the dataset; the reader collates
-            collate_fn=_identity,
-            num_workers=self.workers,
-            worker_init_fn=_initialize_worker if self.workers else None,
-            pin_memory=self.pin_memory,
-            generator=torch.Generator(),  # else every iteration would draw from the global generator
-        )
-        results = iter(loader)
+        with warnings.catch_warnings():  # PyTorch's says twice for each loader what train.py says once
+            warnings.filterwarnings("ignore", "This DataLoader will create")
+            loader = DataLoader(
+                _ReaderDataset(self.read),
+                sampler=self.groups,
+                batch_size=None,  # a group is one item of the dataset; the reader collates
+                collate_fn=_identity,
+                num_workers=self.workers,
+                worker_init_fn=_initialize_worker if self.workers else None,
+                pin_memory=self.pin_memory,
+                generator=torch.Generator(),  # else every iteration would draw from the global generator
+            )
+            results = iter(loader)
         if self.workers and threading.current_thread() is threading.main_thread():
             # PyTorch's handler raises anywhere in the main process when a worker dies. Without it, only `next` raises.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)

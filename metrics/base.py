@@ -19,6 +19,11 @@ class Metric(ABC):
     lower_is_better: ClassVar[frozenset[str]] = frozenset()
     protocol: dict[str, Any]
 
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """Names of the values that a line about an evaluation shows."""
+        return self.names
+
     @abstractmethod
     def update(self, predictions: list[Prediction], targets: list[Target]) -> None:
         """Add the predictions and targets of some images."""

@@ -76,7 +76,7 @@ class CocoAP(Metric):
         self._kinds = kinds
         self._boundary_ratio = boundary_ratio
         self.names = tuple(f"{kind}/{stat}" for kind in kinds for stat in STATS)
-        self.primary = f"{kinds[0]}/AP"
+        self.primary = "segm/AP" if "segm" in kinds else f"{kinds[0]}/AP"
         self._matches: dict[str, Matches] = {}  # by image id
         # Positives: objects to detect, by kind, class and area range. Objects: all except crowds, by class.
         self._positives = np.zeros((len(kinds), len(classes), len(LOWEST)), np.int64)
@@ -105,6 +105,11 @@ class CocoAP(Metric):
                 "boundary-iou-api"
             )
             self.protocol["boundary_ratio"] = boundary_ratio
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """The first three values of each kind, without those by size of the object."""
+        return tuple(f"{kind}/{stat}" for kind in self._kinds for stat in STATS[:3])
 
     def update(self, predictions: list[Prediction], targets: list[Target]) -> None:
         """Add detected and true `instances`: boxes and, for segm, rles. ValueError if an image was added before."""

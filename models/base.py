@@ -1,7 +1,7 @@
 """Base classes of all models and backbones: the interfaces that the training and evaluation loops rely on."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 from torch import Tensor, nn
@@ -36,9 +36,13 @@ class Backbone(nn.Module, ABC):
 
 
 class DenseModel(nn.Module, ABC):
-    """A model for any task. Its input images are normalised and padded to multiples of `size_divisor`."""
+    """A model for any task. Its input images are normalised and padded to multiples of `size_divisor`.
+
+    left_out: the parts that `model.weights` gave no values, though it should, with the reason; see `load_start`.
+    """
 
     size_divisor: int = 32
+    left_out: Mapping[str, str] = {}
     backbone: Backbone
     _frozen: Sequence[nn.Module] = ()
 
@@ -48,12 +52,18 @@ class DenseModel(nn.Module, ABC):
         return [[f"backbone.{name}" for name in part] for part in self.backbone.parts]
 
     def freeze(self, names: Sequence[str]) -> None:
-        """Stop training the parts or weights of these dotted names, for good. UserError if the model has no such."""
+        """Stop training the parts or weights of these dotted names, for good.
+
+        Raises UserError if the model has no such, or if they would keep random numbers.
+        """
         modules, weights = dict(self.named_modules()), dict(self.named_parameters())
         for name in names:
             if not name or (name not in modules and name not in weights):
                 what = f"the model has no {name or 'part without a name'}"
                 raise UserError("frozen", what, suggest(name, [known for known in modules if known]))
+            if any(f"{part}.".startswith(f"{name}.") or f"{name}.".startswith(f"{part}.") for part in self.left_out):
+                what = f"{name} would keep random numbers, since model.weights has no such weights"
+                raise UserError("frozen", what, "take it out of frozen, or name other weights")
             (modules[name] if name in modules else weights[name]).requires_grad_(False)
         self._frozen = [modules[name] for name in names if name in modules]
         self.train(self.training)

@@ -7,13 +7,14 @@ before a model is built (experiment.py).
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
 from errors import UserError, suggest
 from models.wrappers import State, state_or_none, unwrap, with_prefix
@@ -22,6 +23,9 @@ from storage import check_is_file, check_state, read_tensors
 # Marks the files of tools.convert_weights, {"format", "source", "kind", "model", "config"}, and those in the cache.
 FORMAT = "denseup-weights"
 IMAGENET = "imagenet"
+UNUSED = "not used here"
+# What depends on the upsampler or on the number of classes, by the names that all models give these parts.
+_REPLACEABLE = re.compile(r"(?:.*?\.)?(?:upsamplers?|classifier|box_head\.deltas)(?=\.|$)")
 # A file, a URL, a name of the index, or `imagenet`.
 Source = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
 
@@ -58,28 +62,64 @@ def replaces_backbone(weights: str | None, exclude: Sequence[str]) -> bool:
     return weights is not None and not any(touched)
 
 
-def load_pretrained(module: nn.Module, file: str | None, key: str, exclude: Sequence[str] = ()) -> None:
+def load_pretrained(module: nn.Module, file: str | None, key: str) -> None:
     """Do `load_weights` if `file` is a file; nothing for None and for the word `imagenet`."""
     if file not in (None, IMAGENET):
-        load_weights(module, file, key, exclude)
+        load_weights(module, file, key)
 
 
-def load_weights(module: nn.Module, file: Path | str, key: str, exclude: Sequence[str] = ()) -> None:
-    """Load a converted file, or a checkpoint (its averaged weights if it has them), into `module`.
+def load_start(model: nn.Module, file: Path | str, exclude: Sequence[str]) -> dict[str, str]:
+    """Load what `model.weights` names into a model that is to learn, except for the parts that `exclude` names.
+
+    Upsamplers and layers with outputs for each class keep their initial values, too, if the file has others or none.
+    Returns these parts, dotted names, each with the reason. For the file and errors see `load_weights`.
+    """
+    path, own = Path(file).expanduser(), model.state_dict()
+    weights = read_weights(path, "model.weights")
+    for name in exclude:
+        if not any(_belongs_to(tensor, name) for tensor in own) and not _REPLACEABLE.fullmatch(name):
+            parents = sorted({tensor.rpartition(".")[0] for tensor in own})
+            raise UserError("model.weights_exclude", f"the model has no {name}", suggest(name, parents))
+    left_out = {} if weights.is_foreign else _misfits(_without(own, exclude), _without(weights.state, exclude))
+    _load(model, weights, f"model.weights {path}", [*exclude, *left_out], may_exclude=True)
+    return left_out
+
+
+def _misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, str]:
+    """The replaceable parts of which a model has other tensors than it is given, with the reason."""
+    sides: list[dict[str, dict[str, Size]]] = []
+    for tensors in (own, given):
+        sides.append({})
+        for name, tensor in tensors.items():
+            if part := _REPLACEABLE.match(name):
+                sides[-1].setdefault(part[0], {})[name] = tensor.shape
+    ours, theirs = sides
+    reasons = {part: "missing there" if part not in theirs else "different there" for part in ours}
+    reasons |= {part: UNUSED for part in theirs if part not in ours}
+    return {part: reason for part, reason in reasons.items() if ours.get(part) != theirs.get(part)}
+
+
+def load_weights(module: nn.Module, file: Path | str, key: str) -> None:
+    """Load a converted file, or a checkpoint (its averaged weights if it has them), into all of `module`.
 
     If `module` is a backbone, the file may also hold a whole model. key: the YAML key that names the file, for error
-    messages. exclude: see `load_state`.
+    messages.
     Raises UserError if the file is missing, damaged, not a weights file, or of another network.
     """
     path = Path(file).expanduser()
-    weights, own = read_weights(path, key), module.state_dict().keys()
-    state = weights.state
+    _load(module, read_weights(path, key), f"{key} {path}")
+
+
+def _load(
+    module: nn.Module, weights: "Weights", where: str, exclude: Sequence[str] = (), may_exclude: bool = False
+) -> None:
+    state, own = weights.state, module.state_dict().keys()
     for part in ("backbone.", "encoder."):
         if state.keys() != own and with_prefix(state, part).keys() == own:
             state = with_prefix(state, part)
     if weights.is_foreign and state.keys() != own:
-        raise _no_weights(f"{key} {path}")
-    load_state(module, state, f"{key} {path} ({weights.kind})" if weights.kind else f"{key} {path}", exclude)
+        raise _no_weights(where)
+    load_state(module, state, f"{where} ({weights.kind})" if weights.kind else where, exclude, may_exclude)
 
 
 class Weights(NamedTuple):
@@ -130,23 +170,24 @@ def _no_weights(where: str) -> UserError:
     return UserError(where, "is neither converted weights nor a checkpoint", "convert it: tools.convert_weights")
 
 
-def load_state(module: nn.Module, state: Mapping[str, Tensor], where: object, exclude: Sequence[str] = ()) -> None:
+def load_state(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    where: object,
+    exclude: Sequence[str] = (),
+    may_exclude: bool = False,
+) -> None:
     """Load all of `state` into all of `module`, except for the tensors and submodules that `exclude` names.
 
-    Raises UserError, naming `where`, if a name, a shape, a type or a value (NaN) does not fit, or if a name in
-    `exclude` matches nothing.
+    Raises UserError, naming `where`, if a name, a shape, a type or a value (NaN) does not fit.
     """
-    own = module.state_dict()
-    for prefix in exclude:
-        if not any(_belongs_to(name, prefix) for name in own):
-            parents = sorted({name.rpartition(".")[0] for name in own})
-            raise UserError("model.weights_exclude", f"the model has no {prefix}", suggest(prefix, parents))
-    wanted, given = (
-        {name: value for name, value in tensors.items() if not any(_belongs_to(name, prefix) for prefix in exclude)}
-        for tensors in (own, state)
-    )
-    check_state(wanted, given, where)
+    own, given = module.state_dict(), _without(state, exclude)
+    check_state(_without(own, exclude), given, where, may_exclude)
     module.load_state_dict(own | given)
+
+
+def _without(tensors: Mapping[str, Tensor], exclude: Sequence[str]) -> dict[str, Tensor]:
+    return {name: value for name, value in tensors.items() if not any(_belongs_to(name, part) for part in exclude)}
 
 
 def _belongs_to(name: str, prefix: str) -> bool:

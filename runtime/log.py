@@ -1,24 +1,24 @@
-"""The log of a run: progress bar or lines on the terminal, `log.jsonl`, and the sinks of `logging.sinks`."""
+"""The log of a run: what it prints, `log.jsonl`, and the sinks of `logging.sinks`."""
 
 import errno
 import json
 import resource
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
-from errors import UserError
+from errors import Interrupted, UserError
 from runtime.distributed import Processes
 from runtime.sinks import Sink, SinkName, open_sinks
+from runtime.sinks.terminal import Terminal
 from runtime.state import DIVERGED
 from storage import write_text
 
@@ -48,8 +48,7 @@ class RunLog:
         self._window: list[tuple[int, dict[str, Tensor], list[str], Tensor]] = []
         self._window_start, self._waited = time.perf_counter(), 0.0
         self._sinks: list[Sink] = []
-        self._on_terminal = processes.is_main and sys.stderr.isatty()
-        self._bar = tqdm(total=steps, initial=step, disable=not self._on_terminal, unit="step", dynamic_ncols=True)
+        self.terminal = Terminal(step, steps, processes.is_main)
         if processes.is_main:
             self._lines = folder / "log.jsonl"
             with self._writing():
@@ -62,8 +61,10 @@ class RunLog:
     def __enter__(self) -> "RunLog":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
+    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
+        self.terminal.close()
+        if isinstance(error, Interrupted):
+            error.add_note(self._describe_end(error))
         if self.processes.is_main:
             for sink in self._sinks:
                 sink.close()
@@ -77,7 +78,7 @@ class RunLog:
         """
         self.step = step
         self._window.append((step, losses, image_ids, failed))
-        self._bar.update()
+        self.terminal.bar.update()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -113,12 +114,13 @@ class RunLog:
             "memory_gb": _memory_gb(self.processes.device),  # in GiB
         }
         self._write("train", record)
-        self._print_progress(record)
+        self.terminal.show_progress(self.step, record, (self.steps - self.step) * self.batch_size / rate)
 
-    def add_evaluation(self, metrics: dict[str, float], seconds: float) -> None:
-        """Log the metrics of one evaluation and its duration."""
+    def add_evaluation(self, metrics: dict[str, float], seconds: float, headline: Sequence[str], best: str) -> None:
+        """Log the metrics of one evaluation and its duration. headline: names of those to print; best: in the bar."""
         self._write("val", {**metrics, "seconds": seconds})
-        self.print(f"step {self.step}: " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+        self.print(f"step {self.step}: " + "  ".join(f"{name} {metrics[name]:.4g}" for name in headline))
+        self.terminal.show_score(best, metrics[best])
 
     def add_note(self, text: str) -> None:
         """Print a line about the run and keep it in `log.jsonl`."""
@@ -142,9 +144,20 @@ class RunLog:
             Image.fromarray(picture).save(path)
 
     def print(self, line: str) -> None:
-        """Print a line on the terminal, in the main process only, without breaking the progress bar."""
-        if self.processes.is_main:
-            tqdm.write(line) if self._on_terminal else print(line, flush=True)
+        """Print a line, in the main process only."""
+        self.terminal.print(line)
+
+    def _describe_end(self, stop: Interrupted) -> str:
+        """What is saved of a run that a signal stops, and how to go on."""
+        end, folder = (
+            f"{Signals(stop.signal_number).name} at step {self.step} of {self.steps}",
+            self._folder / "checkpoints",
+        )
+        if stop.saved:
+            return f"stopped by {end}, saved in {folder / 'last.pt'}; the same command goes on from there"
+        return (
+            f"stopped at once by {end}, not saved; the same command goes on from an earlier step, if {folder} has one"
+        )
 
     def _refuse_non_finite(self, names: list[str], values: Tensor) -> None:
         lossless = ~values.isfinite().all(dim=1)
@@ -191,17 +204,6 @@ class RunLog:
         for sink in self._sinks:
             for problem in sink.problems():
                 self.add_note(problem)
-
-    def _print_progress(self, record: dict[str, float]) -> None:
-        text = (
-            f"loss {record['loss']:.4f}  lr {record['learning_rate']:.2e}  {record['images_per_second']:.1f} images/s"
-            f"  {record['waiting_for_data']:.0%} waiting for data  {record['memory_gb']:.1f} GB"
-        )
-        if self._on_terminal:
-            self._bar.set_postfix_str(text)
-        else:
-            left = (self.steps - self.step) * self.batch_size / record["images_per_second"]
-            self.print(f"step {self.step}/{self.steps}  {text}  {tqdm.format_interval(left)} left")
 
 
 def _drop_lines_after(path: Path, step: int, evaluated: int) -> list[dict[str, Any]]:

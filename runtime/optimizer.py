@@ -46,19 +46,13 @@ class _OptimizerConfig(Schema):
         """One parameter group for each rule, the last for all other parameters; of each, one for each layer.
 
         parts: of the backbone, as the beginnings of the names of their parameters (see `models.base.Backbone`).
-        Raises UserError for an unused rule, or if layer_decay concerns no parameter.
+        Raises UserError if layer_decay concerns no parameter.
         """
         rules = (*self.rules, ParameterRule(match="the rest"))
         members: dict[tuple[int, int], list[nn.Parameter]] = {}  # by rule and layer; the last layer is the rest
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                matches = [index for index, rule in enumerate(self.rules) if rule.match in name]
-                key = matches[0] if matches else len(self.rules), self._layer(name, parts)
-                members.setdefault(key, []).append(parameter)
-        used = {rule for rule, _ in members}
-        for index, rule in enumerate(self.rules):
-            if index not in used:
-                raise UserError("optimizer.rules", f"no parameter is left for match: {rule.match}", "correct the match")
+                members.setdefault((self._rule(name), self._layer(name, parts)), []).append(parameter)
         if self.layer_decay is not None and all(layer == len(parts) for _, layer in members):
             what = "no part of the backbone is trained, or its parts cannot be told apart"
             raise UserError("optimizer.layer_decay", what, "set optimizer.layer_decay=null")
@@ -70,6 +64,16 @@ class _OptimizerConfig(Schema):
             }
             for index, layer in sorted(members)
         ]
+
+    def warnings(self, model: nn.Module) -> list[str]:
+        """One line for each rule by which no trainable parameter learns, as for `norm` in a model without norms."""
+        used = {self._rule(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
+        unused = [rule.match for index, rule in enumerate(self.rules) if index not in used]
+        return [f"warning: optimizer.rules: no parameter is left for match: {match}" for match in unused]
+
+    def _rule(self, name: str) -> int:
+        """The first rule that matches a name; one beyond the last if none does."""
+        return next((index for index, rule in enumerate(self.rules) if rule.match in name), len(self.rules))
 
     def _layer(self, name: str, parts: Parts) -> int:
         """The part that a parameter belongs to; all are in the rest if no rates decay."""

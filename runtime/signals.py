@@ -38,5 +38,5 @@ class StopSignals:
 
     def _remember(self, number: int, _: FrameType | None) -> None:
         if self._immediate or (number == signal.SIGINT and self.received == signal.SIGINT):
-            raise Interrupted(number)
+            raise Interrupted(number, saved=self._immediate)
         self.received = self.received or number

@@ -123,6 +123,7 @@ class TrainingState:
         self.evaluated = self.step
         better = (
             not self.best
+            or self.best["metric"] != metric  # as older versions chose masks by their boxes
             or math.isnan(self.best["value"])
             or (value < self.best["value"] if lower_is_better else value > self.best["value"])
         )

@@ -177,7 +177,6 @@ ROWS = [
         ["metrics=[{name: coco_ap, boundary: true}]"],
         ["metrics.coco_ap.boundary=false"],
     ),
-    Row("correct the match", "seg", ["optimizer.rules=[{match: none}]"], ["optimizer.rules=[{match: norm}]"]),
     Row("use auto or cpu", "seg", ["system.device=cuda"], ["system.device=auto"]),
     Row("raise data.max_depth too", "depth", ["metrics=[{name: depth_errors, max_depth: 50}]"], ["data.max_depth=50"]),
     Row("lower it", "depth", ["metrics=[{name: depth_errors, min_depth: 20}]"], ["metrics.depth_errors.min_depth=0.1"]),
@@ -370,7 +369,12 @@ DONE = {row.do for row in ROWS}
 TIMM = "needs timm, which is slow to import: tests/models/backbones"
 NOT_HERE = {
     "install it (pip install …) or remove it from logging.sinks": ("tests/runtime/test_sinks.py", ["logging.sinks=[]"]),
+    "settings are KEY=VALUE without dashes, for example model.upsampler=carafe; …": (
+        "of a command line: tests/tools/test_commands.py",
+        ["model.upsampler=carafe"],
+    ),
     "set model.weights, or take it out of frozen": ("tests/test_start_weights.py", ["frozen=[]"]),
+    "take it out of frozen, or name other weights": ("tests/test_start_weights.py", ["frozen=[]"]),
     "set optimizer.layer_decay=null": ("tests/runtime/test_optimizer.py", ["optimizer.layer_decay=null"]),
     "add evaluation.patience=null": ("of tools.compare: tests/tools/test_compare.py", ["evaluation.patience=null"]),
     "…; or add model.backbone.weights=null to start from random numbers": (

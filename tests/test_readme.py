@@ -20,7 +20,6 @@ TEXT = (ROOT / "README.md").read_text()
 RUN = {
     "git clone": "CI",
     "make demo": "tests/runs/test_whole_runs.py::test_a_demo_learns_as_recorded_and_is_scored_alike_everywhere",
-    "make test": "CI",
     "make install": "CI",
     ". .venv/bin/activate": "CI",
     "tensorboard --logdir": "tests/faults/test_board.py",

@@ -19,7 +19,9 @@ from published.index import PackageFile, find
 from tests.conftest import ROOT
 
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
-SMALL = sorted([*(ROOT / "configs/small").glob("*.yaml"), *(ROOT / "configs/minipaper").glob("*.yaml")])
+SMALL = sorted(
+    path for name in ("small", "minipaper", "board/small") for path in (ROOT / "configs" / name).glob("*.yaml")
+)
 DEMOS = sorted((ROOT / "configs/demo").glob("*.yaml"))
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *RECIPES, *SMALL, *DEMOS]
 SEG, DET = "configs/seg_dysample.yaml", "configs/det_dysample.yaml"
@@ -183,6 +185,14 @@ def test_a_missing_file_is_named_before_anything_is_built():
         assert f"{key} none.pt: no such file" in refusal(recipe(SEG, f"{key}=none.pt"))
 
 
+def test_the_folder_of_a_run_is_told_to_hold_the_file(tmp_path):
+    best = tmp_path / "run/checkpoints/best.pt"
+    best.parent.mkdir(parents=True)
+    best.touch()
+    message = refusal(recipe(SEG, f"model.weights={tmp_path}/run"))
+    assert message.endswith(f"{tmp_path}/run: is the folder of a run; name its checkpoint, {best}")
+
+
 def test_sizes_without_published_weights_are_not_promised_any():
     message = refusal(recipe(SEG, "model.backbone.depths=[1, 1, 1, 1]"))
     assert "no ImageNet weights are published for a mit_b1 of these sizes; add model.backbone.weights=null" in message
@@ -243,6 +253,34 @@ def test_the_log_says_what_each_part_starts_from(tmp_path):
     )
     assert recipe(SEG, f"model.weights={tmp_path}/whole.pt").describe_weights() == (
         f"whole model from {tmp_path}/whole.pt"
+    )
+
+
+def test_dysample_starts_from_a_model_with_bilinear_and_other_classes(tmp_path):
+    """As `tools.compare` does with every upsampler, and the reverse."""
+    words = [*TINY, "model.backbone.weights=null", "data.classes=[a, b, c]"]
+    bilinear, dysample = ([*words, f"model.upsampler={name}"] for name in ("bilinear", "dysample"))
+    state = saved(recipe(SEG, *bilinear), tmp_path / "bilinear.pt")
+    same = recipe(SEG, *dysample, f"model.weights={tmp_path}/bilinear.pt")
+    model = same.build_model()
+    own = model.state_dict()
+    assert all(torch.equal(own[name], value) for name, value in state.items())
+    assert same.describe_weights(model.left_out) == (
+        f"whole model without head.upsamplers (missing there) from {tmp_path}/bilinear.pt; "
+        "all else starts from random numbers"
+    )
+    other = recipe(SEG, *dysample, f"model.weights={tmp_path}/bilinear.pt", "data.classes=[a, b]")
+    model = other.build_model()
+    assert model.left_out == {"head.upsamplers": "missing there", "head.classifier": "different there"}
+    with pytest.raises(UserError, match=r"head\.upsamplers would keep random numbers"):
+        recipe(SEG, *dysample, f"model.weights={tmp_path}/bilinear.pt", "frozen=[head.upsamplers]").build_model()
+
+    saved(recipe(SEG, *dysample), tmp_path / "dysample.pt")
+    back = recipe(SEG, *bilinear, f"model.weights={tmp_path}/dysample.pt", "model.weights_exclude=[head.upsamplers]")
+    back.build_model()
+    back = recipe(SEG, *bilinear, f"model.weights={tmp_path}/dysample.pt")
+    assert back.describe_weights(back.build_model().left_out) == (
+        f"whole model without head.upsamplers (not used here) from {tmp_path}/dysample.pt"
     )
 
 

@@ -16,7 +16,7 @@ from errors import ArgumentParser, UserError, read_early, run_command
 def read_arguments() -> Namespace:
     """The arguments of the command. Raises UserError."""
     parser = ArgumentParser(prog="tools.complexity", description=__doc__)
-    parser.add_argument("--cfg", type=Path, required=True)
+    parser.add_argument("--cfg", type=Path, required=True, help="the configuration of the model")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="default: the training crop")
     return parse_with_overrides(parser)

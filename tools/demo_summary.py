@@ -11,7 +11,7 @@ from errors import ArgumentParser, UserError, read_early, run_command
 def read_arguments() -> Namespace:
     """The arguments of the command. Raises UserError."""
     parser = ArgumentParser(prog="tools.demo_summary", description=__doc__)
-    parser.add_argument("run", type=Path, metavar="RUN_FOLDER")
+    parser.add_argument("run", type=Path, metavar="RUN_FOLDER", help="the folder of a finished run")
     return parser.parse_args()
 
 

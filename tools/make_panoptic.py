@@ -22,11 +22,21 @@ REST = "rest"  # value of --void
 def read_arguments() -> Namespace:
     """The arguments of the command. Raises UserError."""
     parser = ArgumentParser(prog="tools.make_panoptic", description=__doc__)
-    parser.add_argument("--instances", type=Path, required=True, metavar="FILE.json")
-    parser.add_argument("--semantic", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument(
+        "--instances", type=Path, required=True, metavar="FILE.json", help="objects with masks, in COCO's format"
+    )
+    parser.add_argument(
+        "--semantic", type=Path, required=True, metavar="FOLDER", help="label maps of the same images, PNG"
+    )
     parser.add_argument("--stuff", nargs="+", required=True, metavar="VALUE=NAME", help="two values may have one name")
     parser.add_argument("--void", nargs="+", default=[], metavar="VALUE", help=f"no stuff; {REST}: all other values")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.json")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE.json",
+        help="the panoptic annotations; their PNGs go into a folder of this name",
+    )
     parser.add_argument(
         "--overlap",
         choices=["smaller", "order"],

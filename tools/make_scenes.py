@@ -9,7 +9,9 @@ from errors import ArgumentParser, UserError, read_early, run_command
 
 def read_arguments() -> Namespace:
     """The arguments of the command. Raises UserError."""
-    parser = ArgumentParser(description="Render rooms and write them in the layouts of ADE20K, COCO 2017 and NYU.")
+    parser = ArgumentParser(
+        "tools.make_scenes", "Render rooms and write them in the layouts of ADE20K, COCO 2017 and NYU."
+    )
     parser.add_argument("--root", type=Path, default=Path("data/scenes"), help="folder to write (default: %(default)s)")
     parser.add_argument("--train", type=int, default=300, help="training scenes (default: %(default)s)")
     parser.add_argument("--val", type=int, default=60, help="validation scenes (default: %(default)s)")

@@ -19,7 +19,15 @@ from errors import ArgumentParser, UserError, read_early, run_command
 def read_arguments() -> Namespace:
     """The arguments of the command. Raises UserError."""
     parser = ArgumentParser(prog="tools.predict", description=__doc__)
-    parser.add_argument("--model", "--checkpoint", "--onnx", dest="checkpoint", type=Path, required=True)
+    parser.add_argument(
+        "--model",
+        "--checkpoint",
+        "--onnx",
+        dest="checkpoint",
+        type=Path,
+        required=True,
+        help="a checkpoint, the folder of a run, or the name of a published model, or an exported file",
+    )
     parser.add_argument("--out", type=Path, default=Path("predictions"), help="default: %(default)s")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="also KEY=VALUE for the configuration")
     return parser.parse_intermixed_args()

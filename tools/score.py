@@ -17,8 +17,13 @@ from errors import ArgumentParser, UserError, read_early, run_command
 def read_arguments() -> Namespace:
     """The arguments of the command. Raises UserError."""
     parser = ArgumentParser(prog="tools.score", description=__doc__)
-    parser.add_argument("--cfg", type=Path, required=True)
-    parser.add_argument("--predictions", type=Path, required=True)
+    parser.add_argument("--cfg", type=Path, required=True, help="the configuration with the data to score on")
+    parser.add_argument(
+        "--predictions",
+        type=Path,
+        required=True,
+        help="the file or folder of predictions, as eval.py --predictions writes it",
+    )
     parser.add_argument("--json", type=Path, help="write the result record to this file")
     return parse_with_overrides(parser)
 

@@ -14,7 +14,9 @@ from errors import ArgumentParser, UserError, read_early, run_command
 def read_arguments() -> Namespace:
     """The arguments of the command. Raises UserError."""
     parser = ArgumentParser(prog="tools.weights", description=__doc__)
-    parser.add_argument("verb", nargs="?", choices=["list", "fetch", "verify"], default="list")
+    parser.add_argument(
+        "verb", nargs="?", choices=["list", "fetch", "verify"], default="list", help="what to do (default: list)"
+    )
     parser.add_argument("--all-for", type=Path, metavar="CFG", help="fetch what a configuration starts from")
     parser.add_argument("words", nargs="*", default=[], metavar="NAME", help="names; with --all-for KEY=VALUE")
     arguments = parser.parse_intermixed_args()

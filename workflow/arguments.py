@@ -18,9 +18,16 @@ def training_arguments(description: str | None) -> Namespace:
 def evaluation_arguments(description: str | None) -> Namespace:
     """The arguments of eval.py. Raises UserError."""
     parser = ArgumentParser(prog="eval.py", description=description)
-    parser.add_argument("--checkpoint", "--onnx", dest="checkpoint", type=Path, required=True)
+    parser.add_argument(
+        "--checkpoint",
+        "--onnx",
+        dest="checkpoint",
+        type=Path,
+        required=True,
+        help="a checkpoint, the folder of a run, or the name of a published model, or an exported file",
+    )
     parser.add_argument("--which", choices=["best", "last"], default="best", help="checkpoint of a run folder")
-    parser.add_argument("--cfg", type=Path)
+    parser.add_argument("--cfg", type=Path, help="another configuration than the checkpoint's own")
     parser.add_argument("--json", type=Path, help="write the result record to this file")
     parser.add_argument("--predictions", type=Path, help="write the predictions to this folder")
     return parse_with_overrides(parser)

@@ -8,41 +8,25 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from datasets.base import DenseDataset
-from datasets.loading import BatchLayout, next_batches, single_batch
+from datasets.loading import next_batches, single_batch
 from errors import UserError
-from experiment import Experiment
 from models.base import DenseModel
 from models.cost import complexity, describe
 from runtime.checkpoint import Checkpoints
-from runtime.distributed import Processes
 from runtime.schedule import set_learning_rate
 from runtime.sinks import require_installed
 from runtime.state import DIVERGED
 from structures import Batch
-from workflow.announce import data_lines
+from workflow.announce import StartedRun, data_lines, run_facts
 from workflow.balance import balance_lines
 
 
-class PlannedRun(Protocol):
+class PlannedRun(StartedRun, Protocol):
     """What a plan needs of train.py's `Run`, which has not resumed from any checkpoint."""
 
-    experiment: Experiment
-    processes: Processes
     checkpoints: Checkpoints
-    layout: BatchLayout
-    model: DenseModel
     ema: AveragedModel | None
-    optimizer: torch.optim.Optimizer
     batches: Iterator[Batch]
-
-    @property
-    def training_set(self) -> DenseDataset:
-        """The images to learn from."""
-
-    @property
-    def validation_set(self) -> DenseDataset:
-        """The images to score on."""
 
 
 TrainStep = Callable[[Any, list[Batch]], tuple[dict[str, Tensor], Tensor]]  # of train.py
@@ -53,14 +37,14 @@ def print_plan(run: PlannedRun, train_step: TrainStep) -> None:
 
     Raises UserError for whatever would stop the training at its first step.
     """
-    experiment, processes, layout = run.experiment, run.processes, run.layout
+    experiment, processes = run.experiment, run.processes
     require_installed(experiment.logging.sinks)
     data = data_lines(run.training_set, run.validation_set) if processes.is_main else []
-    data += balance_lines(run.model, run.training_set)
+    data += balance_lines(run.model, run.training_set) + experiment.optimizer.warnings(run.model)
     plain = experiment.build_model(pretrained=False)  # on the CPU, not compiled, not distributed
     counts = complexity(plain, experiment.padded_input(plain))
     del plain
-    rates = [group["lr"] for group in run.optimizer.param_groups]
+    facts = run_facts(run)  # before the step changes the learning rates
 
     start = time.perf_counter()
     losses = _try_step(run, train_step)
@@ -69,21 +53,16 @@ def print_plan(run: PlannedRun, train_step: TrainStep) -> None:
     if not processes.is_main:
         return
 
-    info, evaluations = experiment.data.info, -(-experiment.steps // experiment.evaluation.every)
-    classes = f", {info.num_classes} classes" if info.classes else ""
-    weights = "from its checkpoint" if run.checkpoints.exist() else experiment.describe_weights()
+    weights = "from its checkpoint" if run.checkpoints.exist() else experiment.describe_weights(run.model.left_out)
     lines = (
-        f"run         {experiment.run_folder}: {experiment.model.name}, task {info.task}",
-        f"data        {info.name}: {len(run.training_set)} training and {len(run.validation_set)} validation images"
-        f"{classes}",
+        f"run         {facts['run']}",
+        f"data        {facts['data']}",
         *(f"            {line}" for line in data),
         describe(counts),
         f"weights     {weights}",
-        f"batch       {layout.total} = {layout.per_process} images x {layout.accumulation} rounds x "
-        f"{layout.world_size} processes",
-        f"steps       {experiment.steps} ({experiment.steps * layout.total / len(run.training_set):.1f} epochs), "
-        f"{evaluations} evaluations",
-        f"base LR     {', '.join(f'{rate:g}' for rate in rates)} in {len(rates)} parameter groups",
+        f"batch       {facts['batch']}",
+        f"steps       {facts['steps']}",
+        f"base LR     {facts['base LR']}",
         f"one step    losses {', '.join(f'{name} {loss:.3f}' for name, loss in losses.items())}; "
         f"read and learnt in {seconds:.1f} s on {processes.device}, in {experiment.precision}",
     )

@@ -1,6 +1,7 @@
 """The result record: the metrics of a run with their circumstances, and its JSON file."""
 
 import json
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -63,13 +64,20 @@ def write_run_results(folder: Path, result: dict[str, Any], step: int, is_best: 
         write_result(folder / name, result | {"checkpoint": str(path), "step": step, "selected": selected})
 
 
+def headline(experiment: Experiment) -> list[str]:
+    """Names of the numbers that a line about an evaluation shows."""
+    return [name for metric in experiment.build_metrics() for name in metric.headline]
+
+
 def describe_run(folder: Path, state: TrainingState) -> str:
     """Where the results of a finished run are, and whether it ended early."""
     best = state.best
     return (
         f"done: {folder}\n"
         f"  best evaluation: {best['metric']} {best['value']:.4g} at step {best['step']}, results.json and best.pt\n"
-        f"  last evaluation: at step {state.step}, results_last.json and last.pt"
+        f"  last evaluation: at step {state.step}, results_last.json and last.pt\n"
+        f"  next: python -m tools.errors --checkpoint {shlex.quote(str(folder))}; "
+        f"python -m tools.predict --checkpoint {shlex.quote(str(folder))} PHOTO"
         + ("\n  stopped early: evaluation.patience is used up" if state.out_of_patience else "")
     )
 

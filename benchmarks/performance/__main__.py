@@ -30,7 +30,12 @@ COMPARISONS = (
     "sampler_cpu",
     "start_up",
 )
-PEERS = ("transformers", "faster-coco-eval")  # each is installed for itself: one that is missing hinders no other
+PEERS = (  # each is installed for itself: one that is missing hinders no other
+    "transformers",
+    "faster-coco-eval",
+    "git+https://github.com/cocodataset/panopticapi",
+    "git+https://github.com/bowenc0221/boundary-iou-api",
+)
 
 
 def python_with_peers() -> str:
@@ -41,19 +46,9 @@ def python_with_peers() -> str:
         return sys.executable
     for site in ENVIRONMENT.glob("lib/python*/site-packages"):
         (site / "ours.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1"]
     for peer in PEERS:
-        install = [
-            str(python),
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--retries",
-            "1",
-            peer,
-        ]
-        if subprocess.run(install, stderr=subprocess.DEVNULL, check=False).returncode:
+        if subprocess.run([*pip, peer], stderr=subprocess.DEVNULL, check=False).returncode:
             print(f"peers: {peer} cannot be installed; ours is measured alone there", flush=True)
     return str(python)
 
@@ -69,24 +64,26 @@ def run(python: str, name: str) -> dict[str, Any]:
 
 
 def page(found: dict[str, dict[str, Any]]) -> str:
-    """The table of all comparisons, in Markdown."""
+    """A section for each comparison, in Markdown."""
     goals = {True: "met", False: "**not met**", None: ""}
-    lines = []
+    sections = [
+        "# Performance",
+        "Written by `make bench`. Ratio: time of the peer divided by ours, median of turns; above 1 we are faster.",
+    ]
     for part in found.values():
-        where = f"`{part['command']}`"
+        sections.append(f"## `{part['command']}`")
         if "rows" not in part:
-            lines.append([where, f"failed with exit code {part['exit_code']}", *[""] * 7])
+            sections.append(f"It failed with exit code {part['exit_code']}.")
             continue
+        sections.append(f"{part['device']}, threads: {part['threads']}, {part['date']}, torch {part['torch']}")
+        lines = []
         for row in part["rows"]:
             peer_s = "" if row["peer_s"] is None else f"{row['peer_s']:.4g}"
             ratio = "not installed" if row["ratio"] is None else f"{row['ratio']:.2f}"
             goal = "" if row["goal"] is None else f"{row['goal']:g}"
-            measured = [f"{row['ours_s']:.4g}", peer_s, ratio, goal, goals[row["is_met"]]]
-            machine = f"{part['device']}, {part['threads']} threads, {part['date']}"
-            lines.append([where, row["work"], row["peer"], *measured, machine])
-    header = ("command", "work", "peer", "ours, s", "peer, s", "ratio", "goal", "", "machine, date")
-    intro = "Written by `make bench`. Ratio: the time of the peer divided by ours, median of runs in turns."
-    return f"# Performance\n\n{intro}\n\n{markdown_table(header, lines)}\n"
+            lines.append([row["work"], row["peer"], f"{row['ours_s']:.4g}", peer_s, ratio, goal, goals[row["is_met"]]])
+        sections.append(markdown_table(("work", "peer", "ours, s", "peer, s", "ratio", "goal", ""), lines))
+    return "\n\n".join(sections) + "\n"
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from datasets.files.levels import (
     read_levels,
     to_bytes,
 )
-from datasets.files.png import HEADER_END, png_chunk
+from datasets.files.png import HEADER_END, png_chunk, with_palette
 from datasets.files.reading import read_bytes, read_header, reporting_damage
 from errors import UserError
 
@@ -124,14 +124,19 @@ def _read_png_header(path: Path) -> tuple[bytes, Image.Image]:
     return data, header
 
 
-def write_png(path: Path, values: np.ndarray, text: Mapping[str, str] = MappingProxyType({})) -> None:
+def write_png(
+    path: Path, values: np.ndarray, text: Mapping[str, str] = MappingProxyType({}), coloured: bool = False
+) -> None:
     """Write values [H, W] of 8 or 16 bits, and make the folder if needed. Raises UserError if that is impossible.
 
     text: keys and values (Latin-1) of `tEXt` chunks, which Pillow and other readers offer beside the pixels.
+    coloured: give 8 bits a palette, since small numbers look black.
     """
     png = cv2.imencode(".png", values)[1].tobytes()
     chunks = b"".join(png_chunk(b"tEXt", f"{key}\0{value}".encode("latin-1")) for key, value in text.items())
     data = png[:HEADER_END] + chunks + png[HEADER_END:]
+    if coloured and values.dtype == np.uint8:
+        data = with_palette(data)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)

@@ -63,3 +63,25 @@ def _pixel_bytes(data: bytes) -> int:
 def png_chunk(kind: bytes, content: bytes) -> bytes:
     """A chunk with its length and checksum."""
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def with_palette(png: bytes) -> bytes:
+    """A PNG of 8-bit grey levels as one of indices into VOC's palette: the same values, seen in colours."""
+    header = png_chunk(b"IHDR", png[16:25] + b"\x03" + png[26:29])  # the byte of the kind of pixels
+    return (
+        png[:8]
+        + header
+        + png_chunk(b"PLTE", bytes(part for colour in voc_colours() for part in colour))
+        + png[HEADER_END:]
+    )
+
+
+def voc_colours() -> list[tuple[int, int, int]]:
+    """The colours of VOC's palette: bit k of each channel comes from bit 3k of the index, highest first."""
+    colours = []
+    for index in range(256):
+        red, green, blue = (
+            sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(8)) for channel in range(3)
+        )
+        colours.append((red, green, blue))
+    return colours

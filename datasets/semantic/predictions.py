@@ -14,7 +14,7 @@ from structures import Prediction, Target
 
 
 class SemanticFiles(PredictionFiles):
-    """NAME.png per image: class indices from 0 at the image's size; 8 bits, or 16 if there are over 256 classes."""
+    """NAME.png per image: class indices from 0 at the image's size; 8 bits with a palette, 16 if over 256 classes."""
 
     def __init__(self, folder: Path, num_classes: int) -> None:
         self._folder = folder
@@ -24,7 +24,8 @@ class SemanticFiles(PredictionFiles):
         """Store `prediction.semantic`. Raises UserError if the file cannot be written."""
         assert prediction.semantic is not None
         labels = prediction.semantic.cpu().numpy()
-        write_png(self._path(target), labels.astype(np.uint8 if self._num_classes <= 256 else np.uint16))
+        values = labels.astype(np.uint8 if self._num_classes <= 256 else np.uint16)
+        write_png(self._path(target), values, coloured=True)
 
     def finish(self) -> None:
         """Nothing to do: there is one file per image."""

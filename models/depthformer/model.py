@@ -20,7 +20,7 @@ from models.depthformer.finish import CalibrationConfig, Finish
 from models.depthformer.hahi import HAHI, conv_norm_relu
 from models.depthformer.loss import scale_invariant_log_loss
 from models.layers.resize import size_of
-from models.weights import Source, load_weights, replaces_backbone
+from models.weights import Source, load_start, replaces_backbone
 from structures import Batch, DatasetInfo, Prediction, Size
 
 
@@ -72,7 +72,7 @@ class DepthFormerConfig(Schema):
         model.size_divisor = self.size_divisor
         model.finish = Finish(self.min_depth, info.max_depth, self.calibration)
         if self.weights and pretrained:
-            load_weights(model, self.weights, "model.weights", self.weights_exclude)
+            model.left_out = load_start(model, self.weights, self.weights_exclude)
         return model
 
 

@@ -15,7 +15,7 @@ from models.maskformer.losses import QueryLogits, extract_segments, losses
 from models.maskformer.partition import PartitionConfig, partition
 from models.maskformer.pixel_decoder import PixelDecoder
 from models.maskformer.transformer import TransformerDecoder, TransformerEncoder
-from models.weights import Source, load_weights, replaces_backbone
+from models.weights import Source, load_start, replaces_backbone
 from structures import Batch, DatasetInfo, Panoptic, Prediction, Size
 
 
@@ -82,7 +82,7 @@ class MaskFormerConfig(Schema):
         )
         model.size_divisor = self.size_divisor
         if self.weights and pretrained:
-            load_weights(model, self.weights, "model.weights", self.weights_exclude)
+            model.left_out = load_start(model, self.weights, self.weights_exclude)
         return model
 
 

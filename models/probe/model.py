@@ -22,7 +22,7 @@ from models.depthformer.loss import scale_invariant_log_loss
 from models.layers.pixel_losses import CrossEntropyConfig, PixelLoss, pixel_losses
 from models.layers.resize import class_probabilities, semantic_predictions, semantic_tensors, size_of
 from models.layers.simple_pyramid import shrink
-from models.weights import Source, load_weights, replaces_backbone
+from models.weights import Source, load_start, replaces_backbone
 from structures import Batch, DatasetInfo, Prediction, Size
 
 STRIDES = {"quarter": 4, "full": 1}  # of the result, by `size`
@@ -78,7 +78,7 @@ class ProbeConfig(Schema):
             finish = Finish(self.min_depth, info.max_depth, self.calibration)
             model = DepthProbe(backbone, upsamplers, nn.Conv2d(channels, 1, 1), finish)
         if self.weights and pretrained:
-            load_weights(model, self.weights, "model.weights", self.weights_exclude)
+            model.left_out = load_start(model, self.weights, self.weights_exclude)
         return model
 
 

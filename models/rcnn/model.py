@@ -18,7 +18,7 @@ from models.layers.resize import size_of
 from models.rcnn.box_head import BoxHead, BoxHeadConfig, RegionConfig
 from models.rcnn.mask_head import MaskHead, encode_masks, pasted_masks
 from models.rcnn.rpn import RPN, RPNConfig
-from models.weights import Source, load_weights, replaces_backbone
+from models.weights import Source, load_start, replaces_backbone
 from structures import Batch, DatasetInfo, Instances, Prediction
 
 
@@ -53,7 +53,7 @@ class _RCNNConfig(Schema):
     def load_pretrained(self, model: DenseModel, pretrained: bool) -> DenseModel:
         """Return the model. pretrained: first load the weights that the config names."""
         if self.weights and pretrained:
-            load_weights(model, self.weights, "model.weights", self.weights_exclude)
+            model.left_out = load_start(model, self.weights, self.weights_exclude)
         return model
 
 

@@ -20,7 +20,7 @@ from models.components import BackboneConfig, LossConfigs, UpsamplerConfig
 from models.layers.pixel_losses import CrossEntropyConfig, PixelLoss, pixel_losses
 from models.layers.resize import class_probabilities, semantic_predictions, semantic_tensors
 from models.layers.tiling import apply_by_rows
-from models.weights import Source, load_weights, replaces_backbone
+from models.weights import Source, load_start, replaces_backbone
 from structures import Batch, DatasetInfo, Prediction, Size
 from upsamplers.interpolate import BilinearConfig, NearestConfig
 
@@ -71,7 +71,7 @@ class SegFormerConfig(Schema):
         head = SegFormerHead(widths, channels, info.num_classes, stages, self.upsampler.name, self.dropout)
         model = SegFormer(backbone, head, [loss.build(info) for loss in self.losses])
         if self.weights and pretrained:
-            load_weights(model, self.weights, "model.weights", self.weights_exclude)
+            model.left_out = load_start(model, self.weights, self.weights_exclude)
         return model
 
 

@@ -15,7 +15,7 @@ from storage import write_text
 
 
 class Board(Sink):
-    """TensorBoard, in `tensorboard/`.
+    """TensorBoard, beside the other files of the run, so that it shows the run by the name of its folder.
 
     purge_step: steps from there on, of an earlier start, are shown no more. kept: lines of `log.jsonl` from an earlier
     start; those from `purge_step` on are shown again.
@@ -25,7 +25,7 @@ class Board(Sink):
         from torch.utils.tensorboard import SummaryWriter  # only here: it takes 0.1 s to import
 
         threading.excepthook = _ignore_os_errors
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
+        self._writer = SummaryWriter(str(folder), purge_step=purge_step)
         if (settings := folder / "config.yaml").exists():
             code = "".join(f"    {line}\n" for line in settings.read_text().splitlines())  # a code block of Markdown
             self._writer.add_text("settings", code, purge_step)

@@ -224,7 +224,7 @@ def record_reads(file: str) -> None:
 
         return sample
 
-    replace("datasets.loading:_TrainingReader._sample", make)
+    replace("datasets.loading:_TrainingReader._image", make)
 
 
 def lower_timeout(seconds: float) -> None:

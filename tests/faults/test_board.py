@@ -37,7 +37,7 @@ def _reached(log: Path, step: int, running: Running) -> bool:
 
 def steps_seen(folder: Path) -> dict[str, list[int]]:
     """By tag of the board, the steps that TensorBoard shows."""
-    board = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0, "images": 0}).Reload()
+    board = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0}).Reload()
     scalars = {tag: [event.step for event in board.Scalars(tag)] for tag in board.Tags()["scalars"]}
     return scalars | {tag: [event.step for event in board.Images(tag)] for tag in board.Tags()["images"]}
 

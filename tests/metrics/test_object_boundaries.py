@@ -105,7 +105,7 @@ def test_boundary_ap_equals_the_reference_to_the_last_digit(seed: int, ratio: fl
 def test_boundary_ap_stands_beside_the_usual_numbers() -> None:
     config = TypeAdapter(MetricConfig).validate_python({"name": "coco_ap", "boundary": True})
     metric = config.build(INFO)
-    assert metric.primary == "bbox/AP"
+    assert metric.primary == "segm/AP"
     assert metric.names[::12] == ("bbox/AP", "segm/AP", "boundary/AP")
     assert metric.protocol["boundary_ratio"] == 0.02
 

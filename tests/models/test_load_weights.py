@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -5,7 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from errors import UserError
-from models.weights import load_weights
+from experiment import load_experiment
+from models.cost import shapes_only
+from models.weights import _REPLACEABLE, load_start, load_weights
+from tests.conftest import ROOT
+from upsamplers import NAMES
 
 
 class Network(nn.Module):
@@ -16,15 +21,21 @@ class Network(nn.Module):
         self.head = nn.ModuleDict({"classifier": nn.Linear(4, classes), "classifier2": nn.Linear(4, 3)})
 
 
+class Upsampling(Network):
+    def __init__(self, upsampler: nn.Module, classes: int = 5, seed: int = 0) -> None:
+        super().__init__(classes, seed)
+        self.upsamplers = nn.ModuleList([upsampler])
+
+
 def save(path: Path, **content: object) -> Path:
     torch.save(content, path)
     return path
 
 
-def refusal(module: nn.Module, path: Path, exclude: tuple[str, ...] = ()) -> str:
+def refusal(module: nn.Module, path: Path, exclude: tuple[str, ...] | None = None) -> str:
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     with pytest.raises(UserError) as caught:
-        load_weights(module, path, "model.weights", exclude)
+        load_weights(module, path, "model.weights") if exclude is None else load_start(module, path, exclude)
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -54,7 +65,7 @@ def test_excluded_parts_keep_their_start(tmp_path: Path) -> None:
     source, module = Network(classes=7, seed=1), Network()
     start = module.head["classifier"].weight.clone()
     path = save(tmp_path / "w.pt", model=source.state_dict())
-    load_weights(module, path, "model.weights", ("head.classifier",))
+    assert load_start(module, path, ("head.classifier",)) == {}
     assert torch.equal(module.head["classifier"].weight, start)
     assert torch.equal(module.body.weight, source.body.weight)
     assert torch.equal(module.head["classifier2"].weight, source.head["classifier2"].weight)
@@ -105,3 +116,63 @@ def test_a_backbone_is_taken_out_of_a_whole_model(tmp_path: Path) -> None:
 def test_published_weights_that_are_not_converted_are_told_to_be(tmp_path: Path) -> None:
     path = save(tmp_path / "w.pt", state_dict={**Network().state_dict(), "fc.weight": torch.ones(1)})
     assert "convert it: tools.convert_weights" in refusal(Network(), path)
+
+
+def test_a_classifier_for_other_classes_keeps_its_start(tmp_path: Path) -> None:
+    source, module = Network(classes=7, seed=1), Network()
+    start = module.head["classifier"].weight.clone()
+    path = save(tmp_path / "w.pt", model=source.state_dict())
+    assert load_start(module, path, ()) == {"head.classifier": "different there"}
+    assert torch.equal(module.head["classifier"].weight, start)
+    assert torch.equal(module.body.weight, source.body.weight)
+
+
+@pytest.mark.parametrize(
+    ("given", "own", "reason"),
+    [
+        (nn.Identity(), nn.Linear(2, 2), "missing there"),
+        (nn.Linear(2, 3), nn.Linear(2, 2), "different there"),
+        (nn.Linear(2, 2, bias=False), nn.Linear(2, 2), "different there"),  # not a mixture of two
+        (nn.Linear(2, 2), nn.Identity(), "not used here"),
+        (nn.Linear(2, 2), nn.Linear(2, 2), None),
+    ],
+)
+def test_another_upsampler_keeps_its_start(
+    given: nn.Module, own: nn.Module, reason: str | None, tmp_path: Path
+) -> None:
+    source, module = Upsampling(given, seed=1), Upsampling(own)
+    start = {name: value.clone() for name, value in own.state_dict().items()}
+    path = save(tmp_path / "w.pt", model=source.state_dict())
+    assert load_start(module, path, ()) == ({"upsamplers": reason} if reason else {})
+    assert equal(own.state_dict(), start if reason else given.state_dict())
+    assert torch.equal(module.body.weight, source.body.weight)
+    assert load_start(module, path, ("upsamplers",)) == {}  # asked for, as it may be for every variant of a comparison
+
+
+def test_all_else_must_fit_as_ever(tmp_path: Path) -> None:
+    state = Network(classes=7).state_dict() | {"body.weight": torch.zeros(4, 5)}
+    assert "1 tensors of another shape (body.weight" in refusal(Network(), save(tmp_path / "a.pt", model=state), ())
+    foreign = save(tmp_path / "b.pt", state_dict=Network(classes=7).state_dict())
+    assert "does not fit the model" in refusal(Network(), foreign, ())  # not even these parts
+
+
+DEMOS = sorted((ROOT / "configs/small").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("cfg", DEMOS, ids=lambda path: path.stem)
+def test_all_that_differs_between_upsamplers_and_numbers_of_classes_may_be_left_out(cfg: Path) -> None:
+    """By the names of the parts, which all models share."""
+    states = []
+    with shapes_only():
+        for name in NAMES:
+            experiment = load_experiment(cfg, [f"model.upsampler={name}"])
+            info = experiment.data.info
+            if name == "carafe" and info.classes:  # a class more, of each kind
+                things = (*info.things, True, False) if info.things else ()
+                info = replace(info, classes=(*info.classes, "x", *(["y"] if things else [])), things=things)
+            states.append(
+                {key: tuple(value.shape) for key, value in experiment.model.build(info, False).state_dict().items()}
+            )
+    for state in states:
+        different = {item[0] for item in state.items() ^ states[0].items()}
+        assert [name for name in different if not _REPLACEABLE.match(name)] == []

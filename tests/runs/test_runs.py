@@ -21,7 +21,7 @@ def test_train_evaluate_predict_score_as_a_user_does(tiny, tmp_path, scenes):
     done = run("train.py", "--cfg", "configs/small/seg.yaml", *tiny)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "seg"
-    board = EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0}).Reload()
+    board = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
     assert {"train/loss", "train/learning_rate", "val/mIoU"} <= set(board.Tags()["scalars"])
     assert board.Tags()["images"]
 
@@ -106,7 +106,7 @@ def test_interrupted_run_ends_bit_identical(tiny, tmp_path, uninterrupted, numbe
     assert_same(weights(tmp_path / "seg"), weights(uninterrupted))
     steps = [line["step"] for line in logged(tmp_path / "seg", "train")]
     assert steps == list(range(1, 41))
-    board = EventAccumulator(str(tmp_path / "seg/tensorboard")).Reload()
+    board = EventAccumulator(str(tmp_path / "seg")).Reload()
     assert [event.step for event in board.Scalars("train/loss")] == steps
 
 

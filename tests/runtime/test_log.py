@@ -18,7 +18,7 @@ def test_images_per_second_leave_out_an_evaluation_and_its_pictures(tmp_path, mo
     with RunLog(tmp_path, 0, 0, 10, 6, Processes(0, 1, torch.device("cpu"))) as log:
         log.add_losses(1, {"loss": torch.tensor(1.0)}, torch.tensor(False), ["a"])
         log.flush(0.1)
-        log.add_evaluation({"mIoU": 1.0}, 5.0)
+        log.add_evaluation({"mIoU": 1.0}, 5.0, ["mIoU"], "mIoU")
         log.add_picture("a", np.zeros((4, 4, 3), np.uint8))
         clock = itertools.count(100)
         log.restart_clock()

@@ -62,9 +62,10 @@ def test_first_matching_rule_counts():
     ]
 
 
-def test_rule_without_a_parameter_is_an_error():
-    with pytest.raises(UserError, match="match: nrom"):
-        AdamWConfig(lr=1e-3, rules=(ParameterRule(match="nrom"),)).build(named_model(), batch_size=16)
+def test_rule_without_a_parameter_is_a_warning():
+    config = AdamWConfig(lr=1e-3, rules=(ParameterRule(match="nrom"), ParameterRule(match="norm")))
+    assert len(config.build(named_model(), batch_size=16).param_groups) == 2
+    assert config.warnings(named_model()) == ["warning: optimizer.rules: no parameter is left for match: nrom"]
 
 
 def test_frozen_parameters_are_left_out():

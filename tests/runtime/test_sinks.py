@@ -58,7 +58,7 @@ def run(folder, first=1, last=3, sinks=("csv", "wandb"), evaluated=0):
             log.add_losses(step, {"loss_ce": torch.tensor(step / 2)}, torch.tensor(False), ["a"])
             log.flush(0.1)
         log.add_picture("a", np.zeros((4, 5, 3), np.uint8))
-        log.add_evaluation({"mIoU": 30.0}, 5.0)
+        log.add_evaluation({"mIoU": 30.0}, 5.0, ["mIoU"], "mIoU")
 
 
 def rows(path):

@@ -1,5 +1,6 @@
 """Every command starts, as `python FILE` or `python -m tools.NAME`, and reads its arguments before it imports torch."""
 
+import ast
 import json
 import runpy
 import subprocess
@@ -40,7 +41,7 @@ def run_early(*lines: list[str]) -> list[tuple[int, str, str, bool]]:
 
 
 def test_all_commands_are_tried():
-    assert len(TOOLS) == 26
+    assert len(TOOLS) == 27
 
 
 def test_help_does_not_import_pytorch():
@@ -50,15 +51,31 @@ def test_help_does_not_import_pytorch():
     assert {(code, out[:6], err) for code, out, err, _ in results} == {(0, "usage:", "")}
 
 
+def test_every_argument_is_explained():
+    """--help says nothing about an argument without a help text."""
+    for path in [*(ROOT / "tools").rglob("*.py"), ROOT / "workflow/arguments.py", ROOT / "config/command.py"]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument":
+                names = {keyword.arg for keyword in node.keywords}
+                assert names & {"help", None}, f"{path}: {ast.unparse(node)}"  # None: **options
+
+
 def test_what_is_wrong_in_a_command_line_is_found_before_pytorch_is_imported(tmp_path):
     broken, good = tmp_path / "broken.yaml", "configs/small/seg.yaml"
     broken.write_text("model: [\n")
     child = tmp_path / "child.yaml"
     child.write_text("base: /proc/nowhere.yaml\n")
+    tabs = tmp_path / "tabs.yaml"
+    tabs.write_text("model:\n\tupsampler: carafe\n")
     lines = {
-        ("train", "--cfg", good, "--chekc"): "command line: unrecognized arguments: --chekc; see train.py --help",
+        ("eval", "--checkpoint", good, "--chekc"): "command line: unrecognized arguments: --chekc; settings are KEY",
+        ("tools.report", good, "--chekc"): "command line: unrecognized arguments: --chekc; see tools.report --help",
+        ("train", good): f"command line: the following arguments are required: --cfg; write --cfg {good}",
+        ("train", "--cfg", good, "--model.upsampler=carafe"): "command line: unrecognized arguments: "
+        "--model.upsampler=carafe; settings are KEY=VALUE without dashes, for example model.upsampler=carafe; see ",
         ("train", "--cfg", "/proc/nowhere.yaml"): "/proc/nowhere.yaml: no such file; name an existing YAML file",
         ("train", "--cfg", str(broken)): f"{broken} line 2: ",
+        ("train", "--cfg", str(tabs)): f"{tabs} line 2: has a tab in front of a word; indent with spaces",
         ("train", "--cfg", str(child), "--check"): "/proc/nowhere.yaml (the `base` of ",
         ("train", "--cfg", good, "steps"): "argument steps: is not KEY=VALUE; ",
         ("eval", "--checkpoint", "x", "--which", "first"): "command line: argument --which: invalid choice: 'first'",

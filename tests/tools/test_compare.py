@@ -22,7 +22,7 @@ from runtime.state import DIVERGED
 from tests import launch
 from tests.conftest import ROOT, TINY, logged, read
 from tools.compare.report import compare_repeat, describe_repeat, markdown, verdict
-from tools.compare.runs import _check_end, current_commit
+from tools.compare.runs import _check_end, current_commit, run_all, run_places
 from tools.compare.statistics import mean
 from upsamplers import Upsampler
 
@@ -260,6 +260,53 @@ def test_a_loss_that_diverged_is_told_with_advice_that_can_be_followed(tmp_path)
         _check_end(run, 2)
 
 
+def test_places_are_those_of_each_visible_gpu(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in run_places(2, "cuda")] == ["0", "1", "0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5")
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in run_places(1, "cuda")] == ["3", "GPU-5"]
+    assert run_places(2, "cpu") == [{}, {}]
+
+
+def test_a_place_has_one_run_at_a_time(monkeypatch, tmp_path):
+    """Runs end in another order than they start; the next takes the place that is free."""
+    at_work: dict[str, str] = {}
+    taken: list[tuple[str, str]] = []
+
+    class Process:
+        returncode = 0
+
+        def __init__(self, words: list[str], env: dict[str, str], **_: object) -> None:
+            self.place, self.polls = env["PLACE"], 3 if words[-1] == "0" else 1
+            assert self.place not in at_work
+            at_work[self.place] = words[-1]
+            taken.append((words[-1], self.place))
+
+        def poll(self) -> int | None:
+            self.polls -= 1
+            if self.polls > 0:
+                return None
+            runs[int(at_work.pop(self.place))].finished = True
+            return 0
+
+    class Stub(SimpleNamespace):
+        __hash__ = object.__hash__
+
+    runs = [
+        Stub(name=name, arguments=[name], folder=tmp_path, output=tmp_path / name, finished=False, final_metrics=dict)
+        for name in "01234"
+    ]
+    monkeypatch.setattr("tools.compare.runs.Popen", Process)
+    monkeypatch.setattr("tools.compare.runs.POLL_SECONDS", 0)
+    monkeypatch.setattr("tools.compare.runs.current_commit", lambda: "abc")
+    after: list[str] = []
+    run_all(runs, [{"PLACE": "a"}, {"PLACE": "b"}], 1, lambda run: after.append(run.name))
+    assert taken[:2] == [("0", "a"), ("1", "b")]
+    assert [place for _, place in taken[2:4]] == ["b", "b"]
+    assert sorted(after) == ["0", "1", "2", "3", "4"]
+
+
 def test_report_tells_the_steps_of_variants_that_differ_in_them(compared):
     report = read(compared[1] / "report.json")
     assert "the last evaluation, at step 2. 2 seeds" in markdown(report)
@@ -467,3 +514,40 @@ def test_variants_may_differ_by_any_setting(monkeypatch, tmp_path, capsys):
     assert "10, of which 0 are finished" in plan
     assert "variant     plain: " in plan
     assert "variant     groups-1, the baseline: " in plan
+
+
+# --- from a trained model --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def from_bilinear(scenes, tmp_path) -> list[object]:
+    """The words of a comparison that starts from a model with bilinear interpolation."""
+    words = [*TINY, *SHORT, f"data.root={scenes}/ADEChallengeData2016", "--upsamplers", "bilinear,dysample"]
+    settings = [word for word in words if "=" in word and word.startswith(("model", "data"))]
+    model = load_experiment(CFG, [*settings, "model.upsampler=bilinear"]).build_model()
+    torch.save({"format": "denseup-weights", "model": model.state_dict()}, tmp_path / "bilinear.pt")
+    return [*words, "--out", tmp_path / "out", "--seeds", 1, f"model.weights={tmp_path}/bilinear.pt"]
+
+
+def test_the_plan_says_what_each_variant_starts_from(from_bilinear, monkeypatch, capsys):
+    compare(monkeypatch, *from_bilinear, "--check")
+    printed = capsys.readouterr().out
+    assert "pretrained weights: whole model from" in printed
+    assert "pretrained weights: whole model without head.upsamplers (missing there) from" in printed
+
+
+def test_weights_that_do_not_fit_are_told_before_the_first_run(from_bilinear, monkeypatch, tmp_path):
+    with pytest.raises(UserError, match=r"variant bilinear: model.weights .*does not fit the model"):
+        compare(monkeypatch, *from_bilinear, "model.channels=24", "--threads", 1)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_all_variants_learn_on_from_a_trained_model(from_bilinear, monkeypatch, tmp_path):
+    compare(monkeypatch, *from_bilinear)
+    started = "pretrained weights: whole model"
+    for variant, without in (("bilinear", ""), ("dysample", " without head.upsamplers (missing there)")):
+        [note] = [
+            line["text"] for line in logged(tmp_path / "out" / variant / "seed_0", "note") if started in line["text"]
+        ]
+        assert note.startswith(f"{started}{without} from {tmp_path}/bilinear.pt")

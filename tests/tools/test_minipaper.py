@@ -23,8 +23,8 @@ from tests.tools.test_compare import SHORT, Forked
 from tools.compare import __main__ as compare
 from tools.compare.statistics import paired_difference
 from tools.minipaper import experiments
-from tools.minipaper.experiments import MiniPaper, lower_is_better, read_result, run_compare
-from tools.minipaper.report import Section, compare_metric, compare_sections, page, read_paper
+from tools.minipaper.experiments import MiniPaper, directions, read_result, run_compare
+from tools.minipaper.report import About, Section, compare_metric, compare_sections, page, read_paper
 
 # --- the experiments -------------------------------------------------------------------------------------------------
 
@@ -61,7 +61,7 @@ def test_metrics_are_those_of_the_tasks_and_the_papers_rows_are_variants(planned
     paper, comparisons = planned
     printed = read_paper()["tables"]
     for name, item in paper.experiments.items():
-        assert lower_is_better(comparisons[name], item.metrics).keys() == set(item.metrics)
+        assert directions(comparisons[name], item.metrics).keys() == set(item.metrics)
         for metric, values in printed[item.paper]["values"].items():
             assert metric in item.metrics
             if name == "stages":  # no table has its baseline
@@ -126,7 +126,8 @@ NOT_RUN = replace(RUN, name="depth", title="Depth", metrics=("delta1",), paper="
 
 
 def written(sections: list[Section]) -> str:
-    return page(sections, compare_sections(sections), read_paper())
+    about = About("Results", "", "python -m tools.minipaper", "results", "RESULTS.md")
+    return page(about, sections, compare_sections(sections), read_paper())
 
 
 def rows_of(text: str, name: str) -> list[list[str]]:
@@ -174,6 +175,12 @@ def test_page_without_any_report_has_no_number_of_a_run():
     assert "|" not in text
 
 
+def test_a_section_without_a_table_of_the_paper_has_no_column_of_it():
+    text = written([replace(RUN, paper=None)])
+    assert "paper" not in text.replace("tools.minipaper", "")
+    assert rows_of(text, "dysample")[0] == rows_of(written([RUN]), "dysample")[0][:-1]
+
+
 def test_a_table_that_the_paper_lacks_is_one_line():
     with pytest.raises(UserError, match=r"experiment seg: paper Table 44: .*; did you mean Table 4\?"):
         written([replace(RUN, paper="Table 44")])
@@ -200,6 +207,18 @@ def test_the_written_page_is_that_of_the_stored_results(monkeypatch, tmp_path, h
     assert text == (ROOT / "RESULTS.md").read_text()
     for picture in re.findall(r"!\[.*]\((.*)\)", text):
         assert (ROOT / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_questions_have_fresh_seeds_and_a_page_that_is_theirs(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    path = "tools/minipaper/questions.yaml"
+    paper = validate(MiniPaper, read_config(path), path)
+    assert all(item.first_seed >= 200 for item in paper.experiments.values())  # no run before had these
+    if paper.results.exists():
+        shutil.copytree(paper.results, tmp_path / paper.results)
+    monkeypatch.setattr(sys, "argv", ["tools.minipaper", "--experiments", path, "--report", "--root", str(tmp_path)])
+    command.main()
+    assert (tmp_path / "docs/questions.md").read_text() == (ROOT / "docs/questions.md").read_text()
 
 
 # --- whole experiments -----------------------------------------------------------------------------------------------
@@ -245,7 +264,8 @@ def test_experiments_are_run_kept_shared_and_left_alone(scenes, tmp_path, monkey
     assert {item.name for item in (tmp_path / "results").iterdir()} == {"first.json", "first.png", "overview.png"}
     text = (tmp_path / "RESULTS.md").read_text()
     assert "**1 of 2 experiments" in text
-    assert "Not run yet: `python -m tools.minipaper --only second`" in text
+    command = f"python -m tools.minipaper --experiments {path}"
+    assert f"Not run yet: `{command} --only second`" in text
     report = read(tmp_path / "results/first.json")
     for metric in ("mIoU", "bIoU"):
         assert [row.score.mean for row in compare_metric(report, metric, False)[:-1]] == [
@@ -271,7 +291,7 @@ def test_experiments_are_run_kept_shared_and_left_alone(scenes, tmp_path, monkey
     content["experiments"]["first"]["seeds"] = 2
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     minipaper(monkeypatch, *words, "--report")
-    assert "Not run yet: `python -m tools.minipaper --only first`" in (tmp_path / "RESULTS.md").read_text()
+    assert f"Not run yet: `{command} --only first`" in (tmp_path / "RESULTS.md").read_text()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}"])

@@ -446,7 +446,7 @@ def test_command_writes_picture_numbers_and_board(show, trained, tmp_path, capsy
     assert all(0 <= one["offsets"]["share_beyond"] <= 1 for one in record["stages"])
     assert np.asarray(Image.open(tmp_path / "a.png")).std() > 10
     assert f"sampling points of stage 1 in {tmp_path / 'a.png'}" in capsys.readouterr().out
-    board = EventAccumulator(str(run / "tensorboard")).Reload()
+    board = EventAccumulator(str(run)).Reload()
     assert [event.step for event in board.Images(f"sampling/{image.stem}/stage_1")] == [2]
     assert {f"offsets/{image.stem}/stage_{number}" for number in range(6)} <= set(board.Tags()["histograms"])
 

@@ -10,7 +10,8 @@ from upsamplers import CONFIGS, NAMES, NEWER_NAMES, PAPER_NAMES, PRESETS, build_
 PYDANTIC = TypeAdapter(Annotated[Union[CONFIGS], Field(discriminator="name")])  # noqa: UP007
 
 
-NOT_IN_THE_PAPER = ["fam", "lda_aqu", "resfu", "freqfusion", "sapa-d", "fade-lite"]  # names of further upsamplers
+# Names of further upsamplers, first the records, then the presets.
+NOT_IN_THE_PAPER = ["fam", "lda_aqu", "resfu", "freqfusion", "sapa-d", "fade-lite"]
 
 
 def test_names_are_the_records_and_the_presets():

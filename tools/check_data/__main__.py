@@ -18,7 +18,7 @@ from tools.check_data.findings import SPLITS, processors
 def read_arguments() -> Namespace:
     """The arguments of the command. Raises UserError."""
     parser = ArgumentParser(prog="tools.check_data", description=__doc__)
-    parser.add_argument("--cfg", type=Path, required=True)
+    parser.add_argument("--cfg", type=Path, required=True, help="the configuration that names the data")
     parser.add_argument("--split", choices=SPLITS, help="read this split only; default: both")
     parser.add_argument("--workers", type=int, default=processors(), help="processes (default: %(default)s, all)")
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write the record to FILE, or print it")

@@ -18,7 +18,7 @@ from errors import ArgumentParser, UserError, read_early, run_command
 def read_arguments() -> Namespace:
     """The arguments of the command. Raises UserError."""
     parser = ArgumentParser(prog="tools.compare", description=__doc__)
-    parser.add_argument("--cfg", type=Path, required=True)
+    parser.add_argument("--cfg", type=Path, required=True, help="the configuration that all variants share")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--upsamplers", metavar="A,B,..", help="variants that differ by model.upsampler")
     which.add_argument("--variants", type=Path, metavar="FILE", help="YAML: NAME: [KEY=VALUE, ...], one line a variant")
@@ -28,7 +28,7 @@ def read_arguments() -> Namespace:
     parser.add_argument("--metric", metavar="NAME", help="metric to test (default: evaluation.best)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/compare/NAME_OF_CFG")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write report.json here")
-    parser.add_argument("--jobs", type=int, default=1, metavar="J", help="runs at a time (default: 1)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="J", help="runs at a time, on each GPU (default: 1)")
     parser.add_argument(
         "--threads",
         type=int,
@@ -48,7 +48,7 @@ from runtime.distributed import start_processes
 from runtime.run_folder import lock_folder
 from tools.compare.comparison import check_environment, choose_threads, count_costs, make_comparison
 from tools.compare.report import draw, make_report, markdown
-from tools.compare.runs import Comparison, run_all
+from tools.compare.runs import Comparison, run_all, run_places
 from workflow.environment import environment
 from workflow.results import check_writable, write_result
 
@@ -68,6 +68,8 @@ def print_plan(comparison: Comparison, costs: dict[str, dict[str, Any]], jobs: i
     for variant, cost in costs.items():
         note = ", the baseline" if variant == comparison.baseline else ""
         print(f"variant     {variant}{note}: {cost['params']:,} parameters, {cost['macs'] / 1e9:.3f} G MACs")
+        if cost["start"]:
+            print(f"            pretrained weights: {cost['start']}")
     sys.stdout.flush()
 
 
@@ -96,7 +98,7 @@ def main() -> None:
         check_writable(arguments.json)
     with lock_folder(out, "another --out", "another comparison", "another --out"):
         write_result(out / "environment.json", machine)
-        run_all(runs, arguments.jobs, threads)
+        run_all(runs, run_places(arguments.jobs, processes.device.type), threads)
         command = f"python -m tools.compare {shlex.join(sys.argv[1:])}"
         report = make_report(comparison, costs, {"command": command, "jobs": arguments.jobs, **machine})
         text, paths = markdown(report), [out / name for name in ("report.json", "report.md", "report.png")]

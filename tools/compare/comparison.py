@@ -55,15 +55,15 @@ def make_comparison(arguments: Namespace) -> Comparison:
     if baseline not in variants:
         raise UserError(f"--baseline {baseline}", "no such variant", suggest(baseline, list(variants)))
     experiments = {name: _load(arguments, name, overrides) for name, overrides in variants.items()}
-    metric, lower_is_better = experiments[baseline].best_metric()
+    metric, lower = experiments[baseline].best_metric()
     if arguments.metric:
         metric = arguments.metric
-        lower_is_better = _lower_is_better(experiments[baseline], metric, "--metric")
+        lower = lower_is_better(experiments[baseline], metric, "--metric")
     for name, experiment in experiments.items():
-        _lower_is_better(experiment, metric, f"variant {name}: metric")
+        lower_is_better(experiment, metric, f"variant {name}: metric")
     out = arguments.out or Path("runs/compare") / arguments.cfg.stem
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
-    return Comparison(arguments.cfg, arguments.overrides, variants, baseline, seeds, out, metric, lower_is_better)
+    return Comparison(arguments.cfg, arguments.overrides, variants, baseline, seeds, out, metric, lower)
 
 
 def _load(arguments: Namespace, name: str, overrides: list[str]) -> Experiment:
@@ -83,7 +83,8 @@ def _load(arguments: Namespace, name: str, overrides: list[str]) -> Experiment:
     return experiment
 
 
-def _lower_is_better(experiment: Experiment, metric: str, where: str) -> bool:
+def lower_is_better(experiment: Experiment, metric: str, where: str) -> bool:
+    """Whether lower is better. where: for the UserError about a metric that the task does not have."""
     metrics = experiment.build_metrics()
     names = [name for item in metrics for name in item.names]
     if metric not in names:
@@ -94,15 +95,20 @@ def _lower_is_better(experiment: Experiment, metric: str, where: str) -> bool:
 
 
 def count_costs(comparison: Comparison) -> dict[str, dict[str, Any]]:
-    """Count parameters and MACs of every variant. Raises UserError for a model that cannot be built."""
+    """Count parameters and MACs of every variant, and say what it starts from, under "start", if its runs are to start.
+
+    Raises UserError for a model that cannot be built, or that does not fit the weights that it is to start from.
+    """
     costs = {}
     for variant, (run, *_) in comparison.paired.items():
+        experiment, starts = run.experiment, not (run.begun or run.finished)
         try:
-            model = run.experiment.build_model(pretrained=False)
+            model = experiment.build_model(pretrained=starts)
         except UserError as error:
             where, what, do = error.args
             raise UserError(f"variant {variant}: {where}", what, do) from None
-        costs[variant] = complexity(model, run.experiment.padded_input(model))
+        costs[variant] = complexity(model, experiment.padded_input(model))
+        costs[variant]["start"] = experiment.describe_weights(model.left_out) if starts else None
     return costs
 
 

@@ -31,7 +31,7 @@ def compare_scores(scores: Mapping[str, Sequence[float]], baseline: str, lower_i
     tested = [variant for variant in others if not math.isnan(differences[variant].p)]
     corrected = dict(zip(tested, holm([differences[variant].p for variant in tested]), strict=True))
     return {
-        variant: _judge(found, corrected.get(variant, math.nan), len(others), lower_is_better, len(scores[baseline]))
+        variant: judge(found, corrected.get(variant, math.nan), len(others), lower_is_better, len(scores[baseline]))
         for variant, found in differences.items()
     }
 
@@ -39,10 +39,11 @@ def compare_scores(scores: Mapping[str, Sequence[float]], baseline: str, lower_i
 def compare_control(control: Sequence[float], baseline: Sequence[float], lower_is_better: bool) -> Outcome:
     """Compare the baseline with itself under other seeds: a difference by chance. Not part of Holm's correction."""
     found = unpaired_difference(control, baseline)
-    return _judge(found, found.p, 1, lower_is_better, len(baseline))
+    return judge(found, found.p, 1, lower_is_better, len(baseline))
 
 
-def _judge(difference: Estimate, p: float, family: int, lower_is_better: bool, seeds: int) -> Outcome:
+def judge(difference: Estimate, p: float, family: int, lower_is_better: bool, seeds: int) -> Outcome:
+    """The outcome of a difference to the baseline. p: corrected for a family of comparisons."""
     return Outcome(difference, p, family, verdict(difference, p, lower_is_better, seeds, family))
 
 

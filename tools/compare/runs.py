@@ -7,13 +7,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from subprocess import STDOUT, Popen
 from typing import Any
 
+import torch
 import yaml
 
 from errors import Interrupted, UserError
@@ -24,6 +25,7 @@ from runtime.state import DIVERGED
 
 TRAIN = Path(__file__).parent.parent.parent / "train.py"
 POLL_SECONDS = 0.1
+GO_ON = "the same command goes on from there"
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +68,11 @@ class Run:
         """Whether the last step has been evaluated."""
         return self.experiment.steps in self.evaluations()
 
+    @property
+    def begun(self) -> bool:
+        """Whether it goes on from a checkpoint."""
+        return os.path.exists(self.folder / "checkpoints")
+
     def seconds_per_step(self) -> float | None:
         """Median of the seconds per step that are logged; None if the log is empty."""
         rates = [line["images_per_second"] for line in self._log("train")]
@@ -77,7 +84,7 @@ class Run:
         For a run that is still to start, raise it if weights that it needs are missing.
         """
         path = self.folder / "config.yaml"
-        if not os.path.exists(self.folder / "checkpoints") and not self.finished:
+        if not self.begun and not self.finished:
             self.experiment.fetch_weights()
             return
         try:
@@ -152,36 +159,70 @@ class Comparison:
         return Run(name, ["--cfg", str(self.cfg), *overrides], load_experiment(self.cfg, overrides).in_steps())
 
 
-def run_all(runs: Sequence[Run], jobs: int, threads: int) -> None:
-    """Do the runs in this order, `jobs` at a time with `threads` threads each. Finished runs are skipped.
+class DivergedError(UserError):
+    """A run ended because a loss was not finite."""
 
-    Raises UserError if a run fails, and Interrupted after a stop signal; the runs in progress are stopped first, and
-    save.
+    def __init__(self, run: Run, what: str) -> None:
+        do = "choose another --out and settings with which no variant diverges, or leave this variant out"
+        super().__init__(run.name, what, do)
+        self.run = run
+
+
+def run_places(jobs: int, device: str) -> list[dict[str, str]]:
+    """Places for runs that go on at a time, `jobs` on each CUDA device or on the CPU: environment variables of each.
+
+    device: its type, "cuda" or "cpu".
+    """
+    if device != "cuda":
+        return [{}] * jobs
+    count, visible = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",")[:count] if visible else [str(index) for index in range(count)]
+    return [{"CUDA_VISIBLE_DEVICES": name} for _ in range(jobs) for name in names]
+
+
+def run_all(
+    runs: Sequence[Run],
+    places: Sequence[Mapping[str, str]],
+    threads: int,
+    after: Callable[[Run], None] = lambda run: None,
+) -> None:
+    """Do the runs in this order, one at a time in each of `places`, with `threads` threads each; call `after` each one.
+
+    Finished runs are skipped. Raises UserError if a run fails, and Interrupted after a stop signal; the runs in
+    progress are stopped first, and save.
     """
     waiting = [run for run in runs if not run.finished]
     count, done = len(waiting), 0
-    active: dict[Run, Popen[bytes]] = {}
+    free = list(places)
+    active: dict[Run, tuple[Popen[bytes], Mapping[str, str]]] = {}
     with StopSignals() as stop:
         try:
             while waiting or active:
-                while waiting and len(active) < jobs:
-                    run = waiting.pop(0)
-                    active[run] = _start(run, threads)
-                for run in [run for run, process in active.items() if process.poll() is not None]:
-                    _check_end(run, active.pop(run).returncode)
+                while waiting and free:
+                    run, place = waiting.pop(0), free.pop(0)
+                    active[run] = _start(run, threads, place), place
+                for run in [run for run, (process, _) in active.items() if process.poll() is not None]:
+                    process, place = active.pop(run)
+                    free.append(place)
+                    _check_end(run, process.returncode)
                     done += 1
                     scores = "  ".join(f"{name} {value:.4g}" for name, value in run.final_metrics().items())
                     print(f"run {done} of {count}, {run.name}: {scores}", flush=True)
+                    after(run)
                 if stop.received is not None:
                     raise Interrupted(stop.received)
                 if active:
                     time.sleep(POLL_SECONDS)
+        except Interrupted as stopped:
+            left = f"{count - done} runs are left, and those in progress have saved"
+            stopped.add_note(f"stopped by {signal.Signals(stopped.signal_number).name}: {left}; {GO_ON}")
+            raise
         finally:
-            _stop(list(active.values()))
+            _stop([process for process, _ in active.values()])
 
 
-def _start(run: Run, threads: int) -> Popen[bytes]:
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+def _start(run: Run, threads: int, place: Mapping[str, str]) -> Popen[bytes]:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **place}
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
         (run.folder / "commit.txt").write_text(f"{current_commit()}\n")
@@ -233,9 +274,7 @@ def _check_end(run: Run, code: int) -> None:
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     if code == 2 and errors:
         what, _, do = errors[-1].rpartition("; ")
-        if do == DIVERGED:
-            do = "choose another --out and settings with which no variant diverges, or leave this variant out"
-        raise UserError(run.name, what, do)
+        raise DivergedError(run, what) if do == DIVERGED else UserError(run.name, what, do)
     if code - 128 in set(signal.Signals):  # stopped from outside, after saving
         raise Interrupted(code - 128)
     if code < 0:

@@ -23,10 +23,10 @@ from published.converters.names import NAMES
 def read_arguments() -> Namespace:
     """The arguments of the command. Raises UserError."""
     parser = ArgumentParser(prog="tools.convert_weights", description=__doc__)
-    parser.add_argument("--from", dest="source", required=True, choices=NAMES)
+    parser.add_argument("--from", dest="source", required=True, choices=NAMES, help="where the file comes from")
     parser.add_argument("--cfg", type=Path, help="the configuration that a whole model fits; default: its recipe")
-    parser.add_argument("input", type=Path, metavar="IN")
-    parser.add_argument("output", type=Path, metavar="OUT")
+    parser.add_argument("input", type=Path, metavar="IN", help="the file to convert")
+    parser.add_argument("output", type=Path, metavar="OUT", help="the file to write")
     arguments = parser.parse_args()
     check_config(arguments.cfg)
     return arguments

@@ -17,11 +17,19 @@ from errors import ArgumentParser, read_early, run_command
 def read_arguments() -> Namespace:
     """The arguments of the command. Raises UserError."""
     parser = ArgumentParser(prog="tools.errors", description=__doc__)
-    parser.add_argument("--checkpoint", "--onnx", dest="checkpoint", type=Path, required=True, metavar="RUN")
+    parser.add_argument(
+        "--checkpoint",
+        "--onnx",
+        dest="checkpoint",
+        type=Path,
+        required=True,
+        metavar="RUN",
+        help="a checkpoint, the folder of a run, or the name of a published model, or an exported file",
+    )
     parser.add_argument("--which", choices=["best", "last"], default="best", help="checkpoint of a run folder")
     parser.add_argument("--cfg", type=Path, help="default: the configuration of the checkpoint")
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write the record to FILE, or print it")
-    parser.add_argument("--out", type=Path, metavar="PAGE.html")
+    parser.add_argument("--out", type=Path, metavar="PAGE.html", help="the page to write")
     return parse_with_overrides(parser, json_may_be_bare=True)
 
 

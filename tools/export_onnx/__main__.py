@@ -20,7 +20,14 @@ from tools.verify_export import compare
 def read_arguments() -> Namespace:
     """The arguments of the command. Raises UserError."""
     parser = ArgumentParser(prog="tools.export_onnx", description=__doc__)
-    parser.add_argument("--checkpoint", "--model", type=Path, required=True, metavar="PATH")
+    parser.add_argument(
+        "--checkpoint",
+        "--model",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="a checkpoint, the folder of a run, or the name of a published model",
+    )
     parser.add_argument("--cfg", type=Path, help="YAML file of converted weights; a checkpoint has its own")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends with .onnx, .pt2 or .xml")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="default: that of a training image")

@@ -31,7 +31,14 @@ FORMATS = (
 def read_arguments() -> Namespace:
     """The arguments of the command. Raises UserError."""
     parser = ArgumentParser(prog="tools.import_data", description=__doc__)
-    parser.add_argument("--from", dest="form", required=True, choices=FORMATS, metavar="FORMAT")
+    parser.add_argument(
+        "--from",
+        dest="form",
+        required=True,
+        choices=FORMATS,
+        metavar="FORMAT",
+        help=f"the format: {', '.join(FORMATS)}",
+    )
     parser.add_argument("source", type=Path, metavar="SRC", help="the folder of the data, or a file of it")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     parser.add_argument(

@@ -105,14 +105,3 @@ def _row(row: list[str]) -> tuple[Any, str]:
     numbers = [int(field) for field in row if field.strip().isdigit()]
     name = next(field.strip() for field in row if not field.strip().isdigit())
     return (tuple(numbers[-3:]) if len(numbers) >= 3 else numbers[0]), name
-
-
-def voc_colours() -> list[tuple[int, int, int]]:
-    """The colours of VOC's palette: bit k of each channel comes from bit 3k of the index, highest first."""
-    colours = []
-    for index in range(256):
-        red, green, blue = (
-            sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(8)) for channel in range(3)
-        )
-        colours.append((red, green, blue))
-    return colours

@@ -19,7 +19,7 @@ from errors import ArgumentParser, UserError, read_early, run_command
 def read_arguments() -> Namespace:
     """The arguments of the command. Raises UserError."""
     parser = ArgumentParser(prog="tools.lr_range", description=__doc__)
-    parser.add_argument("--cfg", type=Path, required=True)
+    parser.add_argument("--cfg", type=Path, required=True, help="the configuration of the training")
     parser.add_argument("--steps", type=int, default=200, metavar="N", help="rates to try (default: 200)")
     parser.add_argument("--low", type=float, default=1e-6, metavar="RATE", help="the first one (default: 1e-6)")
     parser.add_argument("--high", type=float, default=1.0, metavar="RATE", help="the last one (default: 1)")

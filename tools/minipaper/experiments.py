@@ -15,12 +15,12 @@ from typing import Annotated, Any
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from config import Schema
-from errors import Interrupted, UserError, suggest
+from errors import Interrupted, UserError
 from runtime.changes import PLACES, changes
 from runtime.signals import StopSignals
-from tools.compare.comparison import make_comparison
+from tools.compare.comparison import lower_is_better, make_comparison
 from tools.compare.runs import POLL_SECONDS, Comparison
-from tools.minipaper.report import CIRCUMSTANCES, Section, compare_sections, draw, page, read_paper
+from tools.minipaper.report import CIRCUMSTANCES, About, Section, compare_sections, draw, page, read_paper
 
 
 class MiniExperiment(Schema):
@@ -28,6 +28,7 @@ class MiniExperiment(Schema):
 
     seeds: number of seeds for each variant, from first_seed. metrics: all that are tested; the first is given to
     tools.compare. paper: name of the table in tools/minipaper/paper.json that is printed beside our numbers.
+    overrides: KEY=VALUE for all its runs, which then go to a folder of their own.
     """
 
     title: str
@@ -37,15 +38,20 @@ class MiniExperiment(Schema):
     seeds: PositiveInt
     first_seed: NonNegativeInt = 0
     metrics: Annotated[tuple[str, ...], Field(min_length=1)]
-    paper: str
+    paper: str | None = None
+    overrides: tuple[str, ...] = ()
 
 
 class MiniPaper(Schema):
     """All experiments, in order. out: the runs of a configuration go to out/NAME_OF_CFG, which experiments share.
 
-    overrides: KEY=VALUE for all runs.
+    title, note, page, results: of the document, and where what is kept lies. overrides: KEY=VALUE for all runs.
     """
 
+    title: str = "Results of the mini-paper"
+    note: str = ""
+    page: Path = Path("RESULTS.md")
+    results: Path = Path("results")
     out: Path
     overrides: tuple[str, ...] = ()
     experiments: Annotated[dict[str, MiniExperiment], Field(min_length=1)]
@@ -60,8 +66,8 @@ class MiniPaper(Schema):
             seeds=item.seeds,
             first_seed=item.first_seed,
             metric=item.metrics[0],
-            out=self.out / item.cfg.stem,
-            overrides=list(self.overrides),
+            out=self._out(name),
+            overrides=[*self.overrides, *item.overrides],
             jobs=1,
             threads=1,
         )
@@ -73,10 +79,14 @@ class MiniPaper(Schema):
         One thread per run, so that the results do not depend on the number of cores.
         """
         item = self.experiments[name]
-        files = ["--cfg", str(item.cfg), "--variants", str(item.variants), "--out", str(self.out / item.cfg.stem)]
+        files = ["--cfg", str(item.cfg), "--variants", str(item.variants), "--out", str(self._out(name))]
         first = ["--first-seed", str(item.first_seed)] if item.first_seed else []
         seeds = ["--seeds", str(item.seeds), *first, "--metric", item.metrics[0]]
-        return [*files, *seeds, "--jobs", str(jobs), "--threads", "1", *self.overrides]
+        return [*files, *seeds, "--jobs", str(jobs), "--threads", "1", *self.overrides, *item.overrides]
+
+    def _out(self, name: str) -> Path:
+        item = self.experiments[name]
+        return self.out / (name if item.overrides else item.cfg.stem)
 
 
 def read_result(path: Path, comparison: Comparison, metrics: Sequence[str]) -> dict[str, Any] | None:
@@ -137,31 +147,29 @@ def keep_result(out: Path, results: Path, name: str) -> None:
         ) from None
 
 
-def write_page(paper: MiniPaper, comparisons: dict[str, Comparison], root: Path) -> None:
-    """Write RESULTS.md in `root`, and its picture, from the reports in results/ there."""
+def write_page(paper: MiniPaper, comparisons: dict[str, Comparison], root: Path, command: str) -> None:
+    """Write the page in `root`, and its picture, from the results there. command: without options."""
     sections = [
         Section(
             *(name, item.title, item.note, str(item.cfg), item.metrics, item.paper),
-            lower_is_better=lower_is_better(comparisons[name], item.metrics),
-            report=read_result(root / f"results/{name}.json", comparisons[name], item.metrics),
+            lower_is_better=directions(comparisons[name], item.metrics),
+            report=read_result(root / paper.results / f"{name}.json", comparisons[name], item.metrics),
         )
         for name, item in paper.experiments.items()
     ]
-    path, tables = root / "RESULTS.md", compare_sections(sections)
-    text = page(sections, tables, read_paper())
+    path, tables = root / paper.page, compare_sections(sections)
+    about = About(paper.title, paper.note, command, str(paper.results), str(paper.page))
+    text = page(about, sections, tables, read_paper())
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         if tables:
-            draw(tables, root / "results/overview.png")
+            draw(tables, root / paper.results / "overview.png")
     except OSError as error:
         raise UserError(path, f"cannot be written ({error})", "name another --root") from None
 
 
-def lower_is_better(comparison: Comparison, metrics: Sequence[str]) -> dict[str, bool]:
+def directions(comparison: Comparison, metrics: Sequence[str]) -> dict[str, bool]:
     """Whether lower is better, for each metric. Raises UserError for a metric that the task does not have."""
-    known = comparison.repeat.experiment.build_metrics()
-    names = [name for item in known for name in item.names]
-    for metric in metrics:
-        if metric not in names:
-            raise UserError(f"{comparison.cfg}: metric {metric}", "is not one of its task", suggest(metric, names))
-    return {metric: any(metric in item.lower_is_better for item in known) for metric in metrics}
+    where = f"{comparison.cfg}: metric"
+    return {metric: lower_is_better(comparison.repeat.experiment, metric, where) for metric in metrics}

@@ -1,7 +1,8 @@
-"""RESULTS.md: the sections of the mini-paper beside the paper's figures, and a summary of all verdicts."""
+"""The page of a list of experiments, beside the paper's figures where it has some: a summary, and all verdicts."""
 
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,26 +21,45 @@ COLORS = {"better": "tab:green", "no difference shown": "tab:blue", "worse": "ta
 CIRCUMSTANCES = ("command", "device", "cpu", "jobs", "threads", "python", "torch", "commit", "date")
 
 LIMITS = (
-    "These runs can show only little: a few hundred small rendered rooms, small models with random initial weights, a "
-    "few hundred steps, 3 to 12 seeds, one CPU thread per run. At most they show whether an upsampler helps **there**. "
-    "They do not repeat the paper's experiments: its numbers come from full-size models on real datasets. They are "
-    'printed in a separate column and must not be compared with ours. "No difference shown" does not mean "equal". The '
+    "These runs can show only little: a few hundred small rendered rooms, small models with random initial weights, "
+    "hundreds or a few thousand steps, 3 to 12 seeds, one CPU thread per run. At most they show whether an upsampler "
+    'helps **there**. "No difference shown" does not mean "equal". The '
     'column "80 %" says how large a true difference would have to be for this number of seeds to show it in 80 % of '
     "repetitions. It is computed from the measured spread of the differences, which a few seeds estimate badly: the "
     "right number lies between a half and six times the printed one with 3 seeds, between 0.6 and 3 times with 5, "
     "between 0.7 and 1.7 times with 12 (95 % intervals)."
 )
 
+NOT_THE_PAPER = (
+    "They do not repeat the paper's experiments: its numbers come from full-size models on real datasets. They are "
+    "printed in a separate column and must not be compared with ours."
+)
+
 OVERVIEW = (
-    "![Differences to the baseline with 95 % intervals, first metric of each experiment](results/overview.png)\n\n"
+    "![Differences to the baseline with 95 % intervals, first metric of each experiment]({picture})\n\n"
     "Differences to the baseline, first metric of each experiment; right is better. The lines are uncorrected 95 % "
     "intervals, but verdicts use the corrected p. So an interval may exclude 0 although no difference is shown."
 )
 
 
 @dataclass(frozen=True)
+class About:
+    """A page. command: that writes it. results: folder of the results. file: the page; both from the same root."""
+
+    title: str
+    note: str
+    command: str
+    results: str
+    file: str
+
+    def link(self, path: str) -> str:
+        """A path from the root as a link on the page."""
+        return os.path.relpath(path, os.path.dirname(self.file))
+
+
+@dataclass(frozen=True)
 class Section:
-    """One experiment. paper: name of the paper's table. lower_is_better: for each metric.
+    """One experiment. paper: name of the paper's table, if it has one. lower_is_better: for each metric.
 
     report: the JSON of tools.compare; None if the experiment is not finished.
     """
@@ -49,7 +69,7 @@ class Section:
     note: str
     cfg: str
     metrics: tuple[str, ...]
-    paper: str
+    paper: str | None
     lower_is_better: dict[str, bool]
     report: dict[str, Any] | None
 
@@ -108,28 +128,31 @@ def compare_metric(report: dict[str, Any], metric: str, lower_is_better: bool) -
     ]
 
 
-def page(sections: Sequence[Section], tables: Sequence[Table], paper: dict[str, Any]) -> str:
-    """The text of RESULTS.md. tables: from `compare_sections`. paper: from `read_paper`.
+def page(about: About, sections: Sequence[Section], tables: Sequence[Table], paper: dict[str, Any]) -> str:
+    """The text of the page. tables: from `compare_sections`. paper: from `read_paper`.
 
     Raises UserError if a section names a table that `paper` does not have.
     """
     for section in sections:
-        if section.paper not in paper["tables"]:
+        if section.paper is not None and section.paper not in paper["tables"]:
             do = suggest(section.paper, list(paper["tables"]))
             raise UserError(f"experiment {section.name}: paper {section.paper}", f"is not in {PAPER.name}", do)
     done = sum(section.report is not None for section in sections)
+    with_paper = any(section.paper is not None for section in sections)
     parts = [
-        "# Results of the mini-paper",
-        "Written by `python -m tools.minipaper` from `results/*.json`, not by hand. [docs/compare.md](docs/compare.md) "
-        "says how to read a verdict.",
+        f"# {about.title}",
+        f"Written by `{about.command}` from `{about.results}/*.json`, not by hand. "
+        f"[docs/compare.md]({about.link('docs/compare.md')}) says how to read a verdict.",
+        *([about.note] if about.note else []),
         _opening(tables, done, len(sections)),
-        *([OVERVIEW] if tables else []),
+        *([OVERVIEW.format(picture=about.link(f"{about.results}/overview.png"))] if tables else []),
         LIMITS,
-        f"The paper: {paper['source']}",
+        *([f"{NOT_THE_PAPER} The paper: {paper['source']}"] if with_paper else []),
     ]
     for section in sections:
         section_tables = [table for table in tables if table.section is section]
-        parts += [f"## {section.title}", *_section(section, section_tables, paper["tables"][section.paper])]
+        printed = None if section.paper is None else paper["tables"][section.paper]
+        parts += [f"## {section.title}", *_section(about, section, section_tables, printed)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -154,22 +177,26 @@ def _opening(tables: Sequence[Table], done: int, total: int) -> str:
     return f"{text}\n\n{markdown_table(['experiment', 'metric', *VERDICTS], rows)}"
 
 
-def _section(section: Section, tables: Sequence[Table], printed: dict[str, Any]) -> list[str]:
+def _section(about: About, section: Section, tables: Sequence[Table], printed: dict[str, Any] | None) -> list[str]:
     report = section.report
     note = [section.note] if section.note else []
     if report is None:
-        return [*note, f"Not run yet: `python -m tools.minipaper --only {section.name}`"]
+        return [*note, f"Not run yet: `{about.command} --only {section.name}`"]
     seeds, repeat = report["seeds"], report["repeat"]
     parts = [
         *note,
-        f"Ours: `{section.cfg}`, {report['step']} steps, seeds {seeds[0]} to {seeds[-1]}, scored after the last step. "
-        f"The paper's column: {section.paper}, {printed['what']}; in brackets its difference to the baseline "
-        "of this table.",
+        f"Ours: `{section.cfg}`, {report['step']} steps, seeds {seeds[0]} to {seeds[-1]}, scored after the last step."
+        + (
+            f" The paper's column: {section.paper}, {printed['what']}; in brackets its difference to the baseline "
+            "of this table."
+            if printed
+            else ""
+        ),
     ]
     for table in tables:
         parts += [
             f"### {table.metric} ({'lower' if table.lower_is_better else 'higher'} is better)",
-            _metric_table(table.rows, report["baseline"], section.paper, printed["values"].get(table.metric, {})),
+            _metric_table(table, report["baseline"], printed["values"].get(table.metric, {}) if printed else None),
         ]
     if len(tables) > 1:
         parts.append(
@@ -177,10 +204,10 @@ def _section(section: Section, tables: Sequence[Table], printed: dict[str, Any])
             f"{len(tables)} tables from the same runs, one or more may raise a false alarm in up to "
             f"{5 * len(tables)} % of cases."
         )
-    control = report["control"]
+    control, picture = report["control"], f"{about.results}/{section.name}.png"
     return [
         *parts,
-        f"![{section.title}: {section.metrics[0]} of all runs](results/{section.name}.png)",
+        f"![{section.title}: {section.metrics[0]} of all runs]({about.link(picture)})",
         f"**Control** ({control['name']}): seeds {', '.join(map(str, control['seeds']))}, tested without pairing and "
         f"without correction. **Repeat**: {report['baseline']} with seed {repeat['seed']}, run twice, is "
         f"{describe_repeat(repeat)}.",
@@ -188,20 +215,24 @@ def _section(section: Section, tables: Sequence[Table], printed: dict[str, Any])
     ]
 
 
-def _metric_table(rows: Sequence[Row], baseline: str, name: str, values: dict[str, str]) -> str:
+def _metric_table(table: Table, baseline: str, values: dict[str, str] | None) -> str:
     header = ["variant", "ours: mean ± sd", f"minus {baseline} [95 %]", "p", "p, Holm", "verdict", "80 %"]
-    return markdown_table([*header, f"the paper's, {name}"], [_cells(row, baseline, values) for row in rows])
+    rows = [_cells(row) for row in table.rows]
+    if values is None:
+        return markdown_table(header, rows)
+    rows = [[*cells, _printed(row.name, baseline, values)] for cells, row in zip(rows, table.rows, strict=True)]
+    return markdown_table([*header, f"the paper's, {table.section.paper}"], rows)
 
 
-def _cells(row: Row, baseline: str, values: dict[str, str]) -> list[str]:
+def _cells(row: Row) -> list[str]:
     score, outcome = f"{_number(row.score.mean)} ± {_number(row.score.sd)}", row.outcome
     if outcome is None:
-        return [row.name, score, "-", "-", "-", "the baseline", "-", _printed(row.name, baseline, values)]
+        return [row.name, score, "-", "-", "-", "the baseline", "-"]
     found = outcome.difference
     interval = f"{_number(found.mean, '+')} [{_number(found.low, '+')}, {_number(found.high, '+')}]"
     numbers = [_number(value, digits=2) for value in (found.p, outcome.p)]
     shown = _number(found.smallest_shown(outcome.family), digits=3)
-    return [row.name, score, interval, *numbers, _kind(outcome), shown, _printed(row.name, baseline, values)]
+    return [row.name, score, interval, *numbers, _kind(outcome), shown]
 
 
 def _printed(name: str, baseline: str, values: dict[str, str]) -> str:

@@ -20,7 +20,7 @@ def read_arguments() -> Namespace:
     """The arguments of the command. Raises UserError."""
     parser = ArgumentParser(prog="tools.show_sampling", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, help="or a run folder")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the picture to write")
     parser.add_argument(
         "--stage",
         type=int,
@@ -28,8 +28,14 @@ def read_arguments() -> Namespace:
     )
     parser.add_argument("--region", type=int, nargs=4, metavar=("X", "Y", "W", "H"), help="in pixels of the image")
     parser.add_argument("--tensorboard", action="store_true", help="also log to the TensorBoard of the run")
-    parser.add_argument("image", type=Path, metavar="IMAGE")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="the photo in which to show where upsamplers sample")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings to change, for example evaluation.batch_size=1",
+    )
     return parser.parse_intermixed_args()
 
 
@@ -105,9 +111,9 @@ def _is_ours(path: Path) -> bool:
 
 
 def _board_folder(checkpoint: Path) -> Path:
-    folder = checkpoint.resolve().parent.parent / "tensorboard"
-    if not folder.is_dir():
-        what = f"{checkpoint} is not in a run folder with a tensorboard folder"
+    folder = checkpoint.resolve().parent.parent
+    if not (folder / "config.yaml").exists():
+        what = f"{checkpoint} is not in a run folder"
         raise UserError("--tensorboard", what, "name a run folder, or a checkpoint in it")
     return folder
 

@@ -20,8 +20,13 @@ from errors import ArgumentParser, UserError, read_early, run_command
 def read_arguments() -> Namespace:
     """The arguments of the command. Raises UserError."""
     parser = ArgumentParser(prog="tools.verify_export", description=__doc__)
-    parser.add_argument("file", type=Path, metavar="FILE")
-    parser.add_argument("--reference", type=Path, metavar="FILE.npz")
+    parser.add_argument("file", type=Path, metavar="FILE", help="the exported file")
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        metavar="FILE.npz",
+        help="what PyTorch gave for the same input, as tools.export_onnx writes it",
+    )
     parser.add_argument("--provider", default="CPUExecutionProvider", help="of onnxruntime; default: %(default)s")
     parser.add_argument("--outputs", type=Path, nargs="+", metavar="FILE", help="of another runtime")
     parser.add_argument("--write-inputs", type=Path, metavar="DIR", help="and stop")

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from datasets.semantic.predictions import SemanticFiles
 from errors import UserError
@@ -18,13 +19,24 @@ def test_round_trip(tmp_path: Path, num_classes: int, dtype: type) -> None:
     target = Target("ADE_val_1", (5, 7))
     files.write(Prediction(semantic=labels), target)
     files.finish()
-    stored = cv2.imread(str(tmp_path / "new/folder/ADE_val_1.png"), cv2.IMREAD_UNCHANGED)
+    picture = Image.open(tmp_path / "new/folder/ADE_val_1.png")
+    stored = np.asarray(picture)
     assert stored.dtype == dtype
+    assert picture.mode == ("P" if dtype is np.uint8 else "I;16")
     assert np.array_equal(stored, labels)
     semantic = files.read(target).semantic
     assert semantic is not None
     assert semantic.dtype == torch.int16
     assert torch.equal(semantic, labels)
+
+
+def test_classes_are_seen_in_colours(tmp_path: Path) -> None:
+    """OpenCV and Pillow, which both check the file's checksums, show the colours of VOC's palette."""
+    labels = torch.tensor([[0, 1], [2, 15]], dtype=torch.int16)
+    SemanticFiles(tmp_path, 21).write(Prediction(semantic=labels), Target("a", (2, 2)))
+    voc = [[(0, 0, 0), (128, 0, 0)], [(0, 128, 0), (192, 128, 128)]]
+    assert np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).tolist() == [[list(c) for c in row] for row in voc]
+    assert cv2.imread(str(tmp_path / "a.png"))[:, :, ::-1].tolist() == [[list(c) for c in row] for row in voc]
 
 
 def test_names_may_contain_dots(tmp_path: Path) -> None:

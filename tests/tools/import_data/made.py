@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_utils
 
-from tools.import_data.tables import voc_colours
+from datasets.files.png import voc_colours
 
 WIDTH, HEIGHT = 48, 32
 BOM = "\ufeff"

@@ -12,13 +12,14 @@ from PIL import Image
 
 from datasets.files.images import read_label_map
 from datasets.files.levels import TURNS
+from datasets.files.png import voc_colours
 from datasets.files.reading import read_bytes, read_header, reporting_damage
 from errors import UserError
 from tools.import_data.options import Options
 from tools.import_data.pairing import LABEL_WORDS, find_pairs
 from tools.import_data.record import Item, Report, Source, SplitName, Table, split_of
 from tools.import_data.source_files import Look, NotFoundError, look, walk
-from tools.import_data.tables import BORDER, CITYSCAPES, CITYSCAPES_IGNORED, VOC, read_classes, voc_colours
+from tools.import_data.tables import BORDER, CITYSCAPES, CITYSCAPES_IGNORED, VOC, read_classes
 
 SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif", ".npy"})
 MOST_COLOURS = 256

@@ -10,11 +10,11 @@ import numpy as np
 from PIL import Image
 
 from datasets.files.folders import normal
+from datasets.files.png import voc_colours
 from tools.import_data.readers.maps import read_map, turned
 from tools.import_data.record import Report, Source, Table
 from tools.import_data.shapes import bitmap_of
 from tools.import_data.source_files import look
-from tools.import_data.tables import voc_colours
 from tools.import_data.writers.place import Placer, new_names
 
 Settings = dict[str, Any]

@@ -1,0 +1,1 @@
+"""All upsamplers in several models, over several seeds, with what they cost: `python -m tools.board`."""
