@@ -295,7 +295,7 @@ def test_a_long_training_does_not_grow(tmp_path, tally):
     where = [f"data.root={many(tmp_path / 'data')}", f"output_dir={tmp_path}", "data.classes=null"]
     length = [f"steps={STEPS}", f"evaluation.every={STEPS}", "logging.every=50", f"logging.checkpoint_every={STEPS}"]
     options = [*TASKS["detection"].overrides, *where, *length, "batch_size=2", "system.workers=2"]
-    execute(RECORDED, tmp_path / "sizes", "--cfg", "configs/demo/det.yaml", *options)
+    execute(RECORDED, tmp_path / "sizes", "--cfg", "configs/small/det.yaml", *options)
     lines = np.loadtxt(tmp_path / "sizes", dtype=np.int64)
     steps, processes, sizes = lines[lines[:, 0] >= WARM].T
     assert len(steps) == (STEPS - WARM) // 50 + 1
