@@ -89,13 +89,14 @@ def measure(rounds: int) -> list[Row]:
         name, peer = f"DySample, {setting}", "the published module"
         rows.append(compare(f"{name}, forward", peer, *reads, goal=goals[0], rounds=rounds))
         rows.append(compare(f"{name}, with backward", peer, *work, goal=goals[1], rounds=rounds))
-    modules = Carafe(CHANNELS), nn.Upsample(scale_factor=2, mode="bilinear")
     for layout in ("contiguous", "channels_last"):
         memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
         x = torch.randn(1, CHANNELS, SIDE, SIDE).to(memory_format=memory_format).requires_grad_()
-        along = gradient.to(memory_format=memory_format)
-        work = [functools.partial(with_gradients, module, x, along, False) for module in modules]
-        rows.append(compare(f"CARAFE, {layout}, with backward", "bilinear", *work, rounds=rounds))
+        pair = [
+            functools.partial(with_gradients, module, x, gradient.to(memory_format=memory_format), False)
+            for module in (Carafe(CHANNELS), nn.Upsample(scale_factor=2, mode="bilinear"))
+        ]
+        rows.append(compare(f"CARAFE, {layout}, with backward", "bilinear", *pair, rounds=rounds))
     return rows
 
 

@@ -210,7 +210,7 @@ def _block_means(predicted: np.ndarray, true: np.ndarray) -> Means:
     logs -= log_mean
     variance = float(logs @ logs) / count
     means = [float(value) / count for value in (*close, abs_rel, square, log10)]
-    return Means(count, *means, variance + log_mean**2, float(sq_rel) / count, log_mean, variance)
+    return Means._make([count, *means, variance + log_mean**2, float(sq_rel) / count, log_mean, variance])
 
 
 def _pool(images: Sequence[Means]) -> Means:
