@@ -6,9 +6,8 @@ PIP = $(PY) -m pip
 TORCH =
 TORCH_INDEX = https://download.pytorch.org/whl/$(TORCH)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
-DEMO := data/scenes/scenes.json
 
-.PHONY: help install dev scenes demo demo-all minipaper board test test-slow notebook docs faults check format bench gpu clean
+.PHONY: help install dev scenes rooms demo demo-all showcase minipaper board test test-slow notebook docs faults check format bench gpu clean
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
@@ -21,12 +20,16 @@ help: ## show this list
 	$(PIP) install --quiet -r requirements.txt
 	@touch $@
 
-.venv/installed-dev: .venv/installed requirements-dev.txt requirements-export.txt
+.venv/installed-dev: .venv/installed requirements-dev.txt requirements-export.txt requirements-demo.txt
 	$(PIP) install --quiet -r requirements-dev.txt
 	@touch $@
 
 .venv/installed-docs: .venv/installed requirements-docs.txt
 	$(PIP) install --quiet -r requirements-docs.txt
+	@touch $@
+
+.venv/installed-demo: .venv/installed requirements-demo.txt
+	$(PIP) install --quiet -r requirements-demo.txt
 	@touch $@
 
 install: .venv/installed ## make .venv with all that training needs
@@ -35,13 +38,20 @@ dev: .venv/installed-dev ## add all that development needs
 scenes: install ## write the embedded scenes to data/scenes in the layouts of ADE20K, COCO and NYU
 	$(PY) -m tools.make_scenes --root data/scenes
 
-demo: demo-seg ## train, score and draw a small SegFormer with DySample on the embedded scenes
-demo-all: demo-seg demo-det demo-inst demo-pan demo-depth ## the same for all five tasks; for one task: make demo-det
+rooms: .venv/installed-demo ## write easy scenes, with fewer and larger objects, to data/rooms
+	$(PY) -m tools.make_scenes --root data/rooms --difficulty easy --height 192 --width 256 --val 40
 
-demo-%: scenes
+demo: demo-seg ## train, score and draw a small SegFormer with DySample on the easy scenes
+demo-all: demo-seg demo-det demo-inst demo-pan demo-depth ## the same for all five tasks; for one task: make demo-det
+	$(PY) -m tools.demo_page runs/demo_seg runs/demo_det runs/demo_inst runs/demo_pan runs/demo_depth
+
+demo-%: rooms
 	$(PY) train.py --cfg configs/demo/$*.yaml run_name=demo_$*
 	$(PY) eval.py --checkpoint runs/demo_$* --json runs/demo_$*/eval.json
 	$(PY) -m tools.demo_summary runs/demo_$*
+
+showcase: rooms ## after demo-all: train further on larger scenes and draw the README's pictures (resumable)
+	$(PY) -m tools.showcase
 
 minipaper: scenes ## the paper's comparisons on the scenes (hours of CPU; continues where it stopped) -> RESULTS.md
 	$(PY) -m tools.minipaper

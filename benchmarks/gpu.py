@@ -42,7 +42,7 @@ def run_training(task: str) -> dict[str, Any]:
     """Train a demo on the embedded scenes for a short time in bf16. Return its last losses, speed and metrics."""
     with tempfile.TemporaryDirectory() as folder:
         options = ["precision=bf16", "steps=200", "evaluation.every=200", f"output_dir={folder}", "run_name=gpu"]
-        done = run("train.py", "--cfg", f"configs/demo/{task}.yaml", "system.device=cuda", *options)
+        done = run("train.py", "--cfg", f"configs/small/{task}.yaml", "system.device=cuda", *options)
         if done.returncode:
             return {"exit_code": done.returncode}
         lines = [json.loads(line) for line in (Path(folder) / "gpu/log.jsonl").read_text().splitlines()]

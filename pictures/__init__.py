@@ -6,7 +6,7 @@ from pictures.canvas import SMALLEST_SIDE, WRITING_SIDE, Colour, as_tuple, enlar
 from pictures.depth import depth_panels, draw_depth
 from pictures.instances import draw_largest, instance_panels
 from pictures.panoptic import draw_truth_segments, panoptic_panels
-from pictures.semantic import overlay_classes, semantic_panels
+from pictures.semantic import draw_classes, overlay_classes, semantic_panels
 from pictures.shrink import Shrinker
 from structures import DatasetInfo, Prediction, Target
 
@@ -19,9 +19,24 @@ def draw(image: np.ndarray, prediction: Prediction, target: Target | None, info:
     shrinker = Shrinker((image.shape[0], image.shape[1]))
     image, prediction = shrinker.image(image), shrinker.labels(prediction)
     target = None if target is None else shrinker.labels(target)
-    panels = {"image": image}
+    panels, legend = _panels(image, prediction, target, info)
+    smallest_side = SMALLEST_SIDE if prediction.depth is not None else WRITING_SIDE
+    return tile({name: enlarge(panel, smallest_side) for name, panel in ({"image": image} | panels).items()}, legend)
+
+
+def draw_prediction(image: np.ndarray, prediction: Prediction, info: DatasetInfo) -> np.ndarray:
+    """The prediction alone, drawn over the image [H, W, 3] uint8 as in `draw`, without title and legend."""
+    shrinker = Shrinker((image.shape[0], image.shape[1]))
+    panels, _ = _panels(shrinker.image(image), shrinker.labels(prediction), None, info)
+    return enlarge(list(panels.values())[-1], WRITING_SIDE)
+
+
+def _panels(
+    image: np.ndarray, prediction: Prediction, target: Target | None, info: DatasetInfo
+) -> tuple[dict[str, np.ndarray], dict[str, Colour]]:
+    """The panels of whatever the prediction has, those with names enlarged, and the legend."""
+    panels: dict[str, np.ndarray] = {}
     legend: dict[str, Colour] = {}
-    smallest_side = SMALLEST_SIDE
     if prediction.semantic is not None:
         truth = None if target is None or target.semantic is None else target.semantic.cpu().numpy()
         more, colours = semantic_panels(image, truth, prediction.semantic.cpu().numpy(), info)
@@ -32,19 +47,17 @@ def draw(image: np.ndarray, prediction: Prediction, target: Target | None, info:
         more, colours = instance_panels(image, objects, prediction.instances, info)
         panels |= more
         legend |= colours
-        smallest_side = WRITING_SIDE
     if prediction.panoptic is not None:
         segments = None if target is None else target.panoptic
         more, colours = panoptic_panels(image, segments, prediction.panoptic, info)
         panels |= more
         legend |= colours
-        smallest_side = WRITING_SIDE
     if prediction.depth is not None:
         truth = None if target is None or target.depth is None else target.depth.cpu().numpy()
         more, colours = depth_panels(truth, prediction.depth.cpu().numpy())
         panels |= more
         legend |= colours
-    return tile({name: enlarge(panel, smallest_side) for name, panel in panels.items()}, legend)
+    return panels, legend
 
 
 def draw_truth(image: np.ndarray, target: Target, info: DatasetInfo) -> np.ndarray:
@@ -58,10 +71,12 @@ def draw_truth(image: np.ndarray, target: Target, info: DatasetInfo) -> np.ndarr
         return enlarge(draw_depth(target.depth.cpu().numpy()))
     if target.panoptic is not None:
         return draw_truth_segments(image, target.panoptic, info)
-    picture = image
-    if target.semantic is not None:
-        picture = overlay_classes(image, target.semantic.cpu().numpy(), info)
-    return enlarge(picture) if target.instances is None else draw_largest(picture, target.instances, info)
+    if target.semantic is None:
+        return enlarge(image) if target.instances is None else draw_largest(image, target.instances, info)
+    semantic = target.semantic.cpu().numpy()
+    if target.instances is None:
+        return draw_classes(image, semantic, info)
+    return draw_largest(overlay_classes(image, semantic, info), target.instances, info)
 
 
 def class_colours(info: DatasetInfo) -> dict[str, Colour]:

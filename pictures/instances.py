@@ -9,6 +9,7 @@ from pycocotools import mask as coco_mask
 
 from pictures.canvas import (
     GREY,
+    WHITE,
     WRITING_SIDE,
     Colour,
     as_tuple,
@@ -20,6 +21,7 @@ from pictures.canvas import (
     stripes,
     write_label,
 )
+from pictures.segments import edges
 from structures import DatasetInfo, Instances
 
 Corners = tuple[int, int, int, int]  # x1, y1, x2, y2
@@ -66,9 +68,12 @@ def _largest(objects: Instances) -> list[int]:
 def draw_objects(image: np.ndarray, instances: Instances, order: list[int], info: DatasetInfo) -> np.ndarray:
     """The enlarged image with masks, boxes and labels of the objects in `order`, the last one on top."""
     colours = palette(info.num_classes)
-    picture = enlarge(_overlay_masks(image, instances, order, colours), WRITING_SIDE)
+    picture, owners = _overlay_masks(image, instances, order, colours)
+    picture = enlarge(picture, WRITING_SIDE)
     height, width = picture.shape[:2]
     scale = max(1, min(height, width) / WRITING_SIDE)
+    factor = height // image.shape[0]
+    picture[edges(owners.repeat(factor, axis=0).repeat(factor, axis=1), round(scale))] = WHITE
     thickness = round(1.5 * scale)
     boxes = instances.boxes.double().nan_to_num() * (height // image.shape[0])
     limits = torch.tensor([width - 1, height - 1] * 2)
@@ -89,9 +94,14 @@ def draw_objects(image: np.ndarray, instances: Instances, order: list[int], info
     return picture
 
 
-def _overlay_masks(image: np.ndarray, instances: Instances, order: list[int], colours: np.ndarray) -> np.ndarray:
-    """The image blended with the masks, smaller ones over larger ones; masks are decoded one at a time."""
-    picture = image.copy()
+def _overlay_masks(
+    image: np.ndarray, instances: Instances, order: list[int], colours: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The image blended with the masks, smaller ones over larger ones, and the object on top of each pixel, [H, W].
+
+    The latter is -1 where no object has a mask, and for crowds. Masks are decoded one at a time.
+    """
+    picture, owners = image.copy(), np.full(image.shape[:2], -1, np.int32)
     areas = _areas(instances)
     used: Counter[int] = Counter()
     for index in sorted(order, key=lambda index: -float(areas[index])):
@@ -102,8 +112,9 @@ def _overlay_masks(image: np.ndarray, instances: Instances, order: list[int], co
             picture[region & stripes(image.shape)] = GREY
         elif region is not None:
             picture[region] = blend(picture[region], shade(colours[label], used[label]), 0.5)
+            owners[region] = index
             used[label] += 1
-    return picture
+    return picture, owners
 
 
 def _place_label(

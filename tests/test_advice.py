@@ -45,7 +45,7 @@ class Row:
 def start(task: str, arguments: list[str]) -> str | None:
     """Do what a run does before its first step, without training; the error, if there is one."""
     try:
-        experiment = load_experiment(ROOT / f"configs/demo/{task}.yaml", arguments)
+        experiment = load_experiment(ROOT / f"configs/small/{task}.yaml", arguments)
         experiment.best_metric()
         with shapes_only():
             model = experiment.build_model(pretrained=False)
@@ -514,7 +514,7 @@ def test_advice_that_is_followed_is_not_given_again(row, scenes, tmp_path):
 def test_advice_that_is_given_later_is_possible(do):
     _, follow = NOT_HERE[do]
     task = "depth" if "depth" in do else "det" if "boxes" in do else "seg"
-    load_experiment(ROOT / f"configs/demo/{task}.yaml", follow)
+    load_experiment(ROOT / f"configs/small/{task}.yaml", follow)
 
 
 def test_every_advice_about_settings_is_tried():

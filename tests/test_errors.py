@@ -18,7 +18,7 @@ from tests.conftest import ROOT, train
 from tools import complexity, make_scenes, predict, score
 from tools.convert_weights import __main__ as convert_weights
 
-CFG = ["--cfg", str(ROOT / "configs/demo/seg.yaml")]
+CFG = ["--cfg", str(ROOT / "configs/small/seg.yaml")]
 
 
 @pytest.fixture

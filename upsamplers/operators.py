@@ -166,7 +166,7 @@ def _plain_gradients(name: str, y: Tensor, tensors: Sequence[Tensor | None], how
     return [next(found) if view is not None and view.requires_grad else None for view in views]
 
 
-_library = torch.library.Library("denseup", "DEF")
+_library = torch.library.Library("denseup", "FRAGMENT")
 _operators: dict[str, Any] = {}
 for _name, _inputs in _INPUTS.items():
     for _signature, _function, _fake in (

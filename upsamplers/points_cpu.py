@@ -10,18 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from upsamplers.compiled import load
 from upsamplers.layout import is_channels_last, layout
+from upsamplers.maps_cpu import Map, as_map, load_functions, run
 
-_SOURCE = Path(__file__).with_suffix(".cpp")
-_WORTH_A_THREAD = 1 << 16  # channels x points
-
-
-class _Map(ctypes.Structure):
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        *((name, ctypes.c_int64) for name in ("image", "channel", "pixel", "is_bfloat16")),
-    )
+_ENOUGH_MAPS = 4  # images x groups
 
 
 class _Call(ctypes.Structure):
@@ -31,7 +23,7 @@ class _Call(ctypes.Structure):
         ("positions", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in ("of_image", "of_group", "of_point", "of_pixel", "of_axis")),
         ("weights", ctypes.c_void_p),
-        *((name, _Map) for name in ("x", "y", "grad_x")),
+        *((name, Map) for name in ("x", "y", "grad_x")),
         *((name, ctypes.c_void_p) for name in ("grad_positions", "scores")),
     )
 
@@ -72,7 +64,7 @@ def sum_points_backward(
     grad_x = torch.empty_like(x)
     call = _call(x, positions, border, y)
     call.weights = None if weights is None else weights.data_ptr()
-    call.grad_x = _map(grad_x)
+    call.grad_x = as_map(grad_x)
     grad_positions = positions.new_empty(_slices(call), positions.numel())
     call.grad_positions = grad_positions.data_ptr()
     grad_weights = None if weights is None else weights.new_empty(_slices(call), *weights.shape)
@@ -96,11 +88,7 @@ def score_points_backward(
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
-    library = load(_SOURCE)
-    if library is not None:
-        for function in (library.sum_points, library.score_points):
-            function.argtypes, function.restype = (ctypes.POINTER(_Call), ctypes.c_int64), ctypes.c_int
-    return library
+    return load_functions(Path(__file__).with_suffix(".cpp"), _Call, ("sum_points", "score_points"))
 
 
 def _readable(x: Tensor) -> Tensor:
@@ -108,18 +96,19 @@ def _readable(x: Tensor) -> Tensor:
     return x.float() if x.dtype == torch.float16 else x
 
 
-def _map(x: Tensor) -> _Map:
-    (C, H, W), last = x.shape[1:], is_channels_last(x)
-    channel, pixel = (1, C) if last else (H * W, 1)
-    return _Map(x.data_ptr(), C * H * W, channel, pixel, x.dtype == torch.bfloat16)
-
-
 def _call(x: Tensor, positions: Tensor, border: bool, y: Tensor) -> _Call:
     (B, C, H, W), (g, n, h, w) = x.shape, positions.shape[1:5]
-    slice_channels = 32 if is_channels_last(x) else 16  # as measured
-    sizes = B * g, g, C // g, H, W, n, h * w, slice_channels, border
+    sizes = B * g, g, C // g, H, W, n, h * w, _slice(x, y, B * g, C // g), border
     image, group, point, _, pixel, axis = positions.stride()
-    return _Call(*sizes, positions.data_ptr(), image, group, point, pixel, axis, None, _map(x), _map(y))
+    return _Call(*sizes, positions.data_ptr(), image, group, point, pixel, axis, None, as_map(x), as_map(y))
+
+
+def _slice(x: Tensor, y: Tensor, maps: int, channels: int) -> int:
+    """How many channels to read at a time, as measured: all, in place, if the maps keep enough threads busy."""
+    if not is_channels_last(x):
+        return 16
+    in_place = is_channels_last(y) and x.dtype == y.dtype == torch.float32 and channels % 16 == 0
+    return channels if in_place and maps >= _ENOUGH_MAPS else 32
 
 
 def _slices(call: _Call) -> int:
@@ -135,9 +124,4 @@ def _total(parts: Tensor) -> Tensor:
 
 
 def _run(name: str, call: _Call) -> None:
-    library = _library()
-    assert library is not None
-    worth = call.maps * call.channels * call.points * call.pixels // _WORTH_A_THREAD
-    threads = max(1, min(torch.get_num_threads(), worth))
-    if getattr(library, name)(ctypes.byref(call), threads):
-        raise MemoryError("no memory for a slice of the map that is sampled")
+    run(_library(), name, call, call.maps * call.channels * call.points * call.pixels)

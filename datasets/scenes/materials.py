@@ -27,6 +27,12 @@ class Material:
         return np.stack([a + (b - a) * share for a, b in zip(self.color, self.other, strict=True)])
 
 
+def mix(color: Color, other: Color, share: float) -> Color:
+    """The colour between two: `color` at share 0, `other` at 1."""
+    red, green, blue = (a + (b - a) * share for a, b in zip(color, other, strict=True))
+    return red, green, blue
+
+
 def _plain(u: Array, v: Array) -> Array:
     return np.zeros_like(u)
 

@@ -19,7 +19,7 @@ import numpy as np
 from datasets.scenes import formats
 from datasets.scenes.classes import SCENE_CLASSES
 from datasets.scenes.labels import segments
-from datasets.scenes.layout import make_scene
+from datasets.scenes.layout import DIFFICULTIES, make_scene
 from datasets.scenes.render import Rendering, Scene, render
 
 VERSION = 1  # increase it when the same settings give different files
@@ -37,6 +37,7 @@ class Settings:
     val: int
     size: tuple[int, int]
     seed: int
+    difficulty: str = "hard"
 
     def __post_init__(self) -> None:
         if self.train < 1 or self.val < 1:
@@ -45,6 +46,8 @@ class Settings:
             raise ValueError(f"height and width must be at least {SMALLEST}, not {self.size[0]} and {self.size[1]}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, not {self.seed}")
+        if self.difficulty not in DIFFICULTIES:
+            raise ValueError(f"difficulty must be {' or '.join(DIFFICULTIES)}, not {self.difficulty}")
 
     def manifest(self) -> dict[str, Any]:
         """The content of the manifest file."""
@@ -58,6 +61,7 @@ def write_scenes(
     size: tuple[int, int] = (120, 160),
     seed: int = 0,
     workers: int | None = None,
+    difficulty: str = "hard",
 ) -> None:
     """Write `train` and `val` scenes of size (H, W) under `root` in the layouts of ADE20K, COCO and NYU Depth V2.
 
@@ -66,7 +70,7 @@ def write_scenes(
 
     Workers are spawned, so a script that calls this needs the usual `if __name__ == "__main__"`.
     """
-    settings = Settings(train, val, (int(size[0]), int(size[1])), seed)
+    settings = Settings(train, val, (int(size[0]), int(size[1])), seed, difficulty)
     workers = workers if workers is not None else os.cpu_count() or 1
     if workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
@@ -86,7 +90,7 @@ def render_scene(settings: Settings, split: str, index: int) -> tuple[Scene, Ren
     """One scene, its rendering, and the random generator for its depth sensor."""
     key = [settings.seed, 0 if split == "train" else 1, index]
     layout, camera, sensor = np.random.default_rng(key).spawn(3)
-    scene = make_scene(layout, empty=index % EMPTY_EVERY == 1)
+    scene = make_scene(layout, index % EMPTY_EVERY == 1, settings.difficulty)
     return scene, render(scene, settings.size, camera), sensor
 
 

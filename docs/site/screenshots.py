@@ -78,11 +78,11 @@ def main() -> None:
     if chromium is None:
         sys.exit("error: chromium: is not installed; install it, or name it by CHROMIUM=PATH")
     where = [f"output_dir={Path(RUN).parent}", f"run_name={Path(RUN).name}"]
-    run("train.py", "--cfg", "configs/demo/seg.yaml", DATA, *LENGTH, *where)
+    run("train.py", "--cfg", "configs/small/seg.yaml", DATA, *LENGTH, *where)
     pages = ROOT / "runs/screens"
     run("-m", "tools.report", RUN, "--out", str(pages / "report.html"))
     run("-m", "tools.errors", "--checkpoint", RUN, "--out", str(pages / "errors.html"))
-    run("-m", "tools.check_data", "--cfg", "configs/demo/seg.yaml", DATA, "--out", str(pages / "check_data.html"))
+    run("-m", "tools.check_data", "--cfg", "configs/small/seg.yaml", DATA, "--out", str(pages / "check_data.html"))
     with sync_playwright() as playwright, tensorboard(pages) as address:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 960})

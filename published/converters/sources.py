@@ -6,7 +6,7 @@ from functools import partial
 
 from errors import UserError
 from models.wrappers import with_prefix
-from published.converters import depthformer, detectors, maskformer, segformer, swin
+from published.converters import depthformer, detectors, efficientnet, maskformer, segformer, swin
 from published.converters.tensors import Converted, State
 
 
@@ -29,6 +29,7 @@ SOURCES: dict[str, Callable[[State, object], Converted]] = {
     "swin": swin.convert,
     "timm": swin.convert,
     "depthformer": depthformer.convert,
+    "efficientnet": efficientnet.convert,
 }
 
 

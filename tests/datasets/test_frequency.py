@@ -92,7 +92,7 @@ def test_label_maps_are_counted(scenes: Path) -> None:
 @pytest.mark.parametrize("demo", ["det", "pan"])
 def test_objects_that_are_learnt_are_counted(demo: str, scenes: Path) -> None:
     setting = [f"data.root={scenes}/coco", "data.train_empty_images=true", "data.repeat_threshold=1"]
-    data = load_experiment(ROOT / f"configs/demo/{demo}.yaml", setting).data.build("train")
+    data = load_experiment(ROOT / f"configs/small/{demo}.yaml", setting).data.build("train")
     images, labels, _ = data.occurrences()
     for index in range(len(data)):
         sample = data.load(index)

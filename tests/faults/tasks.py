@@ -27,7 +27,7 @@ LENGTH += ["logging.every=1", "evaluation.batch_size=1"]
 
 @dataclass(frozen=True)
 class Task:
-    """A demo made tiny: its name in configs/demo, overrides, and its data's folder among the scenes."""
+    """A demo made tiny: its name in configs/small, overrides, and its data's folder among the scenes."""
 
     demo: str
     overrides: list[str]
@@ -36,7 +36,7 @@ class Task:
     def words(self, scenes: Path, folder: Path, *more: str) -> list[str]:
         """The arguments of train.py for a run in `folder`, to which `more` overrides are added."""
         where = [f"data.root={scenes}/{self.data}", f"output_dir={folder}"]
-        return ["--cfg", f"configs/demo/{self.demo}.yaml", *self.overrides, *where, *LENGTH, *more]
+        return ["--cfg", f"configs/small/{self.demo}.yaml", *self.overrides, *where, *LENGTH, *more]
 
 
 ADE = "ADEChallengeData2016"

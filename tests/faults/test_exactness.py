@@ -124,7 +124,7 @@ def main() -> None:
     for name in tasks:
         task = TASKS[name]
         options = [*task.overrides, *LENGTH, f"data.root={root}/{task.data}"]
-        experiment = load_experiment(f"configs/demo/{task.demo}.yaml", options)
+        experiment = load_experiment(f"configs/small/{task.demo}.yaml", options)
         dataset = experiment.data.build("val")
         model = experiment.build_model() if networks else StandIn()
         for count, batch_size in itertools.product(counts, batches):

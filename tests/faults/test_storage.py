@@ -24,7 +24,7 @@ from tests.conftest import TINY, assert_same, logged, weights
 from tests.launch import Done, run
 
 CHAPTER = "Checkpoints and disks"
-CFG = "configs/demo/seg.yaml"
+CFG = "configs/small/seg.yaml"
 
 
 def state(step: int) -> dict:

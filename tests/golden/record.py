@@ -30,9 +30,9 @@ def write_golden_scenes(root: Path) -> None:
 
 
 def arguments(demo: str, scenes: Path, folder: Path) -> list[str]:
-    """The arguments of train.py for 10 steps of configs/demo/DEMO.yaml, two images each, in `folder`."""
+    """The arguments of train.py for 10 steps of configs/small/DEMO.yaml, two images each, in `folder`."""
     short = ["steps=10", "batch_size=2", "logging.every=1", "evaluation.pictures=1", "system.device=cpu"]
-    return [f"--cfg=configs/demo/{demo}.yaml", f"data.root={scenes / DATA[demo]}", f"output_dir={folder}", *short]
+    return [f"--cfg=configs/small/{demo}.yaml", f"data.root={scenes / DATA[demo]}", f"output_dir={folder}", *short]
 
 
 def losses_of(run: Path) -> list[float]:

@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 
 def build(*frozen: str) -> DenseModel:
     setting = [f"frozen=[{', '.join(frozen)}]", "model.backbone.channels=[8, 16, 40, 64]", "model.channels=16"]
-    return load_experiment(ROOT / "configs/demo/seg.yaml", setting).build_model()
+    return load_experiment(ROOT / "configs/small/seg.yaml", setting).build_model()
 
 
 def test_named_parts_and_weights_do_not_learn_and_rest() -> None:

@@ -156,7 +156,7 @@ def test_all_else_must_fit_as_ever(tmp_path: Path) -> None:
     assert "does not fit the model" in refusal(Network(), foreign, ())  # not even these parts
 
 
-DEMOS = sorted((ROOT / "configs/demo").glob("*.yaml"))
+DEMOS = sorted((ROOT / "configs/small").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("cfg", DEMOS, ids=lambda path: path.stem)

@@ -28,7 +28,7 @@ UNPADDED, SIZE = (90, 121), (71, 140)  # with padding, smaller along one axis an
 
 def model_and_batch(case: str):
     """A small random model and one image, smooth so that predictions are not all ties."""
-    experiment = load_experiment(ROOT / f"configs/demo/{case.split()[0]}.yaml", [*NARROW, *CASES[case]])
+    experiment = load_experiment(ROOT / f"configs/small/{case.split()[0]}.yaml", [*NARROW, *CASES[case]])
     model = experiment.build_model(pretrained=False).eval()
     images = torch.zeros(1, 3, 128, 128)
     noise = torch.randn(1, 3, 9, 9, generator=torch.Generator().manual_seed(1))

@@ -168,8 +168,20 @@ def test_true_classes_are_drawn_over_the_image_and_unlabelled_pixels_stay():
     small = picture[::factor, ::factor]
     assert (small[:5] == 128).all()
     for label, name in enumerate(INFO.classes):
-        expected = 0.4 * 128 + 0.6 * np.array(class_colours(INFO)[name])
-        assert np.abs(small[truth == label] - expected).max() < 1
+        colour = np.array(class_colours(INFO)[name])
+        assert np.abs(np.median(small[truth == label], axis=0) - (0.4 * 128 + 0.6 * colour)).max() < 1
+
+
+def test_classes_are_outlined_and_named():
+    labels = torch.zeros(40, 50, dtype=torch.int16)
+    labels[:, 25:], labels[:2] = 2, IGNORE
+    picture = draw_truth(np.full((40, 50, 3), 128, np.uint8), Target("a", (40, 50), semantic=labels), INFO)
+    factor = picture.shape[0] // 40
+    assert (picture[2 * factor :, 25 * factor - 1] == 255).all()
+    for name, side in (("sky", picture[:, : 25 * factor]), ("road", picture[:, 25 * factor :])):
+        background = (side == np.array(class_colours(INFO)[name])).all(axis=2)
+        assert background.sum() > 100, name
+    assert not (picture == np.array(class_colours(INFO)["tree"])).all(axis=2).any()
 
 
 def test_true_objects_are_drawn_over_true_classes():

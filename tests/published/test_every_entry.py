@@ -49,7 +49,12 @@ def load(entry: Entry) -> State:
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in entries()]
+    "name",
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+        for name, entry in entries().items()
+        if entry.package is None  # those are in test_packages.py
+    ],
 )
 def test_random_weights_go_all_the_way_into_the_model(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

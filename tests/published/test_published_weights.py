@@ -245,7 +245,7 @@ def test_processes_fetch_and_convert_once(server, capfd):
 def test_an_entry_is_complete(name):
     entry = entries()[name]
     assert entry.converter in SOURCES
-    assert entry.hub or entry.url or name == "depthformer_swin_t_nyu"
+    assert entry.hub or entry.url or entry.package or name == "depthformer_swin_t_nyu"
     assert (entry.cfg is None) == name.split("_")[-1].startswith("imagenet")
     if entry.cfg:
         experiment = load_experiment(ROOT / entry.cfg, entry.settings)

@@ -11,7 +11,7 @@ from errors import UserError
 from models.segformer.model import SegFormer
 from tests.conftest import train as train_whole
 
-SEG = "configs/demo/seg.yaml"
+SEG = "configs/small/seg.yaml"
 EVERYTHING = [
     "precision=bf16",
     "ema_decay=0.9",

@@ -28,7 +28,7 @@ def test_two_nodes_equal_one_process(tiny, tmp_path):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "test"]
-    launch = ["--nnodes", "2", "--nproc-per-node", "1", *rendezvous, "train.py", "--cfg", "configs/demo/seg.yaml"]
+    launch = ["--nnodes", "2", "--nproc-per-node", "1", *rendezvous, "train.py", "--cfg", "configs/small/seg.yaml"]
     nodes = [torchrun(*launch, *tiny, "run_name=nodes") for _ in range(2)]
     for node in nodes:
         output, _ = node.communicate(timeout=240)

@@ -26,7 +26,7 @@ SPOILT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 def make_run(monkeypatch: pytest.MonkeyPatch, *options: str) -> train.Run:
     monkeypatch.chdir(ROOT)
-    return train.Run(load_experiment("configs/demo/seg.yaml", list(options)), start_processes("cpu"))
+    return train.Run(load_experiment("configs/small/seg.yaml", list(options)), start_processes("cpu"))
 
 
 def step(run: train.Run) -> tuple[dict[str, Tensor], Tensor]:
@@ -64,7 +64,7 @@ def test_it_is_reported_with_its_images_and_saves_nothing(tiny, tmp_path, monkey
     late = ["logging.every=6", "logging.checkpoint_every=6", "evaluation.every=6"]
     monkeypatch.chdir(ROOT)
     spoil(monkeypatch, SPOILT["a finite loss with a gradient that is NaN"])
-    experiment = load_experiment("configs/demo/seg.yaml", [*tiny, *late])
+    experiment = load_experiment("configs/small/seg.yaml", [*tiny, *late])
     with pytest.raises(UserError, match=r"step 1: the gradient of the loss is not finite \(loss_ce \d.*ADE_train_0"):
         train.train(experiment, start_processes("cpu"))
     assert not (tmp_path / "seg/checkpoints").exists()

@@ -55,7 +55,7 @@ def test_loss_does_not_depend_on_the_size_of_its_chunks():
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_run_trains_and_scores(tiny, tmp_path, precision):
     options = [*tiny, "system.device=cuda", f"precision={precision}", "system.channels_last=true", "system.workers=2"]
-    done = run("train.py", "--cfg", "configs/demo/seg.yaml", *options)
+    done = run("train.py", "--cfg", "configs/small/seg.yaml", *options)
     assert done.returncode == 0, done.stderr
     path = tmp_path / "eval.json"
     assert run("eval.py", "--checkpoint", tmp_path / "seg", "--json", path).returncode == 0

@@ -47,7 +47,7 @@ def words(task: str, scenes: Path, folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("task", ["seg", "inst"])
 def test_two_processes_learn_like_one(task, exchange, scenes, tmp_path):
-    cfg, options = f"configs/demo/{task}.yaml", [*words(task, scenes, tmp_path), *exchange]
+    cfg, options = f"configs/small/{task}.yaml", [*words(task, scenes, tmp_path), *exchange]
     train(*options, "run_name=one", cfg=cfg)
     train(*options, "run_name=two", cfg=cfg, processes=2)
     one, two = ([line["loss"] for line in logged(tmp_path / name, "train")] for name in ("one", "two"))
@@ -56,7 +56,7 @@ def test_two_processes_learn_like_one(task, exchange, scenes, tmp_path):
 
 @pytest.mark.parametrize("task", ["seg", "depth"])
 def test_what_two_processes_saved_scores_the_same_wherever_it_is_scored(task, exchange, scenes, tmp_path):
-    cfg = f"configs/demo/{task}.yaml"
+    cfg = f"configs/small/{task}.yaml"
     train(*words(task, scenes, tmp_path), *exchange, "run_name=two", cfg=cfg, processes=2)
     scores = [read(tmp_path / "two/results.json")["metrics"]]
     for count in (1, 2):
@@ -89,7 +89,7 @@ def test_rounds_and_half_precision_train(precision, exchange, scenes, tmp_path):
 def test_more_processes_than_gpus_are_refused_with_advice_that_is_accepted(scenes, tmp_path):
     count = torch.cuda.device_count() + 1
     options = [*words("seg", scenes, tmp_path), "system.device=cuda", f"batch_size={2 * count}"]
-    done = launch.run("train", "--cfg", "configs/demo/seg.yaml", *options, processes=count)
+    done = launch.run("train", "--cfg", "configs/small/seg.yaml", *options, processes=count)
     assert done.codes == [2] * count
     assert f"{count} processes for {count - 1} GPUs" in done.err
     assert "add system.backend=gloo" in done.err

@@ -7,7 +7,7 @@ from experiment import load_experiment
 from models.segformer.model import SegFormer
 from tests.conftest import ROOT
 
-SEG = ROOT / "configs/demo/seg.yaml"
+SEG = ROOT / "configs/small/seg.yaml"
 
 
 def switches() -> tuple[bool, bool]:

@@ -8,7 +8,7 @@ import torch
 from tests import launch
 from tests.conftest import SHORT, TINY, logged, read, train
 
-CFG = ["--cfg", "configs/demo/seg.yaml"]
+CFG = ["--cfg", "configs/small/seg.yaml"]
 
 
 @pytest.fixture(scope="module")

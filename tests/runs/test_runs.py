@@ -18,7 +18,7 @@ from upsamplers import NAMES
 
 
 def test_train_evaluate_predict_score_as_a_user_does(tiny, tmp_path, scenes):
-    done = run("train.py", "--cfg", "configs/demo/seg.yaml", *tiny)
+    done = run("train.py", "--cfg", "configs/small/seg.yaml", *tiny)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "seg"
     board = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
@@ -32,7 +32,7 @@ def test_train_evaluate_predict_score_as_a_user_does(tiny, tmp_path, scenes):
     assert (result["task"], result["num_images"], result["step"]) == ("semantic", 5, trained["step"])
     assert len(result["per_class"]) == 15
 
-    cfg = ["--cfg", "configs/demo/seg.yaml", *tiny]
+    cfg = ["--cfg", "configs/small/seg.yaml", *tiny]
     best = torch.load(folder / "checkpoints/best.pt", weights_only=True)
     torch.save({"format": "denseup-weights", "model": best["model"]}, tmp_path / "weights.pt")
     words = ["--checkpoint", tmp_path / "weights.pt", *cfg, "--json", tmp_path / "weights.json"]
@@ -50,7 +50,7 @@ def test_train_evaluate_predict_score_as_a_user_does(tiny, tmp_path, scenes):
 def test_two_processes_equal_one(tiny, tmp_path, torchrun):
     train(*tiny, "run_name=one")
     if torchrun:
-        done = run("train.py", "--cfg", "configs/demo/seg.yaml", *tiny, "run_name=two", processes=2)
+        done = run("train.py", "--cfg", "configs/small/seg.yaml", *tiny, "run_name=two", processes=2)
         assert done.returncode == 0, done.stderr
     else:
         train(*tiny, "run_name=two", processes=2)
@@ -97,7 +97,7 @@ def wait_for(condition, running: launch.Running) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_interrupted_run_ends_bit_identical(tiny, tmp_path, uninterrupted, number):
     options = [*tiny, "steps=40", "evaluation.every=25", "system.workers=1"]
-    running = launch.start("train", "--cfg", "configs/demo/seg.yaml", *options)
+    running = launch.start("train", "--cfg", "configs/small/seg.yaml", *options)
     log = tmp_path / "seg/log.jsonl"
     wait_for(lambda: log.exists() and len(log.read_text().splitlines()) >= 9, running)
     running.send(number)
@@ -136,7 +136,7 @@ def test_finished_run_is_left_alone(tmp_path, scenes, uninterrupted):
 @pytest.mark.parametrize("name", some(NAMES, "nearest", "fade", "dysample+"))
 def test_every_upsampler_trains_and_evaluates(tiny, tmp_path, name):
     overrides = [*tiny, f"model.upsampler={name}", "steps=8", "evaluation.every=8", "optimizer.lr=0.005"]
-    experiment = load_experiment(ROOT / "configs/demo/seg.yaml", [*overrides, "schedule=constant"])
+    experiment = load_experiment(ROOT / "configs/small/seg.yaml", [*overrides, "schedule=constant"])
     training(experiment, start_processes("cpu"))
     losses = [line["loss"] for line in logged(tmp_path / "seg", "train")]
     assert len(losses) == 8
@@ -158,7 +158,7 @@ def test_every_upsampler_trains_and_evaluates(tiny, tmp_path, name):
 def test_options_train_resume_and_evaluate(tiny, tmp_path, options):
     options = [*tiny, *options, "optimizer.rules=[]"]
     train(*options, "run_name=whole")
-    running = launch.start("train", "--cfg", "configs/demo/seg.yaml", *options)
+    running = launch.start("train", "--cfg", "configs/small/seg.yaml", *options)
     wait_for(lambda: (tmp_path / "seg/checkpoints/previous.pt").exists(), running)
     running.send(signal.SIGKILL)
     running.wait()

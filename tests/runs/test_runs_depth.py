@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import SHORT, check_two_processes, read
 
-DEPTH = "configs/demo/depth.yaml"
+DEPTH = "configs/small/depth.yaml"
 TINY = [
     "model.backbone.channels=[8, 16, 40, 64]",
     "model.stem_channels=8",

@@ -18,7 +18,7 @@ TINY = [
     "model.box_head.min_score=0.01",
     *SHORT,
 ]
-DET, INST, PAN = (f"configs/demo/{name}.yaml" for name in ("det", "inst", "pan"))
+DET, INST, PAN = (f"configs/small/{name}.yaml" for name in ("det", "inst", "pan"))
 
 
 @pytest.fixture

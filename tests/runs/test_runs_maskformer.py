@@ -7,7 +7,7 @@ import pytest
 from experiment import load_experiment
 from tests.conftest import SHORT, check_two_processes, read
 
-CFG, PANOPTIC = "configs/demo/maskformer.yaml", "configs/maskformer_r50_panoptic.yaml"
+CFG, PANOPTIC = "configs/small/maskformer.yaml", "configs/maskformer_r50_panoptic.yaml"
 TINY = [
     "model.backbone.channels=[8, 16, 40, 64]",
     "model.channels=32",
@@ -32,7 +32,7 @@ def test_two_processes_learn_like_one_and_score_the_same(tiny, tmp_path, here):
 
 
 def test_partitions_train_evaluate_predict_score(tiny, tmp_path, here):
-    classes = load_experiment("configs/demo/pan.yaml").data.classes
+    classes = load_experiment("configs/small/pan.yaml").data.classes
     words = [word for word in tiny if not word.startswith("data.")]
     words += ["model.backbone={name: mit_b0, weights: null, channels: [8, 16, 40, 64]}"]
     words += ["optimizer.rules=[]", "model.encoder_layers=1", "model.partition={min_score: 0, min_visible: 0}"]

@@ -55,6 +55,6 @@ def test_a_step_crosses_few_files(task, most, tiny, scenes, tmp_path, monkeypatc
     # leave both out.
     monkeypatch.setattr("upsamplers.sampling.has_kernels", lambda *_: False)
     torch.manual_seed(0)
-    files = files_of_second_step(monkeypatch, str(ROOT / f"configs/demo/{task}.yaml"), options)
+    files = files_of_second_step(monkeypatch, str(ROOT / f"configs/small/{task}.yaml"), options)
     assert {"train.py", "upsamplers/dysample.py"} <= files
     assert len(files) <= most, " ".join(sorted(files))

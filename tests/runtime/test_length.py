@@ -6,7 +6,7 @@ from errors import UserError
 from experiment import load_experiment
 from runtime.schedule import PolyConfig, share_of, steps_of
 
-DEMO = "configs/demo/seg.yaml"
+DEMO = "configs/small/seg.yaml"
 
 
 @pytest.mark.parametrize(("text", "steps"), [("12 epochs", 30), ("1 epoch", 2), ("0.1epochs", 1), ("7", 7), (7, 7)])

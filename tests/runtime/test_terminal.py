@@ -23,7 +23,7 @@ from tests.conftest import ROOT, command, logged
 from tests.faults.tasks import runs_until
 from workflow.announce import header, worker_warnings
 
-SEG = "configs/demo/seg.yaml"
+SEG = "configs/small/seg.yaml"
 METRICS = {"mIoU": 12.345, "bbox/APl": float("nan")}
 
 

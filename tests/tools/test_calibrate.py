@@ -87,7 +87,7 @@ def camera(tmp_path: Path, request: pytest.FixtureRequest) -> tuple[Path, list[s
     """An untrained model, and images whose depth is its prediction times SCALE plus SHIFT, with settings for them."""
     limits = [f"data.depth_scale={UNITS}", "data.max_depth=13", "data.min_depth=0.01"]
     settings = [*limits, f"data.root={tmp_path}", "system.device=cpu", *request.param]
-    experiment = load_experiment(ROOT / "configs/demo/depth.yaml", settings)
+    experiment = load_experiment(ROOT / "configs/small/depth.yaml", settings)
     model = experiment.build_model(pretrained=False)
     last = model.classifier if request.param == [PROBE] else model.decoder.output
     with torch.no_grad():
@@ -162,7 +162,7 @@ def test_a_calibrated_checkpoint_predicts_the_depths_of_the_camera(
 
 
 def test_a_checkpoint_from_before_loads_as_it_was(tmp_path: Path) -> None:
-    experiment = load_experiment(ROOT / "configs/demo/depth.yaml", [PROBE])
+    experiment = load_experiment(ROOT / "configs/small/depth.yaml", [PROBE])
     model, config = experiment.build_model(pretrained=False), experiment.dump()
     del config["model"]["calibration"], config["data"]["kb_crop"]
     save_checkpoint({"config": config, "model": model.state_dict(), "ema": None, "step": 5}, tmp_path / "old.pt")
@@ -172,7 +172,7 @@ def test_a_checkpoint_from_before_loads_as_it_was(tmp_path: Path) -> None:
 
 
 def test_it_takes_depth_models_and_writes_no_checkpoint_of_a_run(here, tiny, tmp_path: Path) -> None:
-    experiment = load_experiment(ROOT / "configs/demo/seg.yaml", tiny)
+    experiment = load_experiment(ROOT / "configs/small/seg.yaml", tiny)
     state = {"config": experiment.dump(), "model": experiment.build_model(False).state_dict(), "ema": None, "step": 0}
     save_checkpoint(state, tmp_path / "seg.pt")
     with pytest.raises(UserError, match="is of the task semantic; this takes checkpoints of depth models; name one"):

@@ -41,7 +41,7 @@ def run_early(*lines: list[str]) -> list[tuple[int, str, str, bool]]:
 
 
 def test_all_commands_are_tried():
-    assert len(TOOLS) == 25
+    assert len(TOOLS) == 27
 
 
 def test_help_does_not_import_pytorch():
@@ -61,7 +61,7 @@ def test_every_argument_is_explained():
 
 
 def test_what_is_wrong_in_a_command_line_is_found_before_pytorch_is_imported(tmp_path):
-    broken, good = tmp_path / "broken.yaml", "configs/demo/seg.yaml"
+    broken, good = tmp_path / "broken.yaml", "configs/small/seg.yaml"
     broken.write_text("model: [\n")
     child = tmp_path / "child.yaml"
     child.write_text("base: /proc/nowhere.yaml\n")

@@ -26,7 +26,7 @@ from tools.compare.runs import _check_end, current_commit, run_all, run_places
 from tools.compare.statistics import mean
 from upsamplers import Upsampler
 
-CFG = str(ROOT / "configs/demo/seg.yaml")
+CFG = str(ROOT / "configs/small/seg.yaml")
 DEMOS = ("seg", "maskformer", "det", "inst", "pan", "depth")
 SHORT = ["steps=2", "evaluation.every=2", "evaluation.pictures=0", "system.reuse_memory=false"]
 
@@ -36,7 +36,7 @@ SHORT = ["steps=2", "evaluation.every=2", "evaluation.pictures=0", "system.reuse
 def shared_state(demo: str, upsampler: str) -> dict[str, torch.Tensor]:
     """All parameters and buffers of a model with seed 3 but for those of its upsamplers."""
     options = [f"model.upsampler={upsampler}", "seed=3"]
-    model = load_experiment(ROOT / f"configs/demo/{demo}.yaml", options).build_model()
+    model = load_experiment(ROOT / f"configs/small/{demo}.yaml", options).build_model()
     own = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, Upsampler))
     assert own
     return {name: value for name, value in model.state_dict().items() if not name.startswith(own)}

@@ -107,7 +107,7 @@ def test_counting_takes_no_memory_for_the_image():
 
 @pytest.mark.parametrize("demo", some(["det", "inst", "pan", "depth", "maskformer"], "pan", "depth", "maskformer"))
 def test_every_model_is_counted(demo):
-    experiment = load_experiment(CFG.parent / f"demo/{demo}.yaml", ["model.upsampler=dysample"])
+    experiment = load_experiment(CFG.parent / f"small/{demo}.yaml", ["model.upsampler=dysample"])
     model = experiment.build_model()
     found = complexity(model, (64, 64))
     assert found["macs"] > found["upsamplers"]["macs"] > 0

@@ -30,7 +30,7 @@ def test_a_loss_that_only_falls_or_only_rises_suggests_nothing() -> None:
 
 
 def test_a_range_test_writes_its_curve_and_nothing_else(here, tiny, tmp_path, capsys) -> None:
-    here("tools.lr_range", "--cfg", ROOT / "configs/demo/seg.yaml", "--steps", 12, *tiny)
+    here("tools.lr_range", "--cfg", ROOT / "configs/small/seg.yaml", "--steps", 12, *tiny)
     folder = tmp_path / "seg_lr_range"
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["lr_range.json", "lr_range.png"]
     record = read(folder / "lr_range.json")
@@ -43,4 +43,4 @@ def test_a_range_test_writes_its_curve_and_nothing_else(here, tiny, tmp_path, ca
 @pytest.mark.parametrize("words", [["--steps", 3], ["--low", 2], ["--low", "-1"], ["--high", "inf"]])
 def test_a_range_that_is_none_is_an_error(here, tiny, words) -> None:
     with pytest.raises(UserError, match=r"is out of range|is no range of positive rates"):
-        here("tools.lr_range", "--cfg", ROOT / "configs/demo/seg.yaml", *words, *tiny)
+        here("tools.lr_range", "--cfg", ROOT / "configs/small/seg.yaml", *words, *tiny)

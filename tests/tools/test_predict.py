@@ -21,7 +21,7 @@ def images(folder: Path, *names: str) -> list[Path]:
 @pytest.mark.parametrize("cfg", ["det", "inst", "pan"])
 def test_two_images_of_one_id_are_refused_before_anything_is_written(tmp_path: Path, cfg: str) -> None:
     paths = images(tmp_path, "1.jpg", "2.jpg", "01.jpg")
-    files = load_experiment(f"configs/demo/{cfg}.yaml").data.prediction_files(tmp_path / "out")
+    files = load_experiment(f"configs/small/{cfg}.yaml").data.prediction_files(tmp_path / "out")
     with pytest.raises(UserError) as error:
         check_ids(paths, files)
     assert str(error.value) == (
@@ -33,13 +33,13 @@ def test_two_images_of_one_id_are_refused_before_anything_is_written(tmp_path: P
 
 @pytest.mark.parametrize("cfg", ["det", "pan"])
 def test_names_that_are_no_numbers_stay_apart(tmp_path: Path, cfg: str) -> None:
-    files = load_experiment(f"configs/demo/{cfg}.yaml").data.prediction_files(tmp_path)
+    files = load_experiment(f"configs/small/{cfg}.yaml").data.prediction_files(tmp_path)
     check_ids([Path(f"{name}.jpg") for name in ("1", "1a", "01a", "a1", "A1", "1.0", "10")], files)
 
 
 @pytest.mark.parametrize("cfg", ["seg", "depth"])
 def test_files_by_name_keep_1_and_01_apart(tmp_path: Path, cfg: str) -> None:
-    files = load_experiment(f"configs/demo/{cfg}.yaml").data.prediction_files(tmp_path)
+    files = load_experiment(f"configs/small/{cfg}.yaml").data.prediction_files(tmp_path)
     check_ids([Path("1.jpg"), Path("01.jpg")], files)
 
 

@@ -62,7 +62,7 @@ def test_ade20k_from_nothing(server, scenes, tmp_path):
     data = prepare_ade20k.prepare(tmp_path, server.url, keep=False)
     assert files_of(data) == files_of(scenes / "ADEChallengeData2016")
     assert sorted(path.name for path in tmp_path.iterdir() if path.name[0] != ".") == ["ADEChallengeData2016"]
-    experiment = load_experiment("configs/demo/seg.yaml", [*TINY, f"data.root={data}"])
+    experiment = load_experiment("configs/small/seg.yaml", [*TINY, f"data.root={data}"])
     assert len(experiment.data.build("train")) == 10
 
 
@@ -196,7 +196,7 @@ def test_a_finding_that_stops_training_is_the_exit_code(server, tmp_path, monkey
 
 
 def test_coco_ends_with_the_report_on_the_parts_that_are_there(server, tmp_path, monkeypatch, capsys):
-    words = ["--root", tmp_path, "--mirror", server.url, "--cfg", "configs/demo/inst.yaml"]
+    words = ["--root", tmp_path, "--mirror", server.url, "--cfg", "configs/small/inst.yaml"]
     code, output = end_of(monkeypatch, capsys, prepare_coco, *words, "--parts", "val2017", "instances")
     assert code == 0
     assert "val: 5 images" in output

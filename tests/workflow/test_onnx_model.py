@@ -27,7 +27,7 @@ def constant(scenes, tmp_path):
     """Write a file, without a network, that takes images of 64 x 64 and gives every pixel the same label."""
     helper, INT64 = onnx.helper, onnx.TensorProto.INT64
     overrides = [*TINY, f"data.root={scenes}/ADEChallengeData2016"]
-    experiment = load_experiment(ROOT / "configs/demo/seg.yaml", overrides)
+    experiment = load_experiment(ROOT / "configs/small/seg.yaml", overrides)
     model = experiment.build_model(pretrained=False)
 
     def write(**changes: object):
@@ -117,7 +117,7 @@ def test_without_onnxruntime_one_line_says_what_to_install(constant, monkeypatch
 @pytest.mark.parametrize("case", CASES)
 def test_an_exported_model_predicts_what_it_is_exported_from(case, tmp_path):
     model, batch = model_and_batch(case)
-    experiment = load_experiment(ROOT / f"configs/demo/{case.split()[0]}.yaml")
+    experiment = load_experiment(ROOT / f"configs/small/{case.split()[0]}.yaml")
     exported = OnnxModel(export_whole(experiment, model, (128, 128), tmp_path / "model.onnx"))
     with torch.inference_mode():
         check_equal(exported.predict(batch)[0], model.predict(batch)[0])
@@ -129,7 +129,7 @@ def test_an_exported_model_predicts_what_it_is_exported_from(case, tmp_path):
 @pytest.mark.parametrize("case", ["seg", "inst", "pan", "maskformer"])
 def test_a_graph_for_any_size_takes_images_that_it_was_not_traced_with(case, tmp_path):
     model, batch = model_and_batch(case)
-    experiment = load_experiment(ROOT / f"configs/demo/{case.split()[0]}.yaml")
+    experiment = load_experiment(ROOT / f"configs/small/{case.split()[0]}.yaml")
     exported = OnnxModel(export_whole(experiment, model, (192, 128), tmp_path / "model.onnx", dynamic=True))
     with torch.inference_mode():
         check_equal(exported.predict(batch)[0], model.predict(batch)[0])
@@ -139,7 +139,7 @@ def test_a_graph_for_any_size_takes_images_that_it_was_not_traced_with(case, tmp
 @pytest.mark.parametrize("case", ["det", "inst", "pan", "maskformer"])
 def test_an_image_without_any_object_is_predicted(case, tmp_path):
     model, batch = model_and_batch(case)
-    experiment = load_experiment(ROOT / f"configs/demo/{case}.yaml")
+    experiment = load_experiment(ROOT / f"configs/small/{case}.yaml")
     if case == "maskformer":
         torch.nn.init.zeros_(model.classifier.weight)
     else:

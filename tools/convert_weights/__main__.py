@@ -5,7 +5,7 @@ SOURCE: segformer (mit_b*.pth and whole models of the original release, and of l
 MaskFormer), torchvision (ResNet-50 and ResNet-101 of ImageNet, Faster R-CNN and Mask R-CNN on them), mmdet (the same
 detectors and Panoptic FPN of mmdetection 2 and 3, and of later work on its code), swin (swin_*.pth of the original
 release), timm (its Swin Transformers), depthformer (whole models of its authors' toolbox), maskformer (whole models
-of its release).
+of its release), efficientnet (Lite0 with the names of EfficientNet-PyTorch, for timm's backbone).
 IN: a file of PyTorch (.pth, .pt, .bin), .safetensors, or a pickle of arrays (.pkl). What training code wraps around a
 model (DistributedDataParallel, torch.compile, Lightning, averages) is taken off. OUT: {"format", "source", "kind",
 "model", "config"}, float32 tensors. A file of a whole model carries its configuration, so that it predicts, scores and

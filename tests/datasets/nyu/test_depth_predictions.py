@@ -141,7 +141,7 @@ def test_scoring_files_needs_no_image_and_gives_the_numbers_of_the_predictions(
         metric.update([guess], [target])
     limits = f"depth_scale: {scale}, max_depth: {options['max_depth']}"
     data = f"data={{name: nyu, root: {root}, {limits}, train_transforms: [normalize], test_transforms: [normalize]}}"
-    arguments = ["--cfg", ROOT / "configs/demo/seg.yaml", data, "metrics=[depth_errors]"]  # the model is not built
+    arguments = ["--cfg", ROOT / "configs/small/seg.yaml", data, "metrics=[depth_errors]"]  # the model is not built
     arguments += ["--predictions", tmp_path / "predictions", "--json", tmp_path / "result.json"]
     monkeypatch.setattr(sys, "argv", ["score", *map(str, arguments)])
     with pytest.raises(SystemExit) as stop:

@@ -179,7 +179,7 @@ def test_data_without_thing_classes_train_on_every_image(layout: Path) -> None:
 
 def test_panoptic_fpn_says_at_once_that_it_needs_things(layout: Path) -> None:
     words = [f"data.root={layout}", "data.classes=null", f"data.classes={json.dumps(STUFF)}"]
-    experiment = load_experiment("configs/demo/pan.yaml", words)
+    experiment = load_experiment("configs/small/pan.yaml", words)
     assert len(experiment.data.build("train")) == 5
     line = refused(experiment.build_model)
     assert "panoptic_fpn needs things, but none of the classes of coco_panoptic is a thing: use maskformer" in line
@@ -190,7 +190,7 @@ def test_maskformer_learns_data_without_things(layout: Path) -> None:
     small = "{name: maskformer, backbone: {name: mit_b0, channels: [8, 16, 40, 64]}, upsampler: nearest, layers: 1}"
     words = [f"data.root={layout}", "data.classes=null", f"data.classes={json.dumps(STUFF)}", f"model={small}"]
     words += ["model.channels=32", "model.hidden=8", "model.queries=4", "optimizer.rules=[]"]
-    experiment = load_experiment("configs/demo/pan.yaml", words)
+    experiment = load_experiment("configs/small/pan.yaml", words)
     model = experiment.build_model()
     dataset = experiment.data.build("train")
     batch = next(

@@ -268,7 +268,9 @@ def test_command_prints_one_line(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("1 + 1 scenes of 32 x 40 pixels")
 
 
-@pytest.mark.parametrize("wrong", ["--train 0", "--height 8", "--workers 0", "--seed -1", "--val x", "--colour red"])
+@pytest.mark.parametrize(
+    "wrong", ["--train 0", "--height 8", "--workers 0", "--seed -1", "--difficulty x", "--val x", "--colour red"]
+)
 def test_wrong_arguments_end_with_two_and_one_line(tmp_path, monkeypatch, capsys, wrong):
     assert run_tool(monkeypatch, "--root", tmp_path / "root", *wrong.split()) == 2
     message = capsys.readouterr().err

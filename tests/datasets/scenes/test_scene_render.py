@@ -177,3 +177,23 @@ def test_class_list():
     assert len(set(ids)) == len(ids)
     assert set(THING_CLASSES) < set(SCENE_CLASSES)
     assert sorted(ids) != ids
+
+
+def test_easy_rooms_have_fewer_and_larger_things_without_crowds_and_hard_ones_are_the_default():
+    easy, hard = (
+        [render_scene(Settings(12, 1, (60, 80), seed=0, difficulty=level), "train", index) for index in range(12)]
+        for level in ("easy", "hard")
+    )
+    things = [[segment for _, rendering, _ in rooms for segment in segments(rendering, ())] for rooms in (easy, hard)]
+    count, area = zip(
+        *[(len(found), np.median([found.mask.mean() for found in found])) for found in map(_only_things, things)],
+        strict=True,
+    )
+    assert count[0] < 0.7 * count[1]
+    assert area[0] > 1.5 * area[1]
+    assert not any(scene.crowds for scene, *_ in easy)
+    assert np.array_equal(hard[3][1].rgb, render_scene(Settings(12, 1, (60, 80), seed=0), "train", 3)[1].rgb)
+
+
+def _only_things(found):
+    return [segment for segment in found if segment.kind.is_thing]

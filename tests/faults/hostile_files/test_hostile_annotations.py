@@ -613,7 +613,7 @@ def test_training_ends_in_one_line(scenes, tmp_path, every, tally, trial):  # no
     for kind, name in (("inst", "instances"), ("pan", "panoptic")):
         source = scenes / f"coco/annotations/{name}_train2017.json"
         file = tmp_path / f"{name}.json"
-        words = ["--cfg", f"configs/demo/{kind}.yaml", *DETECTOR, f"data.root={scenes}/coco", f"output_dir={tmp_path}"]
+        words = ["--cfg", f"configs/small/{kind}.yaml", *DETECTOR, f"data.root={scenes}/coco", f"output_dir={tmp_path}"]
         segments = [] if kind == "inst" else [f"data.train_segments={source.with_suffix('')}"]
         for number, (spoilt_by, change) in enumerate(SPOILT.items()):
             of_objects = "box" in spoilt_by or "category" in spoilt_by
@@ -625,7 +625,7 @@ def test_training_ends_in_one_line(scenes, tmp_path, every, tally, trial):  # no
     for number, text in enumerate(["", "a b c d", "/../a.jpg /b.png 1", "a\0/b.jpg c.png 1"] if every else [""]):
         file = tmp_path / f"{number}.txt"
         file.write_text(text)
-        words = ["--cfg", "configs/demo/depth.yaml", *DEPTH, f"data.root={scenes}/nyu", f"output_dir={tmp_path}"]
+        words = ["--cfg", "configs/small/depth.yaml", *DEPTH, f"data.root={scenes}/nyu", f"output_dir={tmp_path}"]
         trial.command(f"list {text!r}", run("train", "--check", *words, f"data.train_list={file}"), file)
     trial.end(tally, "train.py given spoilt annotations: one line, exit code 2")
 
@@ -658,7 +658,7 @@ def test_score_ends_in_one_line(scenes, tmp_path, every, tally, trial):  # noqa:
         (out / "predictions.json").write_text(json.dumps(content))
         if kind == "pan":
             (out / "predictions").symlink_to(scenes / "coco/annotations/panoptic_val2017")
-        done = run("tools.score", "--cfg", f"configs/demo/{kind}.yaml", *words[kind], *nowhere, "--predictions", out)
+        done = run("tools.score", "--cfg", f"configs/small/{kind}.yaml", *words[kind], *nowhere, "--predictions", out)
         trial.command(f"{kind} {content!r:.100}", done, out)
     good = png(np.full((48, 64), 1000), 16)
     for kind, data in chain(
@@ -673,7 +673,7 @@ def test_score_ends_in_one_line(scenes, tmp_path, every, tally, trial):  # noqa:
                 relative = path.relative_to(scenes / folder).with_suffix("")
                 (out / f"{str(relative).replace('/', '_').replace('sync_depth', 'rgb')}.png").write_bytes(data)
             done = run(
-                "tools.score", "--cfg", f"configs/demo/{kind}.yaml", *words[kind], *nowhere, "--predictions", out
+                "tools.score", "--cfg", f"configs/small/{kind}.yaml", *words[kind], *nowhere, "--predictions", out
             )
             trial.command(f"{kind} {data[:40]!r}", done, out)
     trial.end(tally, "tools.score given spoilt predictions: one line, exit code 2")

@@ -24,7 +24,7 @@ from tests.conftest import ROOT, TINY
 from tests.launch import Done, run
 
 CHAPTER = "Hostile input"
-CFG = "configs/demo/seg.yaml"
+CFG = "configs/small/seg.yaml"
 
 
 @dataclass

@@ -616,7 +616,7 @@ def test_names(ade, tally, trial):  # noqa: F811
 
 # --- real commands ---------------------------------------------------------------------------------------------------
 
-SEG = "configs/demo/seg.yaml"
+SEG = "configs/small/seg.yaml"
 
 
 @pytest.fixture

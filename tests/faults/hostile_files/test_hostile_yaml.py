@@ -404,10 +404,10 @@ def folder(scenes, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("hostile")
     run("train")  # the first command waits for the launcher to start
     options = [*TINY, f"data.root={scenes}/ADEChallengeData2016", f"output_dir={folder}/out"]
-    whole = load_experiment(ROOT / "configs/demo/seg.yaml", options).dump()
+    whole = load_experiment(ROOT / "configs/small/seg.yaml", options).dump()
     (folder / "whole.yaml").write_text(yaml.safe_dump(whole))
     for name in DEMOS:
-        config = load_experiment(ROOT / f"configs/demo/{name}.yaml", [f"output_dir={folder}/out"]).dump()
+        config = load_experiment(ROOT / f"configs/small/{name}.yaml", [f"output_dir={folder}/out"]).dump()
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
     return folder
 

@@ -56,7 +56,7 @@ def test_run_trains_and_scores(scenes, tmp_path):
     options = [f"data.root={scenes}/coco", f"output_dir={tmp_path}", "run_name=inst", "system.device=cuda"]
     options += ["steps=4", "evaluation.every=4", "logging.every=1"]
     options += ["system.workers=2", "precision=bf16"]
-    done = run("train.py", "--cfg", "configs/demo/inst.yaml", *options)
+    done = run("train.py", "--cfg", "configs/small/inst.yaml", *options)
     assert done.returncode == 0, done.stderr
     path = tmp_path / "eval.json"
     assert run("eval.py", "--checkpoint", tmp_path / "inst", "--json", path).returncode == 0

@@ -30,7 +30,7 @@ class Copy:
         return [f"data.root={self.root}", *([classes] if self.task == "seg" else [])]
 
     def check(self, *overrides: str, workers: int = 0) -> Report:
-        cfg = f"configs/demo/{self.task}.yaml"
+        cfg = f"configs/small/{self.task}.yaml"
         return check(load_experiment(cfg, [*self.arguments(), *overrides]), cfg, workers=workers)
 
     def images(self, split: str = "train") -> list[Path]:

@@ -29,7 +29,7 @@ def broken(copy):
 
 def call(here, data, *words) -> int:
     with pytest.raises(SystemExit) as stop:
-        here("tools.check_data.__main__", "--cfg", f"configs/demo/{data.task}.yaml", *words, *data.arguments())
+        here("tools.check_data.__main__", "--cfg", f"configs/small/{data.task}.yaml", *words, *data.arguments())
     return stop.value.code
 
 
@@ -59,14 +59,16 @@ def test_the_json_record(here, broken, tmp_path, capsys):
 def test_json_before_a_setting_is_no_file(here, copy, capsys):
     data = copy("seg")
     with pytest.raises(SystemExit):
-        here("tools.check_data.__main__", "--cfg", "configs/demo/seg.yaml", "--workers", 1, "--json", *data.arguments())
+        here(
+            "tools.check_data.__main__", "--cfg", "configs/small/seg.yaml", "--workers", 1, "--json", *data.arguments()
+        )
     assert json.loads(capsys.readouterr().out)["findings"] == []
 
 
 def test_a_record_that_cannot_be_written_is_told_before_the_work(here, copy, tmp_path):
     data = copy("seg")
     with pytest.raises(UserError, match="cannot be written"):
-        here("tools.check_data.__main__", "--cfg", "configs/demo/seg.yaml", "--json", tmp_path, *data.arguments())
+        here("tools.check_data.__main__", "--cfg", "configs/small/seg.yaml", "--json", tmp_path, *data.arguments())
 
 
 @pytest.mark.parametrize("task", LAYOUTS)

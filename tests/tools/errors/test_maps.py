@@ -82,7 +82,7 @@ def test_the_ious_of_a_class_over_images():
 def test_depth_counts_what_the_metric_of_the_experiment_scores():
     """Within its crop and range, with predictions clamped to that range."""
     config = "metrics=[{name: depth_errors, crop: eigen, min_depth: 1, max_depth: 8}]"
-    analysis = build_analysis(load_experiment(ROOT / "configs/demo/depth.yaml", [config]))
+    analysis = build_analysis(load_experiment(ROOT / "configs/small/depth.yaml", [config]))
     truth = torch.full((480, 640), 9.0)  # beyond the range
     truth[40:60, 41:43] = 4.0
     truth[100, 100] = 0.5

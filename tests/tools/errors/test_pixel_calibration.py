@@ -51,7 +51,7 @@ Images.__abstractmethods__ = frozenset()
 
 
 def calibrated(model: DenseModel, *words: str) -> dict:
-    experiment = load_experiment(ROOT / "configs/demo/seg.yaml", words)
+    experiment = load_experiment(ROOT / "configs/small/seg.yaml", words)
     return pixel_calibration(model, Images(), experiment, torch.device("cpu"))
 
 

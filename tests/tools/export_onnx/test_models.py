@@ -26,7 +26,7 @@ SWIN = "model.backbone={name: swin_t, channels: 32, depths: [1, 1, 2, 1], window
 
 def build(cfg, *settings):
     torch.manual_seed(0)
-    demo, recipe = (ROOT / f"{folder}/{cfg}.yaml" for folder in ("configs/demo", "configs"))
+    demo, recipe = (ROOT / f"{folder}/{cfg}.yaml" for folder in ("configs/small", "configs"))
     experiment = load_experiment(demo if demo.exists() else recipe, ["data.root=/proc/nowhere", *settings])
     return experiment, experiment.build_model(pretrained=False).eval().requires_grad_(False)
 
@@ -86,10 +86,10 @@ def test_half_precision_is_proven_of_other_models(tmp_path, cfg):
 def test_the_command_writes_file_and_reference(here, tmp_path, monkeypatch, capsys):
     from tests.conftest import TINY  # a short run would take as long as the rest of the file
 
-    experiment = load_experiment(ROOT / "configs/demo/seg.yaml", [*TINY, "model.backbone.weights=null"])
+    experiment = load_experiment(ROOT / "configs/small/seg.yaml", [*TINY, "model.backbone.weights=null"])
     weights = experiment.build_model(pretrained=False).state_dict()
     torch.save(weights, tmp_path / "weights.pt")
-    words = ["--cfg", "configs/demo/seg.yaml", "--checkpoint", tmp_path / "weights.pt", "--out", tmp_path / "m.onnx"]
+    words = ["--cfg", "configs/small/seg.yaml", "--checkpoint", tmp_path / "weights.pt", "--out", tmp_path / "m.onnx"]
     words += ["--size", 64, 64, "--reference", tmp_path / "ref.npz"]
     here("tools.export_onnx", *words, *TINY)
     assert "verified with onnxruntime" in capsys.readouterr().out

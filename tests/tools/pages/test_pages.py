@@ -14,6 +14,7 @@ from errors import UserError
 from tests import launch
 from tests.conftest import ROOT, TINY
 from tests.tools.pages.reader import check_alone
+from tools import demo_page
 from tools.pages.html import write_page
 from tools.report.page import page as report_page
 from tools.report.runs import Run, read_runs
@@ -27,7 +28,7 @@ def run(scenes, tmp_path_factory):
     words += ["steps=2", "evaluation.every=1", "batch_size=2", "logging.sinks=[]", "system.reuse_memory=false"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
-        patch.setattr(sys, "argv", ["train", "--cfg", "configs/demo/seg.yaml", *words])
+        patch.setattr(sys, "argv", ["train", "--cfg", "configs/small/seg.yaml", *words])
         launch.main_of("train")()
     return folder / "tiny"
 
@@ -75,6 +76,18 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(run, here, mon
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="page"):
         here("tools.errors.__main__", "--checkpoint", run, option, tmp_path / "file/page.html")
+
+
+def test_the_page_of_the_demos_shows_what_each_model_sees(run, tmp_path, monkeypatch):
+    page = tmp_path / "demo/index.html"
+    monkeypatch.setattr(sys, "argv", ["demo_page", f"{run}", "--images", "2", "--out", f"{page}"])
+    demo_page.main()
+    text = page.read_text()
+    check_alone(text)
+    assert text.count("mIoU ") == 1
+    assert text.count("segformer with dysample") == 1
+    assert text.count('<figure class="card"') == 2 * 2
+    assert len(set(re.findall('base64,([^"]+)', text))) == 2 * 2  # each scene, and what the model makes of it
 
 
 def test_a_report_of_two_runs_shows_what_differs(run, counted, tmp_path):
