@@ -33,7 +33,7 @@ from upsamplers.triton_kernels import (
 BYTES_CHANNELS_LAST, NUMBERS_CHANNELS_FIRST = 4096, 1024  # more would need more registers than there are
 MOST_CHANNELS_LAST, MOST_CHANNELS_FIRST = 128, 32
 POINTS_PER_PROGRAM = 256  # of kernels without channels
-WINDOW = True  # look for near output pixels around each feature pixel; False: list all. benchmarks/gpu.py compares
+WINDOW = True  # look for near output pixels around each feature pixel; False: list all. benchmarks/gpu/ compares
 
 
 def sum_points(x: Tensor, positions: Tensor, weights: Tensor | None, border: bool) -> Tensor:

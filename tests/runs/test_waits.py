@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import train
-from benchmarks import training_step
+from benchmarks.gpu import training_step
 from datasets.loading import next_batches
 from experiment import load_experiment
 from runtime.distributed import start_processes
@@ -42,7 +42,7 @@ def options_of(task, scenes, tmp_path):
 def make_run(task, scenes, tmp_path, monkeypatch, device="cpu"):
     monkeypatch.chdir(ROOT)
     options = [*options_of(task, scenes, tmp_path), f"system.device={device}"]
-    return train.Run(load_experiment(f"configs/demo/{task}.yaml", options).in_steps(), start_processes(device))
+    return train.Run(load_experiment(f"configs/small/{task}.yaml", options).in_steps(), start_processes(device))
 
 
 @pytest.mark.parametrize("task", ["seg", "depth"])
@@ -59,7 +59,7 @@ def test_the_benchmark_of_steps_takes_any_setting(scenes, tmp_path, monkeypatch)
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(training_step, "start_processes", lambda _: start_processes("cpu"))
     options = [*options_of("depth", scenes, tmp_path), "system.channels_last=true"]
-    found = training_step.measure("configs/demo/depth.yaml", 1, options)
+    found = training_step.measure("configs/small/depth.yaml", 1, options)
     assert found["ms"] > 0
     assert found["waits"] == 0
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import gpu
+from benchmarks.gpu import __main__ as gpu
 from errors import UserError
 from tests.conftest import ROOT
 from tools.benchmark import __main__ as command

@@ -1,4 +1,4 @@
-"""DySample on a GPU beside its goals: `python -m benchmarks.sampler_gpu [--json FILE]`.
+"""DySample on a GPU beside its goals: `python -m benchmarks.gpu.sampler [--json FILE]`.
 
 One image, 256 channels, 120 x 120 -> 240 x 240, in both layouts, float32 and bfloat16. For the forward pass, and with
 backward: the time of a call from an empty queue, of a call among others that wait in the queue, and on the device alone
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the results here")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
-        raise UserError("benchmarks.sampler_gpu", "PyTorch sees no CUDA device", "run it on a machine with one")
+        raise UserError("benchmarks.gpu.sampler", "PyTorch sees no CUDA device", "run it on a machine with one")
     settings = [measure_setting(dtype, last) for dtype in GOALS for last in (False, True)]
     record = {"machine": machine("cuda"), "shape": SHAPE, "settings": settings, "verdicts": verdicts(settings)}
     text = json.dumps(record, indent=2)

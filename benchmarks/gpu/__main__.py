@@ -65,10 +65,10 @@ def main() -> None:
     path = RESULTS / f"gpu_{name}_{record['date']}.json"
     upsamplers = "tools.benchmark", "--json", "--device", "cuda", "--dtype", "float32", "bfloat16"
     parts: dict[str, Callable[[], Any]] = {
-        "sampler": partial(run_benchmark, "benchmarks.sampler_gpu"),
+        "sampler": partial(run_benchmark, "benchmarks.gpu.sampler"),
         "upsamplers": partial(run_benchmark, *upsamplers),
         "upsamplers_channels_last": partial(run_benchmark, *upsamplers, "--channels-last"),
-        "training_steps": partial(run_benchmark, "benchmarks.training_step"),
+        "training_steps": partial(run_benchmark, "benchmarks.gpu.training_step"),
         "segformer_step": partial(run_benchmark, "benchmarks.segformer_step", "--rounds", "1"),
         "detector_step": partial(
             run_benchmark, "benchmarks.detector_step", "--rounds", "1", "--height", "800", "--width", "1344"

@@ -1,6 +1,6 @@
-"""Steps of the demos' trainings by memory layout and compilation, and how often they wait for the device.
+"""Training steps of the small configurations by memory layout and compilation, and how often they wait for the device.
 
-    python -m benchmarks.training_step [--cfg configs/demo/seg.yaml ..] [--steps 10] [KEY=VALUE ..]
+    python -m benchmarks.gpu.training_step [--cfg configs/small/seg.yaml ..] [--steps 10] [KEY=VALUE ..]
 
 For each configuration: milliseconds of a step (median; data loading is not counted) with and without
 system.channels_last and system.compile. On CUDA also how many operations of a step made the host wait for the device,
@@ -23,7 +23,7 @@ from runtime.distributed import start_processes
 from tools.benchmark.measure import machine, milliseconds, rounded
 from train import Run, train_step
 
-DEMOS = [f"configs/demo/{task}.yaml" for task in ("seg", "det", "inst", "pan", "depth")]
+DEMOS = [f"configs/small/{task}.yaml" for task in ("seg", "det", "inst", "pan", "depth")]
 WARM_UP = 3  # steps, in which graphs are compiled
 
 
