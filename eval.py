@@ -27,11 +27,10 @@ from inference import Inference
 from metrics.base import Metric
 from models.base import DenseModel
 from runtime.distributed import Processes, start_processes
-from runtime.memory import EVALUATION, keep_freed_memory
 from runtime.shutdown import exit_together
 from structures import Batch
 from workflow.results import check_outside_data, check_writable, describe, result_record, write_result
-from workflow.trained import find_checkpoint, load_predicting
+from workflow.trained import find_checkpoint, keep_memory, load_predicting
 
 
 @torch.inference_mode()
@@ -101,8 +100,7 @@ def main() -> None:
     experiment, model, step = load_predicting(path, arguments.cfg, arguments.overrides)
     if arguments.predictions:
         check_outside_data(arguments.predictions, "--predictions", experiment)
-    if experiment.system.reuse_memory:
-        keep_freed_memory(EVALUATION)
+    keep_memory(experiment)
     dataset = experiment.data.build("val")
     files = experiment.data.prediction_files(arguments.predictions) if arguments.predictions else None
     processes = start_processes(experiment.system.device, experiment.system.backend)

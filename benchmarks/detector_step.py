@@ -1,12 +1,12 @@
 """Time and memory of one training step of Faster R-CNN R50: ours, and torchvision's own.
 
-    python -m benchmarks.detector_step [--height 480] [--width 640] [--batch 2] [--rounds 3] [--steps 3]
+    python -m benchmarks.detector_step [--height 480] [--width 640] [--batch 2] [--rounds 2] [--steps 2] [--json FILE]
 
 Forward with losses, backward and SGD in float32, on CUDA if available. Both models do the same work: random weights,
 80 classes, torchvision's settings, the plain feature pyramid, a frozen stem and first stage, norms that learn nothing,
 1000 proposals and seven objects per image. The numbers of trained weights and of norms must agree. Every measurement
 runs in a new process with the same allocator settings. The models take turns, so that a busy moment of the machine
-affects both. Prints JSON.
+affects both. Prints JSON; with --json the comparisons, as text, and writes them.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.models.resnet import Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
+from benchmarks.pairs import publish, row_of
 from benchmarks.segformer_step import positive, take_turns
 from experiment import load_experiment
 from models.backbones.resnet import FixedBatchNorm2d
@@ -40,6 +41,7 @@ CLASSES = 80
 OBJECTS = 7
 PROPOSALS = 1000  # per image, of which the losses use 512
 THEIRS = "torchvision"
+GOALS = {"nearest": 1.2}
 Losses = Callable[[], dict[str, Tensor]]
 
 
@@ -146,10 +148,11 @@ def main() -> None:
     parser.add_argument("--height", type=positive, default=480)
     parser.add_argument("--width", type=positive, default=640)
     parser.add_argument("--batch", type=positive, default=2)
-    parser.add_argument("--rounds", type=positive, default=3, help="processes for each model")
-    parser.add_argument("--steps", type=positive, default=3, help="measured steps per process")
+    parser.add_argument("--rounds", type=positive, default=2, help="processes for each model")
+    parser.add_argument("--steps", type=positive, default=2, help="measured steps per process")
     parser.add_argument("--upsamplers", default="nearest,dysample+", help="upsamplers of our model")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
@@ -161,9 +164,15 @@ def main() -> None:
     ours, theirs = (measurements[kind][0]["work"] for kind in (first_kind, THEIRS))
     if first_kind == "nearest" and ours != theirs:
         raise ValueError(f"the models do not do the same work: {ours}, {theirs}")
+    setting = {name: value for name, value in vars(arguments).items() if name not in ("measure", "json")}
+    if arguments.json:
+        times = {kind: [summarize([run])["step_s"] for run in runs] for kind, runs in measurements.items()}
+        work, theirs = "Faster R-CNN, ResNet-50: training step with", times.pop(THEIRS)
+        rows = [row_of(f"{work} {kind}", THEIRS, own, theirs, goal=GOALS.get(kind)) for kind, own in times.items()]
+        publish(rows, arguments.json, **setting)
+        return
     results = {kind: summarize(runs) for kind, runs in measurements.items()}
     first = next(iter(results))
-    setting = {name: value for name, value in vars(arguments).items() if name != "measure"}
     device = torch.cuda.get_device_name() if arguments.device == "cuda" else cpu_name()
     about = {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}
     record = {

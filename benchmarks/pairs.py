@@ -4,7 +4,7 @@ import datetime
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,18 @@ def compare(
     The ratio is the median of the rounds' ratios. theirs: None if the peer is not installed.
     """
     times = [(seconds(ours), seconds(theirs) if theirs else float("nan")) for _ in range(rounds + 1)][1:]
-    our_time, their_time = (statistics.median(column) for column in zip(*times, strict=True))
+    our_times, their_times = (list(column) for column in zip(*times, strict=True))
+    return row_of(work, peer, our_times, their_times if theirs else None, goal=goal)
+
+
+def row_of(
+    work: str, peer: str, ours: Sequence[float], theirs: Sequence[float] | None, *, goal: float | None = None
+) -> Row:
+    """The comparison of times that were taken in turns; theirs: None if the peer is not installed."""
     if theirs is None:
-        return Row(work, peer, our_time, goal=goal)
-    ratio = statistics.median(their_seconds / our_seconds for our_seconds, their_seconds in times)
-    return Row(work, peer, our_time, their_time, ratio, goal)
+        return Row(work, peer, statistics.median(ours), goal=goal)
+    ratio = statistics.median(their_time / our_time for our_time, their_time in zip(ours, theirs, strict=True))
+    return Row(work, peer, statistics.median(ours), statistics.median(theirs), ratio, goal)
 
 
 def record(rows: list[Row], **setting: Any) -> dict[str, Any]:

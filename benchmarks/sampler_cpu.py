@@ -1,7 +1,8 @@
 """DySample on the CPU against the published module's algorithm: `python -m benchmarks.sampler_cpu [--json FILE]`.
 
 One image, 256 channels, 120 x 120 -> 240 x 240; forward without gradients, and forward with all gradients. In turns in
-one process. Both sides have the same weights and give the same results, or this raises ValueError.
+one process. Both sides have the same weights and give the same results, or this raises ValueError. And CARAFE, which
+sums windows with predicted kernels, against bilinear upsampling, which computes less.
 """
 
 import argparse
@@ -88,12 +89,14 @@ def measure(rounds: int) -> list[Row]:
         name, peer = f"DySample, {setting}", "the published module"
         rows.append(compare(f"{name}, forward", peer, *reads, goal=goals[0], rounds=rounds))
         rows.append(compare(f"{name}, with backward", peer, *work, goal=goals[1], rounds=rounds))
-    x = torch.randn(1, CHANNELS, SIDE, SIDE, requires_grad=True)
-    pair = [
-        functools.partial(with_gradients, module, x, gradient, False)
-        for module in (Carafe(CHANNELS), nn.Upsample(scale_factor=2, mode="bilinear"))
-    ]
-    rows.append(compare("CARAFE, contiguous, with backward", "bilinear", *pair, rounds=rounds))
+    for layout in ("contiguous", "channels_last"):
+        memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+        x = torch.randn(1, CHANNELS, SIDE, SIDE).to(memory_format=memory_format).requires_grad_()
+        pair = [
+            functools.partial(with_gradients, module, x, gradient.to(memory_format=memory_format), False)
+            for module in (Carafe(CHANNELS), nn.Upsample(scale_factor=2, mode="bilinear"))
+        ]
+        rows.append(compare(f"CARAFE, {layout}, with backward", "bilinear", *pair, rounds=rounds))
     return rows
 
 

@@ -1,9 +1,10 @@
 """Time and memory of one training step of SegFormer: ours, and the one in `transformers` if it is installed.
 
-    python benchmarks/segformer_step.py [--size 512] [--batch 2] [--rounds 3] [--steps 4]
+    python -m benchmarks.segformer_step [--size 512] [--batch 2] [--rounds 2] [--steps 2] [--json FILE]
 
 Forward, loss, backward and AdamW in float32, on CUDA if available. Every measurement runs in a new process with the
-same allocator settings. The models take turns, so that a busy moment of the machine affects both. Prints JSON.
+same allocator settings. The models take turns, so that a busy moment of the machine affects both. Prints JSON; with
+--json the comparisons, as text, and writes them.
 """
 
 import argparse
@@ -15,13 +16,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 ROOT = Path(__file__).parent.parent
 CLASSES = 150
+PEER, GOALS = "transformers", {"bilinear": 1.8, "dysample": 1.5}
 CHANNELS = {"mit_b0": ([32, 64, 160, 256], 256), "mit_b1": ([64, 128, 320, 512], 256)}
 
 
@@ -58,7 +61,7 @@ def measure(kind: str, arguments: argparse.Namespace) -> dict[str, object]:
     device = torch.device(arguments.device)
     images = torch.randn(arguments.batch, 3, arguments.size, arguments.size).to(device)
     labels = torch.randint(CLASSES, (arguments.batch, arguments.size, arguments.size)).to(device)
-    if kind == "transformers":
+    if kind == PEER:
         model, compute_loss = build_theirs(arguments.backbone, images, labels)
     else:
         model, compute_loss = build_ours(arguments.backbone, kind, images, labels)
@@ -90,6 +93,17 @@ def keep_freed_memory() -> None:
     sys.path.remove(str(ROOT))  # `transformers` looks for a package `datasets`, and must not find ours
 
 
+@contextmanager
+def without_our_datasets() -> Iterator[None]:
+    """Context for importing `transformers`, which looks for a package `datasets`, and must not find ours."""
+    before = sys.path[:]
+    sys.path[:] = [place for place in before if Path(place or ".").resolve() != ROOT]
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
 def take_turns(script: list[str], kinds: list[str], rounds: int, cwd: str | None = None) -> dict[str, list[dict]]:
     """Run `python SCRIPT [options of this command] --measure KIND` `rounds` times for each kind; return their JSON."""
     measurements: dict[str, list[dict]] = {kind: [] for kind in kinds}
@@ -116,23 +130,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=positive, default=512)
     parser.add_argument("--batch", type=positive, default=2)
-    parser.add_argument("--rounds", type=positive, default=3, help="processes for each model")
-    parser.add_argument("--steps", type=positive, default=4, help="measured steps per process")
+    parser.add_argument("--rounds", type=positive, default=2, help="processes for each model")
+    parser.add_argument("--steps", type=positive, default=2, help="measured steps per process")
     parser.add_argument("--backbone", choices=list(CHANNELS), default="mit_b1")
     parser.add_argument("--upsamplers", default="bilinear,dysample", help="upsamplers of our model")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
         print(json.dumps(measure(arguments.measure, arguments)))
         return
     sys.path.append(str(ROOT))  # not before: a measuring process must not find our `datasets`, see keep_freed_memory
+    from benchmarks.pairs import publish, row_of
     from workflow.environment import cpu_name
 
     kinds = arguments.upsamplers.split(",")
-    if importlib.util.find_spec("transformers"):
-        kinds.append("transformers")
+    if importlib.util.find_spec(PEER):
+        kinds.append(PEER)
     measurements = take_turns([str(Path(__file__).resolve())], kinds, arguments.rounds, cwd="/")
+    setting = {name: value for name, value in vars(arguments).items() if name not in ("measure", "json")}
+    if arguments.json:
+        times = {kind: [statistics.median(run["seconds"]) for run in runs] for kind, runs in measurements.items()}
+        theirs = times.pop(PEER, None)
+        work = f"SegFormer, {arguments.backbone}: training step with"
+        rows = [row_of(f"{work} {kind}", PEER, own, theirs, goal=GOALS.get(kind)) for kind, own in times.items()]
+        publish(rows, arguments.json, **setting)
+        return
     results = {
         kind: {
             "median_s": round(statistics.median(second for run in runs for second in run["seconds"]), 3),
@@ -141,7 +165,6 @@ def main() -> None:
         }
         for kind, runs in measurements.items()
     }
-    setting = {name: value for name, value in vars(arguments).items() if name != "measure"}
     machine = {"cpu": cpu_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     print(json.dumps({"date": str(datetime.date.today()), **machine, "setting": setting, "results": results}, indent=2))
 

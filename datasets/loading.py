@@ -277,11 +277,14 @@ def _padded_size(image: _Transformed, divisor: int) -> Size:
 def _collate(images: list[_Transformed], targets: list[Target], size: Size, transforms: Transforms) -> Batch:
     """A batch of images padded to `size`."""
     pixels = [image.sample.image for image in images]
-    stacked = np.zeros((len(images), *size, 3), pixels[0].dtype)
-    for image, place in zip(pixels, stacked, strict=True):
-        place[: image.shape[0], : image.shape[1]] = image
     sizes, (_, normalize, _) = [image.size for image in images], divide(transforms)
+    # In the order of the network at once, if nothing is left to do: of a large image every copy counts.
+    shape = (len(images), 3, *size) if normalize is None else (len(images), *size, 3)
+    stacked = np.zeros(shape, pixels[0].dtype)
+    places = stacked.transpose(0, 2, 3, 1) if normalize is None else stacked
+    for image, place in zip(pixels, places, strict=True):
+        place[: image.shape[0], : image.shape[1]] = image
     if normalize is None:
-        return Batch(torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous(), sizes, targets)
+        return Batch(torch.from_numpy(stacked), sizes, targets)
     extents: list[Size] = [(image.shape[0], image.shape[1]) for image in pixels]
     return Batch(torch.from_numpy(stacked), sizes, targets, normalize.left_to_device(extents))

@@ -1,7 +1,7 @@
 """Count the parameters and multiply-accumulates (MACs) of a model, with fake tensors that have only shapes."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -43,8 +43,8 @@ def complexity(model: DenseModel, size: Size) -> dict[str, Any]:
     Returns "params", "params_trainable", "macs", "input" ([channels, height, width]) and "upsamplers": a dictionary of
     their "count", "params", "weights" and "macs". `weights` counts convolution and linear weights only, as the paper
     does.
-    Fake tensors have shapes but no data, so this needs no memory and computes nothing. Raises ValueError if the image
-    is too small for the model.
+    This needs no memory and computes nothing: a model built under `shapes_only` has no data, and for another one fake
+    tensors take its place, which is slower. Raises ValueError if the image is too small for the model.
     """
     counter, channels = FlopCounterMode(display=False), model.backbone.in_channels
     upsampler_macs = upsampler_flops = 0
@@ -64,9 +64,10 @@ def complexity(model: DenseModel, size: Size) -> dict[str, Any]:
     handles += [module.register_forward_hook(leave) for module in upsamplers]
     was_training = model.training
     # The MATH backend computes attention as two matrix products, which the counter can count on every device.
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    device = next(model.parameters()).device
+    fake = nullcontext() if device.type == "meta" else FakeTensorMode(allow_non_fake_inputs=True)
     with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), fake, counter:
-        model.eval().outputs(torch.zeros(1, channels, *size, device=next(model.parameters()).device))
+        model.eval().outputs(torch.zeros(1, channels, *size, device=device))
     model.train(was_training)
     for handle in handles:
         handle.remove()

@@ -1,4 +1,4 @@
-"""The processes of one run, as torchrun starts them, and batch normalisation over all of them."""
+"""The processes of one run, as torchrun starts them, what they exchange, and batch normalisation over all of them."""
 
 import os
 import time
@@ -60,13 +60,15 @@ class Processes:
 
     def seed_step(self, seed: int, step: int) -> None:
         """Seed PyTorch's generators for one step of this process. So checkpoints need no random state for dropout."""
-        torch.manual_seed(int(np.random.SeedSequence([seed, step, self.rank]).generate_state(1, np.uint64)[0]))
+        number = int(np.random.SeedSequence([seed, step, self.rank]).generate_state(1, np.uint64)[0])
+        torch.default_generator.manual_seed(number)  # torch.manual_seed would seek devices of every kind
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(number)
 
     def share_buffers(self, model: nn.Module) -> None:
         """Give all processes the buffers of the main one, which are those that are saved. All processes must call it.
 
-        Running statistics of batch normalisation differ between processes if `sync_batch_norm` is off, and
-        DistributedDataParallel makes them equal only at the start of a training step.
+        Running statistics of batch normalisation differ between processes if `sync_batch_norm` is off.
         """
         if self.count > 1:
             for buffer in model.buffers():
@@ -115,26 +117,15 @@ def parallelize(model: nn.Module, processes: Processes) -> nn.Module:
         return model
     # PyTorch warns about strides of axes of length 1, which cost nothing.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-    return DistributedDataParallel(model, [processes.device.index] if processes.device.type == "cuda" else None)
+    # Buffers need no broadcast: running statistics of other processes are never used (see `share_buffers`).
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # its successor is new in PyTorch 2.14
+    devices = [processes.device.index] if processes.device.type == "cuda" else None
+    return DistributedDataParallel(model, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def local_gradients(parallel: nn.Module) -> AbstractContextManager[None]:
     """Context without gradient averaging over processes, for all accumulation rounds except the last one."""
     return parallel.no_sync() if isinstance(parallel, DistributedDataParallel) else nullcontext()
-
-
-def synchronize_batch_norm(model: nn.Module, processes: Processes) -> nn.Module:
-    """Make batch normalisation use statistics over all processes. Parameters and state-dict keys stay the same."""
-    if processes.count == 1:
-        return model
-    if processes.device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    for name, child in model.named_children():
-        if type(child) is nn.BatchNorm2d:
-            child.__class__ = GlooBatchNorm2d  # it has the same attributes and another forward
-        else:
-            setattr(model, name, synchronize_batch_norm(child, processes))
-    return model
 
 
 def sum_over_processes(x: Tensor) -> Tensor:
@@ -180,25 +171,40 @@ class _Sum(torch.autograd.Function):
         return total
 
 
+# --- batch normalisation over the images of all processes ------------------------------------------------------------
+
+
+def synchronize_batch_norm(model: nn.Module, processes: Processes) -> nn.Module:
+    """Make batch normalisation use statistics over all processes. Parameters and state-dict keys stay the same."""
+    if processes.count == 1:
+        return model
+    if processes.device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for name, child in model.named_children():
+        if type(child) is nn.BatchNorm2d:
+            child.__class__ = GlooBatchNorm2d  # it has the same attributes and another forward
+        else:
+            setattr(model, name, synchronize_batch_norm(child, processes))
+    return model
+
+
 class GlooBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation over the images of all processes, for CPU tensors: nn.SyncBatchNorm does not support them."""
+    """Batch normalisation over the images of all processes, for CPU tensors: nn.SyncBatchNorm does not support them.
+
+    It exchanges tensors once in the forward and once in the backward pass.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C, H, W]."""
         if not self.training:
             return super().forward(x)
-        values = x.float()
-        count = torch.tensor(float(values.numel() // values.shape[1]))
-        dist.all_reduce(count)
-        mean = _Sum.apply(values.sum(dim=(0, 2, 3))) / count
-        centred = values - mean[:, None, None]
-        variance = _Sum.apply(centred.square().sum(dim=(0, 2, 3))) / count
+        mean, variance, count = _statistics(x.detach())
         if self.track_running_stats:
-            self._update_running(mean.detach(), variance.detach() * count / (count - 1))
-        y = centred * (variance + self.eps).rsqrt()[:, None, None]
-        if self.affine:
-            y = y * self.weight[:, None, None] + self.bias[:, None, None]
-        return y.to(x.dtype)
+            self._update_running(mean, variance * count / (count - 1))
+        weight = self.weight if self.affine else torch.ones_like(mean)
+        bias = self.bias if self.affine else torch.zeros_like(mean)
+        y: Tensor = _Normalize.apply(x, weight, bias, mean, variance, count, self.eps)
+        return y
 
     def _update_running(self, mean: Tensor, variance: Tensor) -> None:
         assert self.running_mean is not None
@@ -208,3 +214,53 @@ class GlooBatchNorm2d(nn.BatchNorm2d):
         momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, momentum)
         self.running_var.lerp_(variance, momentum)
+
+
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean [C] and variance [C] of x [B, C, H, W] over all processes, and how many values each has; in float32.
+
+    Each process gives its own mean, its sum of squared deviations from that, and its count. They are put together as in
+    Chan, Golub & LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979), which,
+    unlike the mean of squares, loses no digits.
+    """
+    channels, own_count = x.shape[1], x.numel() // x.shape[1]
+    own_variance, own_mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
+    own = torch.cat([own_mean, own_variance * own_count, own_mean.new_tensor([own_count])])
+    everyone = own.new_empty(dist.get_world_size(), len(own))
+    dist.all_gather(list(everyone), own)
+    means, squares, counts = everyone.split([channels, channels, 1], dim=1)
+    count = counts.sum()
+    mean = (means * counts).sum(0) / count
+    variance = (squares + counts * (means - mean).square()).sum(0) / count
+    return mean, variance, count
+
+
+class _Normalize(torch.autograd.Function):
+    """x [B, C, H, W] normalised with the statistics of `_statistics`, through which gradients flow, too.
+
+    Where all processes use a statistic, the gradient of it is the sum over them.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, count: Tensor, eps: float
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, mean, variance, count)
+        ctx.eps = eps
+        return torch.batch_norm(x, weight, bias, mean, variance, False, 0.0, eps, False)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, variance, count = ctx.saved_tensors
+        # Those of fixed statistics; what is missing from x's depends on the sums over all processes of the others.
+        operator = torch.ops.aten.native_batch_norm_backward
+        of_x, of_weight, of_bias = operator(
+            gradient, x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
+        )
+        sums = torch.stack([of_weight, of_bias])
+        dist.all_reduce(sums)
+        scale = (variance + ctx.eps).rsqrt()
+        slope, offset = sums * weight * scale / count
+        centred = (x - mean[:, None, None]) * (slope * scale)[:, None, None]
+        of_x = of_x - (centred + offset[:, None, None]).to(of_x.dtype)
+        return of_x, of_weight, of_bias, None, None, None, None

@@ -5,7 +5,9 @@ import platform
 import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # constants of malloc.h
-TRAINING, EVALUATION = 1 << 30, 1 << 25  # bytes. Freed tensors up to this size keep their memory.
+# Bytes. Freed tensors up to this size keep their memory. In evaluation by windows only small ones do: the gaps between
+# larger ones, of many sizes and many times, would add up to gigabytes.
+TRAINING, EVALUATION, WINDOWS = 1 << 30, 1 << 25, 1 << 20
 
 
 def keep_freed_memory(up_to: int = TRAINING) -> bool:

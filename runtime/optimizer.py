@@ -92,7 +92,7 @@ class AdamWConfig(_OptimizerConfig):
 
     def build(self, model: nn.Module, batch_size: int, parts: Parts = ()) -> Optimizer:
         """The optimiser of all trainable parameters of `model`. parts: see `groups`."""
-        return torch.optim.AdamW(self.groups(model, batch_size, parts), betas=self.betas, fused=True)
+        return _eager(torch.optim.AdamW)(self.groups(model, batch_size, parts), betas=self.betas, fused=True)
 
 
 class SGDConfig(_OptimizerConfig):
@@ -103,13 +103,24 @@ class SGDConfig(_OptimizerConfig):
 
     def build(self, model: nn.Module, batch_size: int, parts: Parts = ()) -> Optimizer:
         """The optimiser of all trainable parameters of `model`. parts: see `groups`."""
-        optimizer = torch.optim.SGD(self.groups(model, batch_size, parts), momentum=self.momentum, fused=True)
+        optimizer = _eager(torch.optim.SGD)(self.groups(model, batch_size, parts), momentum=self.momentum, fused=True)
         if self.momentum:
             # The optimiser itself would leave the momentum uninitialised if its first step is skipped (PyTorch 2.14).
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
                     optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return optimizer
+
+
+def _eager(kind: type[Optimizer]) -> Any:
+    """The same optimiser, without what keeps torch.compile out of its methods: that imports it, more than a second.
+
+    torch.compile never sees them here. Where PyTorch has no such wrapper, the methods stay as they are.
+    """
+    names = ("step", "zero_grad", "add_param_group", "state_dict", "load_state_dict")
+    methods = {name: getattr(getattr(kind, name), "__wrapped__", getattr(kind, name)) for name in names}
+    methods["step"] = torch.no_grad()(methods["step"])
+    return type(kind.__name__, (kind,), methods)
 
 
 def moving_average(model: nn.Module, decay: float | None) -> AveragedModel | None:

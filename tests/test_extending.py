@@ -100,7 +100,7 @@ def test_the_document_has_a_command_for_each_part():
 def test_an_upsampler(copy, scenes):
     test, train, benchmark = follow("An upsampler", copy)
     formatted(copy)
-    assert " passed" in run(copy, test, "-q", "-p", "no:xdist")
+    assert " passed" in run(copy, test, "-p", "no:xdist", "-v")
     planned = run(copy, train, f"data.root={scenes}/ADEChallengeData2016", *SHORT)
     assert "segformer with nearest_conv" in planned
     measured = run(copy, benchmark, "--shape", "1", "16", "8", "8", "--repeats", "1", "--json")
@@ -118,7 +118,7 @@ def test_a_dataset(copy, scenes):
             labels = cv2.imread(str(scenes / "ADEChallengeData2016/annotations" / split / f"{image.stem}.png"), -1)
             cv2.imwrite(str(folder / f"{image.stem}.png"), labels - 1)  # 0, ignored, becomes 255
     formatted(copy)
-    assert " passed" in run(copy, test, "-q", "-p", "no:xdist")
+    assert " passed" in run(copy, test, "-p", "no:xdist", "-v")
     printed = run(copy, train, *SHORT, "run_name=pairs")
     assert f"of {len(SCENE_CLASSES)} of {len(SCENE_CLASSES)} classes" in printed
     run(copy, "python eval.py --checkpoint runs/pairs --predictions found --json found.json")

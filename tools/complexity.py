@@ -26,7 +26,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds
     read_early(read_arguments)
 
 from experiment import load_experiment
-from models.cost import complexity, describe
+from models.cost import complexity, describe, shapes_only
 from structures import Size
 
 MAX_PIXELS = 2**24  # counting is slow above: attention runs in chunks, whose number grows with the square of the pixels
@@ -48,7 +48,8 @@ def main() -> None:
     if arguments.size:
         check_size(tuple(arguments.size))
     experiment = load_experiment(arguments.cfg, arguments.overrides)
-    model = experiment.build_model(pretrained=False)
+    with shapes_only():
+        model = experiment.build_model(pretrained=False)
     size = tuple(arguments.size) if arguments.size else experiment.padded_input(model)
     try:
         counts = complexity(model, size)

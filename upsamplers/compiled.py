@@ -35,8 +35,8 @@ _SECONDS = 60  # a compiler that takes longer is stopped; usual is one
 
 
 @functools.cache
-def load(source: Path) -> ctypes.CDLL | None:
-    """The functions of a C++ file with a C interface, or None if it cannot be compiled here."""
+def load(source: Path, *headers: Path) -> ctypes.CDLL | None:
+    """The functions of a C++ file with a C interface, or None if it cannot be compiled here. headers: it includes."""
     if os.environ.get(SWITCH) == "0":
         return None
     compiler = shlex.split(os.environ.get("CXX", "c++"))
@@ -44,7 +44,7 @@ def load(source: Path) -> ctypes.CDLL | None:
         return None
     capability = torch.backends.cpu.get_cpu_capability()
     command = [*compiler, *_OPTIONS, *_INSTRUCTIONS.get(capability, [])]
-    parts = " ".join(command), platform.platform(), source.read_text()
+    parts = " ".join(command), platform.platform(), *(file.read_text() for file in (source, *headers))
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     try:
         return _load_from(_folder(), f"{source.stem}_{key}.so", command, source)

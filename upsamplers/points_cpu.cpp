@@ -6,186 +6,9 @@
 // One slice of one map is one task. No two tasks write to the same place, and sums over slices are added in their
 // order. So results do not depend on the number of threads.
 
-#include <pthread.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "maps_cpu.h"
 
-#if defined(__AVX512F__)
-constexpr int LANES = 16;
-#elif defined(__AVX__)
-constexpr int LANES = 8;
-#else
-constexpr int LANES = 4;
-#endif
 constexpr int MOST_CHANNELS = 32, BLOCK = 64, RING = 2;
-
-typedef float Vector __attribute__((vector_size(4 * LANES)));
-typedef float Loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef uint32_t Bits __attribute__((vector_size(4 * LANES)));
-typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
-typedef uint16_t LooseHalves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
-
-static inline Vector load(const float* from) { return *(const Loose*)from; }
-static inline void store(float* to, Vector value) { *(Loose*)to = value; }
-static inline Vector all(float value) { return Vector{} + value; }
-
-// --- maps: float32 or bfloat16, contiguous or channels last ---------------------------------------------------------
-
-struct Map {
-    void* data;
-    int64_t image, channel, pixel;  // strides; that of channels or that of pixels is 1
-    int64_t is_bfloat16;
-};
-
-static inline float widen(uint16_t half) {
-    uint32_t bits = uint32_t(half) << 16;
-    float value;
-    memcpy(&value, &bits, 4);
-    return value;
-}
-
-static inline uint16_t narrow(float value) {  // to the nearest, ties to even; NaN stays NaN
-    uint32_t bits;
-    memcpy(&bits, &value, 4);
-    return value != value ? 0x7fc0 : uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
-static inline Vector load_as(const float* from, int64_t count) {
-    if (count >= LANES) return load(from);
-    Vector value = {};
-    for (int i = 0; i < count; i++) value[i] = from[i];
-    return value;
-}
-
-static inline Vector load_as(const uint16_t* from, int64_t count) {
-    if (count >= LANES) return (Vector)(__builtin_convertvector(*(const LooseHalves*)from, Bits) << 16);
-    Vector value = {};
-    for (int i = 0; i < count; i++) value[i] = widen(from[i]);
-    return value;
-}
-
-// Past the cache, for the output: it is larger than the cache, and need not be read before it is written.
-static inline void stream(float* to, Vector value) {
-#if defined(__has_builtin)
-#if __has_builtin(__builtin_nontemporal_store)
-    if ((uintptr_t)to % sizeof(Vector) == 0) return __builtin_nontemporal_store(value, (Vector*)to);
-#elif defined(__AVX512F__)
-    if ((uintptr_t)to % sizeof(Vector) == 0) return __builtin_ia32_movntps512(to, value);
-#elif defined(__AVX__)
-    if ((uintptr_t)to % sizeof(Vector) == 0) return __builtin_ia32_movntps256(to, value);
-#elif defined(__SSE__)
-    if ((uintptr_t)to % sizeof(Vector) == 0) return __builtin_ia32_movntps(to, value);
-#endif
-#endif
-    store(to, value);
-}
-
-static inline void store_as(float* to, Vector value, int64_t count) {
-    if (count >= LANES) return stream(to, value);
-    for (int i = 0; i < count; i++) to[i] = value[i];
-}
-
-static inline void store_as(uint16_t* to, Vector value, int64_t count) {
-    if (count < LANES) {
-        for (int i = 0; i < count; i++) to[i] = narrow(value[i]);
-        return;
-    }
-    Bits bits = (Bits)value;
-    Bits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    Bits is_nan = (Bits)(value != value);
-    *(LooseHalves*)to = __builtin_convertvector((rounded & ~is_nan) | (is_nan & 0x7fc0), Halves);
-}
-
-template <int... I> struct Lanes {};
-template <int N, int... I> struct First : First<N - 1, N - 1, I...> {};
-template <int... I> struct First<0, I...> { typedef Lanes<I...> type; };
-
-// a0 b0 a1 b1 ... of the first halves of two vectors, and of the second halves.
-template <int... I> static inline Vector lower(Vector a, Vector b, Lanes<I...>) {
-    return __builtin_shufflevector(a, b, (I / 2 + I % 2 * LANES)...);
-}
-template <int... I> static inline Vector upper(Vector a, Vector b, Lanes<I...>) {
-    return __builtin_shufflevector(a, b, (LANES / 2 + I / 2 + I % 2 * LANES)...);
-}
-static inline Vector lower(Vector a, Vector b) { return lower(a, b, First<LANES>::type()); }
-static inline Vector upper(Vector a, Vector b) { return upper(a, b, First<LANES>::type()); }
-
-static inline void transpose(Vector* rows) {
-    for (int round = 1; round < LANES; round *= 2) {
-        Vector next[LANES];
-        for (int i = 0; i < LANES / 2; i++) {
-            next[2 * i] = lower(rows[i], rows[i + LANES / 2]);
-            next[2 * i + 1] = upper(rows[i], rows[i + LANES / 2]);
-        }
-        for (int i = 0; i < LANES; i++) rows[i] = next[i];
-    }
-}
-
-// The sums of LANES vectors, as one vector.
-static inline Vector sums(const float* rows) {
-    Vector partial[LANES];
-    for (int i = 0; i < LANES; i++) partial[i] = load(rows + i * LANES);
-    for (int half = LANES / 2; half; half /= 2)
-        for (int i = 0; i < half; i++)
-            partial[i] = lower(partial[i], partial[i + half]) + upper(partial[i], partial[i + half]);
-    return partial[0];
-}
-
-// `pixels` pixels of `channels` channels, to tile [pixels][S]; missing channels are 0.
-template <int S, class T>
-static void read_as(const T* from, const Map& map, int64_t channels, int64_t pixels, float* tile) {
-    if (map.channel == 1) {
-        for (int64_t p = 0; p < pixels; p++)
-            for (int c = 0; c < S; c += LANES)
-                store(tile + p * S + c, load_as(from + p * map.pixel + c, channels - c));
-        return;
-    }
-    for (int64_t p = 0; p < pixels; p += LANES) {
-        int64_t count = pixels - p < LANES ? pixels - p : LANES;
-        for (int c = 0; c < S; c += LANES) {
-            Vector rows[LANES];
-            for (int i = 0; i < LANES; i++)
-                rows[i] = c + i < channels ? load_as(from + (c + i) * map.channel + p, count) : Vector{};
-            transpose(rows);
-            for (int i = 0; i < count; i++) store(tile + (p + i) * S + c, rows[i]);
-        }
-    }
-}
-
-template <int S, class T>
-static void write_as(T* to, const Map& map, int64_t channels, int64_t pixels, const float* tile) {
-    if (map.channel == 1) {
-        for (int64_t p = 0; p < pixels; p++)
-            for (int c = 0; c < S; c += LANES)
-                store_as(to + p * map.pixel + c, load(tile + p * S + c), channels - c);
-        return;
-    }
-    for (int64_t p = 0; p < pixels; p += LANES) {
-        int64_t count = pixels - p < LANES ? pixels - p : LANES;
-        for (int c = 0; c < S; c += LANES) {
-            Vector rows[LANES];
-            for (int i = 0; i < LANES; i++) rows[i] = i < count ? load(tile + (p + i) * S + c) : Vector{};
-            transpose(rows);
-            for (int i = 0; i < LANES && c + i < channels; i++)
-                store_as(to + (c + i) * map.channel + p, rows[i], count);
-        }
-    }
-}
-
-template <int S>
-static void read(const Map& map, int64_t image, int64_t channel, int64_t channels, int64_t p, int64_t pixels, float* tile) {
-    int64_t at = image * map.image + channel * map.channel + p * map.pixel;
-    if (map.is_bfloat16) read_as<S>((const uint16_t*)map.data + at, map, channels, pixels, tile);
-    else read_as<S>((const float*)map.data + at, map, channels, pixels, tile);
-}
-
-template <int S>
-static void write(const Map& map, int64_t image, int64_t channel, int64_t channels, int64_t p, int64_t pixels, const float* tile) {
-    int64_t at = image * map.image + channel * map.channel + p * map.pixel;
-    if (map.is_bfloat16) write_as<S>((uint16_t*)map.data + at, map, channels, pixels, tile);
-    else write_as<S>((float*)map.data + at, map, channels, pixels, tile);
-}
 
 // --- one call -------------------------------------------------------------------------------------------------------
 
@@ -207,6 +30,7 @@ struct Call {
 // Where the pixels of a block read, for one of their n points.
 struct Places {
     int32_t index[BLOCK];                    // of the pixel at the top left, in the slice
+    int32_t left[BLOCK], top[BLOCK];         // the same pixel in the map
     float a[BLOCK], b[BLOCK];                // how far to the right of it and below
     float poison_x[BLOCK], poison_y[BLOCK], poison[BLOCK];  // NaN where the position is not finite, else 0
     float free_x[BLOCK], free_y[BLOCK];      // 0 where the position is clamped, else 1
@@ -218,6 +42,7 @@ static int64_t position(const Call& call, int64_t map, int64_t point, int64_t p)
     return image * call.of_image + group * call.of_group + point * call.of_point + p * call.of_pixel;
 }
 
+template <int N>
 static void find_places(const Call& call, int64_t map, int64_t point, int64_t p, int64_t count, Places& places) {
     const float* positions = call.positions + position(call, map, point, p);
     const float* weights = call.weights ? call.weights + (map * call.points + point) * call.pixels + p : nullptr;
@@ -225,14 +50,14 @@ static void find_places(const Call& call, int64_t map, int64_t point, int64_t p,
     // Beyond a pixel and a half outside the map all four pixels around a position are zeros.
     const float margin = call.border ? 0.0f : 1.5f;
     const int32_t row_length = call.width + 2 * RING;
-    float columns[BLOCK] = {}, rows[BLOCK] = {};
+    float columns[N] = {}, rows[N] = {};
     if (call.of_pixel == 1) {
         memcpy(columns, positions, count * sizeof(float));
         memcpy(rows, positions + call.of_axis, count * sizeof(float));
     } else {
         for (int i = 0; i < count; i++) columns[i] = positions[2 * i], rows[i] = positions[2 * i + 1];
     }
-    for (int i = 0; i < BLOCK; i++) {
+    for (int i = 0; i < N; i++) {
         float x = columns[i] - 0.5f, y = rows[i] - 0.5f;
         places.poison_x[i] = x * 0.0f;
         places.poison_y[i] = y * 0.0f;
@@ -245,10 +70,12 @@ static void find_places(const Call& call, int64_t map, int64_t point, int64_t p,
         float left = __builtin_floorf(x), top = __builtin_floorf(y);
         places.a[i] = x - left;
         places.b[i] = y - top;
-        places.index[i] = ((int32_t)top + RING) * row_length + (int32_t)left + RING;
+        places.left[i] = (int32_t)left;
+        places.top[i] = (int32_t)top;
+        places.index[i] = (places.top[i] + RING) * row_length + places.left[i] + RING;
     }
-    for (int i = 0; i < BLOCK; i++) places.weight[i] = weights && i < count ? weights[i] : 1.0f;
-    for (int i = 0; i < BLOCK; i++) {
+    for (int i = 0; i < N; i++) places.weight[i] = weights && i < count ? weights[i] : 1.0f;
+    for (int i = 0; i < N; i++) {
         const float a = places.a[i], b = places.b[i], upper = places.weight[i] * (1 - b), lower = places.weight[i] * b;
         places.share[0][i] = upper * (1 - a);
         places.share[1][i] = upper * a;
@@ -342,7 +169,7 @@ template <int S> static void run_task(const Call& call, Work work, int64_t map, 
     for (int64_t y = 0; y < call.height; y++) {
         float* to = scratch.slice + ((y + RING) * row + RING) * S;
         memset(to - side, 0, side * sizeof(float));
-        read<S>(call.x, image, channel, channels, y * call.width, call.width, to);
+        read(call.x, image, channel, channels, y * call.width, call.width, to, S);
         memset(to + call.width * S, 0, side * sizeof(float));
     }
     if (call.grad_x.data) memset(scratch.grad, 0, size * sizeof(float));
@@ -350,9 +177,9 @@ template <int S> static void run_task(const Call& call, Work work, int64_t map, 
     Places places;
     for (int64_t p = 0; p < call.pixels; p += BLOCK) {
         const int64_t count = call.pixels - p < BLOCK ? call.pixels - p : BLOCK;
-        if (work == SCORE) read<S>(call.y, image, channel, channels, p, count, scratch.tile);
+        if (work == SCORE) read(call.y, image, channel, channels, p, count, scratch.tile, S);
         for (int64_t point = 0; point < call.points; point++) {
-            find_places(call, map, point, p, count, places);
+            find_places<BLOCK>(call, map, point, p, count, places);
             if (work == SUM) {
                 sum_block<S>(call, places, count, point == 0, scratch);
                 continue;
@@ -364,59 +191,167 @@ template <int S> static void run_task(const Call& call, Work work, int64_t map, 
             float* grads = call.grad_positions ? call.grad_positions + slice * all + position(call, map, point, p) : nullptr;
             write_scores(call, places, call.scores ? call.scores + at : nullptr, grads, count, scratch);
         }
-        if (work == SUM) write<S>(call.y, image, channel, channels, p, count, scratch.tile);
+        if (work == SUM) write(call.y, image, channel, channels, p, count, scratch.tile, S);
     }
     if (call.grad_x.data)
         for (int64_t y = 0; y < call.height; y++)
-            write<S>(call.grad_x, image, channel, channels, y * call.width, call.width, scratch.grad + ((y + RING) * row + RING) * S);
+            write(call.grad_x, image, channel, channels, y * call.width, call.width, scratch.grad + ((y + RING) * row + RING) * S, S);
 }
 
-// --- threads --------------------------------------------------------------------------------------------------------
+// --- channels last: no slices ---------------------------------------------------------------------------------------
 
-struct Pool {
-    const Call* call;
-    Work work;
-    int64_t tasks, slices, next, done;
+// Where all channels of a pixel lie side by side, maps are read and written in place, a block of output pixels at a time
+// for all groups: few rows of the map are in use at once, and the output is written in its order.
+
+constexpr int FEW = 16;   // output pixels
+constexpr int AHEAD = 6;  // pixels of the map
+
+static bool is_in_place(const Call& call) {
+    return call.slice == call.channels && call.channels % LANES == 0 && call.x.channel == 1 && call.y.channel == 1 &&
+           !call.x.is_bfloat16 && !call.y.is_bfloat16;
+}
+
+// The four pixels around a place, each at its first channel; `outside` for those that are not in the map.
+static inline void find_corners(
+    const Call& call, const Places& places, int64_t p, float* map, float* outside, float** corners
+) {
+    for (int i = 0; i < 4; i++) {
+        const int64_t x = places.left[p] + i % 2, y = places.top[p] + i / 2;
+        const bool is_inside = x >= 0 && x < call.width && y >= 0 && y < call.height;
+        corners[i] = is_inside ? map + (y * call.width + x) * call.x.pixel : outside;
+    }
+}
+
+static inline float* pixel_of(const Map& map, int64_t image, int64_t pixel, int64_t channel) {
+    return (float*)map.data + image * map.image + pixel * map.pixel + channel;
+}
+
+static void sum_in_place(const Call& call, int64_t image, int64_t first, int64_t end, float* zeros) {
+    memset(zeros, 0, call.channels * sizeof(float));
+    Places places;
+    for (int64_t p = first; p < end; p += FEW) {
+        const int64_t count = end - p < FEW ? end - p : FEW;
+        for (int64_t group = 0; group < call.groups; group++) {
+            float* map = pixel_of(call.x, image, 0, group * call.channels);
+            for (int64_t point = 0; point < call.points; point++) {
+                find_places<FEW>(call, image * call.groups + group, point, p, count, places);
+                for (int64_t i = 0; i < count; i++) {
+                    float* corners[4];
+                    find_corners(call, places, i, map, zeros, corners);
+                    float* to = pixel_of(call.y, image, p + i, group * call.channels);
+                    const Vector p00 = all(places.share[0][i]), p01 = all(places.share[1][i]);
+                    const Vector p10 = all(places.share[2][i]), p11 = all(places.share[3][i]);
+                    const Vector poison = all(places.poison[i]);
+                    for (int64_t c = 0; c < call.channels; c += LANES) {
+                        Vector sum = point ? load(to + c) + poison : poison;
+                        sum += p00 * load(corners[0] + c) + p01 * load(corners[1] + c);
+                        sum += p10 * load(corners[2] + c) + p11 * load(corners[3] + c);
+                        if (call.points == 1) stream(to + c, sum);
+                        else store(to + c, sum);
+                    }
+                }
+            }
+        }
+    }
+}
+
+struct Block {  // of one group
+    Places places;
+    Scratch scratch;
 };
 
-static void* run_tasks(void* pointer) {
-    Pool& pool = *(Pool*)pointer;
-    const Call& call = *pool.call;
-    const size_t size = (call.height + 2 * RING) * (call.width + 2 * RING) * call.slice * sizeof(float);
-    void* memory = nullptr;
-    const size_t header = (sizeof(Scratch) + 63) / 64 * 64, rounded = (size + 63) / 64 * 64;
-    if (posix_memalign(&memory, 64, header + rounded * (call.grad_x.data ? 2 : 1))) return nullptr;
-    Scratch& scratch = *(Scratch*)memory;
-    scratch.slice = (float*)((char*)memory + header);
-    scratch.grad = (float*)((char*)memory + header + rounded);
-    for (;;) {
-        const int64_t task = __atomic_fetch_add(&pool.next, 1, __ATOMIC_RELAXED);
-        if (task >= pool.tasks) break;
-        const int64_t map = task / pool.slices, slice = task % pool.slices;
-        if (call.slice > 16 && call.channels - slice * call.slice > 16) run_task<32>(call, pool.work, map, slice, scratch);
-        else run_task<16>(call, pool.work, map, slice, scratch);
-        __atomic_fetch_add(&pool.done, 1, __ATOMIC_RELAXED);
+template <bool WITH_GRAD>
+static void score_in_place(const Call& call, int64_t image, int64_t group, int64_t end_group, float* memory) {
+    float* zeros = memory;
+    float* unused = zeros + call.channels;
+    Block* blocks = (Block*)(unused + call.channels) - group;
+    memset(memory, 0, 2 * call.channels * sizeof(float));
+    const int64_t start = group, channels = (end_group - start) * call.channels, ahead = AHEAD * call.x.pixel;
+    if (WITH_GRAD)
+        for (int64_t p = 0; p < call.height * call.width; p++)
+            memset(pixel_of(call.grad_x, image, p, start * call.channels), 0, channels * sizeof(float));
+    for (int64_t p = 0; p < call.pixels; p += FEW)
+        for (int64_t point = 0; point < call.points; point++) {
+            const int64_t count = call.pixels - p < FEW ? call.pixels - p : FEW, first = image * call.groups;
+            for (group = start; group < end_group; group++)
+                find_places<FEW>(call, first + group, point, p, count, blocks[group].places);
+            for (int64_t i = 0; i < count; i++)
+                for (group = start; group < end_group; group++) {
+                    const Places& places = blocks[group].places;
+                    Scratch& scratch = blocks[group].scratch;
+                    const int64_t channel = group * call.channels;
+                    float *corners[4], *grads[4];
+                    find_corners(call, places, i, pixel_of(call.x, image, 0, channel), zeros, corners);
+                    if (WITH_GRAD) find_corners(call, places, i, pixel_of(call.grad_x, image, 0, channel), unused, grads);
+                    const float* from = pixel_of(call.y, image, p + i, channel);
+                    const Vector a = all(places.a[i]), b = all(places.b[i]);
+                    const Vector p00 = all(places.share[0][i]), p01 = all(places.share[1][i]);
+                    const Vector p10 = all(places.share[2][i]), p11 = all(places.share[3][i]);
+                    Vector along_x = {}, along_y = {}, value = {};
+                    for (int64_t c = 0; c < call.channels; c += LANES) {
+                        // The row below is new to the cache; what follows in it is likely to be read soon.
+                        __builtin_prefetch(corners[3] + ahead + c);
+                        if (WITH_GRAD) __builtin_prefetch(grads[3] + ahead + c, 1);
+                        const Vector given = load(from + c), q = load(corners[0] + c);
+                        const Vector r = load(corners[1] + c), s = load(corners[2] + c), t = load(corners[3] + c);
+                        const Vector top = r - q, down = s - q, twist = (t - s) - top;
+                        along_x += given * (top + b * twist);
+                        along_y += given * (down + a * twist);
+                        value += given * (q + a * top + b * (down + a * twist));
+                        if (WITH_GRAD) {
+                            store(grads[0] + c, load(grads[0] + c) + p00 * given);
+                            store(grads[1] + c, load(grads[1] + c) + p01 * given);
+                            store(grads[2] + c, load(grads[2] + c) + p10 * given);
+                            store(grads[3] + c, load(grads[3] + c) + p11 * given);
+                        }
+                    }
+                    store(scratch.along_x + i * LANES, along_x);
+                    store(scratch.along_y + i * LANES, along_y);
+                    store(scratch.value + i * LANES, value);
+                }
+            for (group = start; group < end_group; group++) {
+                float* scores = call.scores ? call.scores + ((first + group) * call.points + point) * call.pixels + p : nullptr;
+                float* grads = call.grad_positions ? call.grad_positions + position(call, first + group, point, p) : nullptr;
+                write_scores(call, blocks[group].places, scores, grads, count, blocks[group].scratch);
+            }
+        }
+}
+
+static int run_in_place(const Call* call, Work work, int64_t threads) {
+    const int64_t images = call->maps / call->groups;
+    if (work == SUM) {
+        constexpr int64_t BAND = 16 * BLOCK;
+        const int64_t bands = (call->pixels + BAND - 1) / BAND;
+        const auto task = [=](int64_t index, float* memory) {
+            const int64_t first = index % bands * BAND, end = first + BAND < call->pixels ? first + BAND : call->pixels;
+            sum_in_place(*call, index / bands, first, end, memory);
+        };
+        return run_tasks(task, images * bands, call->channels * sizeof(float), threads);
     }
-    free(memory);
-#if defined(__SSE__)
-    __builtin_ia32_sfence();  // what was streamed is there before the thread ends
-#endif
-    return nullptr;
+    const int64_t parts = threads > images ? call->groups : 1, size = call->groups / parts;  // groups at a time
+    const auto task = [=](int64_t index, float* memory) {
+        const int64_t group = index % parts * size;
+        if (call->grad_x.data) score_in_place<true>(*call, index / parts, group, group + size, memory);
+        else score_in_place<false>(*call, index / parts, group, group + size, memory);
+    };
+    return run_tasks(task, images * parts, 2 * call->channels * sizeof(float) + size * sizeof(Block), threads);
 }
 
 static int run(const Call* call, Work work, int64_t threads) {
+    if (is_in_place(*call)) return run_in_place(call, work, threads);
     const int64_t slices = (call->channels + call->slice - 1) / call->slice;
-    Pool pool = {call, work, call->maps * slices, slices, 0, 0};
-    constexpr int64_t MOST = 256;
-    if (threads > MOST) threads = MOST;
-    if (threads > pool.tasks) threads = pool.tasks;
-    // Threads that cannot be started, or get no memory, leave more to the others.
-    pthread_t others[MOST];
-    int64_t started = 0;
-    while (started < threads - 1 && !pthread_create(&others[started], nullptr, run_tasks, &pool)) started++;
-    run_tasks(&pool);
-    for (int64_t i = 0; i < started; i++) pthread_join(others[i], nullptr);
-    return pool.done < pool.tasks;
+    const size_t slice = (call->height + 2 * RING) * (call->width + 2 * RING) * call->slice;
+    const size_t header = (sizeof(Scratch) + 63) / 64 * 16, rounded = (slice + 15) / 16 * 16;  // in floats
+    const auto task = [=](int64_t index, float* memory) {
+        Scratch& scratch = *(Scratch*)memory;
+        scratch.slice = memory + header;
+        scratch.grad = memory + header + rounded;
+        const int64_t map = index / slices, slice = index % slices;
+        if (call->slice > 16 && call->channels - slice * call->slice > 16) run_task<32>(*call, work, map, slice, scratch);
+        else run_task<16>(*call, work, map, slice, scratch);
+    };
+    const size_t bytes = (header + rounded * (call->grad_x.data ? 2 : 1)) * sizeof(float);
+    return run_tasks(task, call->maps * slices, bytes, threads);
 }
 
 // Both return 0, or 1 if there was no memory.

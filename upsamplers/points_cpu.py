@@ -13,18 +13,9 @@ import torch
 from torch import Tensor
 
 from upsamplers.base import Padding
-from upsamplers.compiled import load
+from upsamplers.maps_cpu import Map, as_map, can_read, dense, layout, load_functions, operator, run
 
-_SOURCE = Path(__file__).with_suffix(".cpp")
-_WORTH_A_THREAD = 1 << 16  # channels x points
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-class _Map(ctypes.Structure):
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        *((name, ctypes.c_int64) for name in ("image", "channel", "pixel", "is_bfloat16")),
-    )
+_ENOUGH_MAPS = 4  # images x groups
 
 
 class _Call(ctypes.Structure):
@@ -34,7 +25,7 @@ class _Call(ctypes.Structure):
         ("positions", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in ("of_image", "of_group", "of_point", "of_pixel", "of_axis")),
         ("weights", ctypes.c_void_p),
-        *((name, _Map) for name in ("x", "y", "grad_x")),
+        *((name, Map) for name in ("x", "y", "grad_x")),
         *((name, ctypes.c_void_p) for name in ("grad_positions", "scores")),
     )
 
@@ -46,15 +37,9 @@ def is_available() -> bool:
 
 def covers(x: Tensor, *others: Tensor | None) -> bool:
     """Whether compiled code can read map x, with positions and weights made of the others: on a CPU, float32 or less.
-
-    Not under tracing (torch.compile, torch.export, ONNX), which knows PyTorch's operators, nor torch.func transforms.
+    See `maps_cpu.can_read`.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
-        return False
-    tensors = [tensor for tensor in (x, *others) if tensor is not None]
-    return (
-        all(tensor.is_cpu and tensor.dtype in _DTYPES and tensor.numel() > 0 for tensor in tensors) and is_available()
-    )
+    return can_read(x, *others) and is_available()
 
 
 def sample_points(x: Tensor, positions: Tensor, weights: Tensor | None, padding: Padding) -> Tensor:
@@ -75,10 +60,10 @@ def score_points(query: Tensor, key: Tensor, positions: Tensor, padding: Padding
     return scores
 
 
-@torch.library.custom_op("denseup::sum_points", mutates_args=(), device_types="cpu")
+@operator("sum_points")
 def _sum(x: Tensor, positions: Tensor, weights: Tensor | None, border: bool) -> Tensor:
     """Sum x [B, C, H, W] at positions [B, g, n, h, w, 2], weights [B, g, n, h, w] -> [B, C, h, w]."""
-    x, positions = _dense(x), _dense_positions(positions)
+    x, positions = dense(x), _dense_positions(positions)
     weights = None if weights is None else weights.contiguous()
     output = _sum_like(x, positions, weights, border)
     call = _call(x, positions, border, output)
@@ -87,16 +72,16 @@ def _sum(x: Tensor, positions: Tensor, weights: Tensor | None, border: bool) -> 
     return output
 
 
-@_sum.register_fake
+@torch.library.register_fake("denseup::sum_points")
 def _sum_like(x: Tensor, positions: Tensor, weights: Tensor | None, border: bool) -> Tensor:
     shape = (*x.shape[:2], *positions.shape[3:5])
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_layout(x))
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout(x))
 
 
-@torch.library.custom_op("denseup::score_points", mutates_args=(), device_types="cpu")
+@operator("score_points")
 def _scores(query: Tensor, key: Tensor, positions: Tensor, border: bool) -> Tensor:
     """Products of query [B, C, h, w] and key [B, C, H, W] at positions [B, g, n, h, w, 2] -> [B, g, n, h, w]."""
-    query, key, positions = _dense(query), _dense(key), _dense_positions(positions)
+    query, key, positions = dense(query), dense(key), _dense_positions(positions)
     call = _call(key, positions, border, query)
     scores = positions.new_empty(_slices(call), *positions.shape[:-1])
     call.scores = scores.data_ptr()
@@ -104,22 +89,22 @@ def _scores(query: Tensor, key: Tensor, positions: Tensor, border: bool) -> Tens
     return _total(scores)
 
 
-@_scores.register_fake
+@torch.library.register_fake("denseup::score_points")
 def _scores_like(query: Tensor, key: Tensor, positions: Tensor, border: bool) -> Tensor:
     return positions.new_empty(positions.shape[:-1])
 
 
-@torch.library.custom_op("denseup::sum_points_backward", mutates_args=(), device_types="cpu")
+@operator("sum_points_backward")
 def _gradients(
     y: Tensor, x: Tensor, positions: Tensor, weights: Tensor | None, border: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of the sum of y · _sum(x, positions, weights) with respect to x, positions and weights."""
-    y, x, positions = _dense(y), _dense(x), _dense_positions(positions)
+    y, x, positions = dense(y), dense(x), _dense_positions(positions)
     weights = None if weights is None else weights.contiguous()
     grad_x = torch.empty_like(x)
     call = _call(x, positions, border, y)
     call.weights = None if weights is None else weights.data_ptr()
-    call.grad_x = _map(grad_x)
+    call.grad_x = as_map(grad_x)
     grad_positions = positions.new_empty(_slices(call), positions.numel())
     call.grad_positions = grad_positions.data_ptr()
     grad_weights = positions.new_empty(_slices(call), *(positions.shape[:-1] if weights is not None else (0,)))
@@ -128,7 +113,7 @@ def _gradients(
     return grad_x, _total(grad_positions).as_strided(positions.shape, positions.stride()), _total(grad_weights)
 
 
-@_gradients.register_fake
+@torch.library.register_fake("denseup::sum_points_backward")
 def _gradients_like(
     y: Tensor, x: Tensor, positions: Tensor, weights: Tensor | None, border: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -175,8 +160,8 @@ def _gradients_by(function: Callable[..., Tensor], ctx: Any, gradient: Tensor) -
     return [next(found) if view is not None and view.requires_grad else None for view in views]
 
 
-_sum.register_autograd(_backward_of_sum, setup_context=_keep)
-_scores.register_autograd(_backward_of_scores, setup_context=_keep)
+torch.library.register_autograd("denseup::sum_points", _backward_of_sum, setup_context=_keep)
+torch.library.register_autograd("denseup::score_points", _backward_of_scores, setup_context=_keep)
 
 
 # --- one call --------------------------------------------------------------------------------------------------------
@@ -184,20 +169,7 @@ _scores.register_autograd(_backward_of_scores, setup_context=_keep)
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
-    library = load(_SOURCE)
-    if library is not None:
-        for function in (library.sum_points, library.score_points):
-            function.argtypes, function.restype = (ctypes.POINTER(_Call), ctypes.c_int64), ctypes.c_int
-    return library
-
-
-def _layout(x: Tensor) -> torch.memory_format:
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
-
-
-def _dense(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=_layout(x))
+    return load_functions(Path(__file__).with_suffix(".cpp"), _Call, ("sum_points", "score_points"))
 
 
 def _dense_positions(positions: Tensor) -> Tensor:
@@ -205,18 +177,19 @@ def _dense_positions(positions: Tensor) -> Tensor:
     return positions if positions.movedim(-1, 1).is_contiguous() else positions.contiguous()
 
 
-def _map(x: Tensor) -> _Map:
-    (C, H, W), last = x.shape[1:], _layout(x) == torch.channels_last
-    channel, pixel = (1, C) if last else (H * W, 1)
-    return _Map(x.data_ptr(), C * H * W, channel, pixel, x.dtype == torch.bfloat16)
-
-
 def _call(x: Tensor, positions: Tensor, border: bool, y: Tensor) -> _Call:
     (B, C, H, W), (g, n, h, w) = x.shape, positions.shape[1:5]
-    slice_channels = 32 if _layout(x) == torch.channels_last else 16  # as measured
-    sizes = B * g, g, C // g, H, W, n, h * w, slice_channels, border
+    sizes = B * g, g, C // g, H, W, n, h * w, _slice(x, y, B * g, C // g), border
     image, group, point, _, pixel, axis = positions.stride()
-    return _Call(*sizes, positions.data_ptr(), image, group, point, pixel, axis, None, _map(x), _map(y))
+    return _Call(*sizes, positions.data_ptr(), image, group, point, pixel, axis, None, as_map(x), as_map(y))
+
+
+def _slice(x: Tensor, y: Tensor, maps: int, channels: int) -> int:
+    """How many channels to read at a time, as measured: all, in place, if the maps keep enough threads busy."""
+    if layout(x) != torch.channels_last:
+        return 16
+    in_place = layout(y) == torch.channels_last and x.dtype == y.dtype == torch.float32 and channels % 16 == 0
+    return channels if in_place and maps >= _ENOUGH_MAPS else 32
 
 
 def _slices(call: _Call) -> int:
@@ -232,9 +205,4 @@ def _total(parts: Tensor) -> Tensor:
 
 
 def _run(name: str, call: _Call) -> None:
-    library = _library()
-    assert library is not None
-    worth = call.maps * call.channels * call.points * call.pixels // _WORTH_A_THREAD
-    threads = max(1, min(torch.get_num_threads(), worth))
-    if getattr(library, name)(ctypes.byref(call), threads):
-        raise MemoryError("no memory for a slice of the map that is sampled")
+    run(_library(), name, call, call.maps * call.channels * call.points * call.pixels)

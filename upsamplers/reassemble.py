@@ -3,7 +3,7 @@
 Both work in the sub-pixel layout (see base.py). There all s² sub-pixels of a pixel read the same window of the low-res
 map, so shifted views of the map broadcast over them. Nothing is unfolded or upsampled, and autograd keeps only one
 padded copy of the map. With s = 1 the same sum filters a map at its own resolution. Outside the map windows read zeros;
-weights are not renormalised there.
+weights are not renormalised there. On a CPU, compiled code does the same where it can: windows_cpu.py.
 """
 
 import math
@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from upsamplers.base import at_least_float32, shuffle
+from upsamplers import windows_cpu
+from upsamplers.base import at_least_float32, shuffle, unshuffle
 
 Borders = Literal["zeros", "replicate"]
 
@@ -28,6 +29,14 @@ def reassemble(x: Tensor, kernels: Tensor, dilation: int = 1, padding: Borders =
     contiguous groups. dilation: pixels of x from tap to tap. padding: what windows read outside the map, zeros or its
     nearest pixel. Half-precision inputs are summed in float32.
     """
+    if windows_cpu.covers(x, kernels):
+        edge = math.isqrt(kernels.shape[2]) // 2 * dilation if padding == "replicate" else 0
+        return windows_cpu.sum_windows(pad(x, edge, padding) if edge else x, kernels, dilation, edge)
+    return plain_reassemble(x, kernels, dilation, padding)
+
+
+def plain_reassemble(x: Tensor, kernels: Tensor, dilation: int = 1, padding: Borders = "zeros") -> Tensor:
+    """`reassemble` in PyTorch's operators."""
     B, C, H, W = x.shape
     G, _, subpixel_count = kernels.shape[1:4]
     scale = math.isqrt(subpixel_count)
@@ -63,9 +72,16 @@ def _channels_per_chunk(x: Tensor, subpixel_count: int) -> int:
 def similarity(query: Tensor, key: Tensor, kernel: int) -> Tensor:
     """Inner products of each high-res query with the keys in its window (SAPA, NeurIPS 2022); 0 outside the map.
 
-    query [B, D, s², H, W], key [B, D, H, W] -> [B, K², s², H, W], in float32 or wider.
+    query [B, D, sH, sW], key [B, D, H, W] -> [B, K², s², H, W], in float32 or wider.
     """
-    query, key = at_least_float32(query), at_least_float32(key)
+    if windows_cpu.covers(query, key):
+        return windows_cpu.score_windows(query, key, kernel).squeeze(1)
+    return plain_similarity(query, key, kernel)
+
+
+def plain_similarity(query: Tensor, key: Tensor, kernel: int) -> Tensor:
+    """`similarity` in PyTorch's operators."""
+    query, key = at_least_float32(unshuffle(query, query.shape[2] // key.shape[2])), at_least_float32(key)
     return torch.stack([(query * view).sum(1) for view in shifted_views(key.unsqueeze(2), kernel)], dim=1)
 
 

@@ -22,7 +22,6 @@ from upsamplers.base import (
     require_odd,
     require_whole,
     shuffle,
-    unshuffle,
 )
 from upsamplers.points import sample_points, score_points
 from upsamplers.reassemble import reassemble, similarity
@@ -76,7 +75,7 @@ class Sapa(Upsampler):
 
     def kernels(self, x: Tensor, guide: Tensor | None) -> Tensor:
         """See Upsampler."""
-        query = unshuffle(self.q(self.norm_y(guide)), self.scale)
+        query = self.q(self.norm_y(guide))
         key = self.k(self.norm_x(x))
         return torch.softmax(similarity(query, key, self.kernel), dim=1).unsqueeze(1)
 

@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 from datasets.loading import next_batches, single_batch
 from errors import UserError
 from models.base import DenseModel
-from models.cost import complexity, describe
+from models.cost import complexity, describe, shapes_only
 from runtime.checkpoint import Checkpoints
 from runtime.schedule import set_learning_rate
 from runtime.sinks import require_installed
@@ -41,9 +41,9 @@ def print_plan(run: PlannedRun, train_step: TrainStep) -> None:
     require_installed(experiment.logging.sinks)
     data = data_lines(run.training_set, run.validation_set) if processes.is_main else []
     data += balance_lines(run.model, run.training_set) + experiment.optimizer.warnings(run.model)
-    plain = experiment.build_model(pretrained=False)  # on the CPU, not compiled, not distributed
+    with shapes_only():
+        plain = experiment.build_model(pretrained=False)  # not compiled, not distributed
     counts = complexity(plain, experiment.padded_input(plain))
-    del plain
     facts = run_facts(run)  # before the step changes the learning rates
 
     start = time.perf_counter()

@@ -13,6 +13,7 @@ from models.weights import Weights, load_state, load_weights, read_weights
 from published.cache import obtain
 from published.index import ROOT, Entry, entries, find
 from runtime.checkpoint import is_checkpoint, load_checkpoint
+from runtime.memory import EVALUATION, WINDOWS, keep_freed_memory
 from workflow.onnx_model import OnnxModel
 
 READ = ("neck", "upsampler")  # settings of a published detector that its tensors tell; its authors do not
@@ -67,6 +68,13 @@ def load_predicting(path: Path, cfg: Path | None, overrides: list[str]) -> tuple
     if path.suffix == ".onnx":
         return *_load_onnx(path, cfg, overrides), 0
     return load_trained(path, cfg, overrides)
+
+
+def keep_memory(experiment: Experiment) -> None:
+    """Speed up predictions on a CPU, see runtime/memory.py, unless `system.reuse_memory` is false."""
+    inference = experiment.evaluation.inference
+    if experiment.system.reuse_memory:
+        keep_freed_memory(EVALUATION if inference is None or inference.windows is None else WINDOWS)
 
 
 def _check_predicts(entry: Entry) -> None:

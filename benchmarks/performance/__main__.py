@@ -22,13 +22,18 @@ from tools.markdown import markdown_table
 RESULTS, DOCUMENT, ENVIRONMENT = Path("benchmarks/results"), Path("docs/performance.md"), Path(".venv-bench")
 COMPARISONS = (
     "coco_parsing",
+    "detector_step",
     "evaluation.coco_ap",
     "evaluation.depth_errors",
     "evaluation.mean_iou",
     "evaluation.panoptic_quality",
     "input_pipeline",
+    "maskformer_step",
     "sampler_cpu",
+    "scaling",
+    "segformer_step",
     "start_up",
+    "step_options",
 )
 PEERS = (  # each is installed for itself: one that is missing hinders no other
     "transformers",

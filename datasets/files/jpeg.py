@@ -37,7 +37,7 @@ def decode_jpeg(path: Path, data: bytes) -> np.ndarray:
         raise UserError(path, "the image is truncated", REPLACE)
     try:
         with captured_stderr() as messages:
-            image = cv2.imdecode(np.frombuffer(clean, np.uint8), cv2.IMREAD_COLOR)
+            image = cv2.imdecode(np.frombuffer(clean, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error:
         image = None
     if image is None:
@@ -47,7 +47,7 @@ def decode_jpeg(path: Path, data: bytes) -> np.ndarray:
         if surplus is None or not _is_padding(clean, int(surplus[1])):
             what = f"is damaged or truncated ({message.strip()})"  # and the pixels after that place are made up
             raise UserError(path, what, "replace the file, or save it again if it looks right")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image
 
 
 def clean_jpeg(data: bytes) -> bytes | None:

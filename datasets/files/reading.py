@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageFile
 
 from datasets.files.png import checked_png
 from errors import UserError
@@ -37,12 +37,16 @@ def read_bytes(path: Path) -> bytes:
     return data
 
 
-def read_header(path: Path, data: bytes) -> Image.Image:
+def read_header(path: Path, data: bytes) -> ImageFile.ImageFile:
     """The image in `data`, with no pixel decoded yet. Raises UserError if it is not an image, damaged, or too large."""
+    header, checked = check_image(path, data)
+    return header if checked is data else open_image(checked)
+
+
+def check_image(path: Path, data: bytes) -> tuple[ImageFile.ImageFile, bytes]:
+    """The header, and the data with the same content after all checks: see `read_header` and `checked_png`."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            header = Image.open(BytesIO(data), formats=FORMATS)
+        header = open_image(data)
     except Image.DecompressionBombError:
         raise UserError(path, f"has more than {MAX_PIXELS} pixels", "shrink it or cut it into tiles") from None
     except Exception:  # Pillow's format plugins raise many types of exceptions for this
@@ -50,16 +54,19 @@ def read_header(path: Path, data: bytes) -> Image.Image:
     if header.format in ("JPEG", "MPO", "PNG") and header.width * header.height > PIXELS_PER_BYTE * len(data):
         what = f"is damaged or truncated ({len(data)} bytes cannot hold {header.width} x {header.height} pixels)"
         raise UserError(path, what, REPLACE)
-    if header.format == "PNG":
-        try:
-            checked = checked_png(data)
-        except ValueError as error:
-            raise UserError(path, f"is damaged or truncated ({error})", REPLACE) from None
-        if checked is not data:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return Image.open(BytesIO(checked), formats=("PNG",))
-    return header
+    if header.format != "PNG":
+        return header, data
+    try:
+        return header, checked_png(data)
+    except ValueError as error:
+        raise UserError(path, f"is damaged or truncated ({error})", REPLACE) from None
+
+
+def open_image(data: bytes) -> ImageFile.ImageFile:
+    """The image in `data`, with no pixel decoded yet, and without any check."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return Image.open(BytesIO(data), formats=FORMATS)
 
 
 @contextmanager

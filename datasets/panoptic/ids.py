@@ -16,7 +16,8 @@ END = 2**24  # ids are below it
 def read_ids(path: Path) -> np.ndarray:
     """The ids [H, W] int32 in a PNG. Raises UserError if it is missing, incomplete, or not an 8-bit RGB PNG."""
     colors = cv2.cvtColor(read_rgb_png(path, "R + 256 G + 65536 B"), cv2.COLOR_RGB2RGBA)
-    ids: np.ndarray = colors.view("<i4")[:, :, 0] & (END - 1)  # without alpha
+    ids: np.ndarray = colors.view("<i4")[:, :, 0]
+    ids &= END - 1  # without alpha
     return ids
 
 
@@ -42,8 +43,8 @@ def unique_ids(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _runs(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The values and the lengths of the runs of equal pixels in ids [H, W], row by row."""
     flat = ids.ravel()
-    starts = np.concatenate([np.zeros(min(flat.size, 1), np.int64), np.flatnonzero(flat[1:] != flat[:-1]) + 1])
-    return flat[starts], np.diff(starts, append=flat.size)
+    ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]), flat.size - 1)[: flat.size]  # the last pixel of each
+    return flat[ends], np.diff(ends, prepend=-1)
 
 
 def boxes_of(ids: np.ndarray, segments: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from models.layers.precision import without_autocast
 from upsamplers import UpsamplerConfig
 
 Activation = Literal["relu", "sigmoid"]
@@ -54,7 +55,7 @@ class Decoder(nn.Module):
         x = self.enter(coarsest)
         for upsampler, fusion, skip in zip(self.upsamplers, self.fusions, reversed(skips), strict=True):
             x = fusion(torch.cat([upsampler(x, guide=skip), skip], dim=1))
-        with torch.autocast(x.device.type, enabled=False):  # at 5 m bfloat16 resolves only 3 cm
+        with without_autocast(x):  # at 5 m bfloat16 resolves only 3 cm
             output = self.output(x.float())
         if self.activation == "sigmoid":
             return output.sigmoid() * self.max_depth

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from models.layers.deformable_attention import DeformableAttention
 from models.layers.position import sine_position
+from models.layers.precision import without_autocast
 from structures import Size
 
 HEADS = 8
@@ -61,9 +62,10 @@ class HAHI(nn.Module):
         tokens = self.aggregation(tokens, torch.cat(positions), tokens, centres, sizes)
 
         position = sine_position(fine, channels, device)
-        with torch.autocast(device.type, enabled=False):  # bfloat16 would shift points by half a pixel
+        with without_autocast(query):  # bfloat16 would shift points by half a pixel
             reference = self.reference(position).sigmoid()
         query = self.interaction(query, position, tokens, reference, sizes)
+        del position  # as large as the query, and the convolutions that follow need the memory
 
         attended = [query, *tokens.split([h * w for h, w in sizes], dim=1)]
         maps = [each.mT.unflatten(2, size) for each, size in zip(attended, [fine, *sizes], strict=True)]

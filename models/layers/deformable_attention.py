@@ -14,7 +14,7 @@ from structures import Size
 from upsamplers.base import at_least_float32
 from upsamplers.points import sample_points
 
-_OFFSET_ELEMENTS_PER_CHUNK = 1 << 23  # elements of the offsets that are computed at a time
+_OFFSET_ELEMENTS_PER_CHUNK = 1 << 21  # elements of the offsets that are computed at a time
 
 
 class DeformableAttention(nn.Module):

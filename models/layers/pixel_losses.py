@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from config import Schema
 from models.layers.class_weights import ClassWeights, class_weights
+from models.layers.precision import without_autocast
 from models.layers.resize import kept_row_weights
 from runtime.distributed import mean_count
 from structures import IGNORE, DatasetInfo, Size
@@ -23,6 +24,7 @@ from structures import IGNORE, DatasetInfo, Size
 # Logits at full size that are held at a time. On a CPU they should fit into the cache; an accelerator needs large
 # kernels.
 _CHUNK_ELEMENTS_ON_CPU, _CHUNK_ELEMENTS_ON_ACCELERATOR = 1 << 20, 1 << 26
+_VECTOR = 16  # float32 numbers of the largest vector register
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -64,7 +66,7 @@ def pixel_losses(
 
 
 def _pixel_losses(losses: Iterable[Any], logits: Tensor, labels: Tensor, sizes: Sequence[Size]) -> dict[str, Tensor]:
-    with torch.autocast(logits.device.type, enabled=False):
+    with without_autocast(logits):
         return {loss.name: loss.weight * loss(logits.float(), labels, sizes) for loss in losses}
 
 
@@ -202,7 +204,7 @@ def _image_loss(logits: Tensor, labels: Tensor, gradient: Tensor, class_weights:
     rows = ResizedRows(logits, (labels.shape[0], labels.shape[1]))
     total = logits.new_zeros(())
     for chunk, scores in rows.chunks():
-        scores = scores.log_softmax(dim=1)
+        scores = _log_softmax(scores)
         label, counts = flat(labels[chunk])
         if class_weights is not None:
             counts = counts * class_weights[label]
@@ -217,6 +219,13 @@ def _image_loss(logits: Tensor, labels: Tensor, gradient: Tensor, class_weights:
         rows.add_gradient(chunk, scores)
     gradient.copy_(rows.gradient())
     return total
+
+
+def _log_softmax(scores: Tensor) -> Tensor:
+    """The logarithm of the softmax of each row of scores [P, K]."""
+    if scores.is_cpu and scores.shape[1] < _VECTOR:  # PyTorch reads rows that are so short one number at a time
+        return scores.t().contiguous().log_softmax(dim=0).t().contiguous()
+    return scores.log_softmax(dim=1)
 
 
 def flat(labels: Tensor) -> tuple[Tensor, Tensor]:

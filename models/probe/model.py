@@ -20,6 +20,7 @@ from models.components import BackboneConfig, LossConfigs, UpsamplerConfig
 from models.depthformer.finish import CalibrationConfig, Finish
 from models.depthformer.loss import scale_invariant_log_loss
 from models.layers.pixel_losses import CrossEntropyConfig, PixelLoss, pixel_losses
+from models.layers.precision import without_autocast
 from models.layers.resize import class_probabilities, semantic_predictions, semantic_tensors, size_of
 from models.layers.simple_pyramid import shrink
 from models.weights import Source, load_start, replaces_backbone
@@ -170,7 +171,7 @@ class DepthProbe(Probe):
     def outputs(self, images: Tensor) -> dict[str, Tensor]:
         """Images [B, C, H, W] -> {"depth": [B, 1, h, w]}, metres, float32."""
         x = self.upsampled_features(images)
-        with torch.autocast(x.device.type, enabled=False):  # at 5 m bfloat16 resolves only 3 cm
+        with without_autocast(x):  # at 5 m bfloat16 resolves only 3 cm
             return {"depth": self.classifier(x.float()).relu() + self.min_depth}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

@@ -17,9 +17,11 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
+from config import dump
 from datasets.panoptic.dataset import CATEGORIES as COCO
 from datasets.panoptic.ids import encode_ids
 from experiment import load_experiment
+from inference.maps import KEPT
 from tests.conftest import ROOT, read
 from tests.faults.tasks import TASKS, replace
 
@@ -185,6 +187,58 @@ def test_a_large_image_is_scored_below_2_gb(tmp_path, tally, name):
             assert len(found["annotations"][0]["segments_info"]) > OBJECTS * 0.6
         else:
             assert len(found) == OBJECTS
+
+
+# --- images that are predicted in windows ----------------------------------------------------------------------------
+
+WINDOWS = ("data.test_transforms=[normalize]", "evaluation.inference.windows.size=[512, 512]")
+SIDES, HUGE = (1500, 3000), 10_000  # pixels
+
+
+@dataclass(frozen=True)
+class Windowed:
+    """A model, and a small one of the same task, which tells what each pixel of the image takes beside its windows.
+
+    sums: bytes of sums that wait for the next row of windows, at most, if they are many.
+    """
+
+    what: str
+    cfg: str
+    small: str
+    options: tuple[str, ...] = ()
+    sums: int = 0
+
+
+WINDOWED = {
+    "segmentation": Windowed("SegFormer-B1 with 150 classes", "seg_bilinear", "demo/seg", sums=4 * KEPT),
+    "depth": Windowed("DepthFormer with Swin-T", "depth_bilinear", "demo/depth", ("model.flip_test=false",)),
+    "boxes": Windowed("a small Faster R-CNN", "demo/det", "demo/det"),
+}
+
+
+def peak_of_prediction(folder: Path, cfg: str, side: int, options: tuple[str, ...]) -> int:
+    """Bytes that tools.predict takes for an image of side x side pixels, in windows."""
+    experiment = load_experiment(ROOT / f"configs/{cfg}.yaml", [*options, *WINDOWS, "system.device=cpu"])
+    content = {"model": experiment.build_model(pretrained=False).state_dict(), "config": dump(experiment)}
+    torch.save({"format": "denseup-weights", "source": "made", "kind": "made", **content}, folder / "weights.pt")
+    write_image(folder / "large.jpg", (side, side))
+    words = ["--model", folder / "weights.pt", folder / "large.jpg", "--out", folder / "out"]
+    return int(execute(PEAK, "tools.predict", *words).split()[-1])
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("name", WINDOWED)
+def test_an_image_of_10000_by_10000_takes_less_than_2_gb(tmp_path, tally, name):
+    """Found from smaller images: only the image, its maps and what waits for the next row grow with its size."""
+    case = WINDOWED[name]
+    low, high = (peak_of_prediction(tmp_path, case.small, side, ()) for side in SIDES)
+    a_pixel = (high - low) / (SIDES[1] ** 2 - SIDES[0] ** 2)
+    side = 1200
+    peak = peak_of_prediction(tmp_path, case.cfg, side, case.options) + a_pixel * (HUGE**2 - side**2) + case.sums
+    tally(
+        CHAPTER, f"{case.what}, windows of an image of 10,000 x 10,000 pixels: below 2 GB", tried=1, lost=peak >= LIMIT
+    )
+    assert peak < LIMIT
 
 
 # --- a long training -------------------------------------------------------------------------------------------------

@@ -1,3 +1,4 @@
+from fractions import Fraction
 from math import log, log10, sqrt
 from pathlib import Path
 
@@ -82,6 +83,20 @@ def test_delta_excludes_its_threshold() -> None:
     found = compute_means(np.array([[1.25, 1.2499, 1.5625, 1.5624, 0.8, 1.953125]]), np.ones((1, 6)), (0.001, 10))
     assert found is not None
     assert found[:4] == pytest.approx([6, 1 / 6, 4 / 6, 5 / 6])
+
+
+def test_delta_counts_the_float32_numbers_next_to_its_threshold() -> None:
+    true = np.random.default_rng(0).uniform(0.5, 1.9, 300).astype(np.float32).round(2)
+    limit = (true * np.repeat([1.25, 1.25**2, 1.25**3], 100)).astype(np.float32)
+    predicted = np.stack([np.nextafter(limit, np.float32(0)), limit, np.nextafter(limit, np.float32(9))])
+    pairs = [(Fraction(float(p)), Fraction(float(t))) for row in predicted for p, t in zip(row, true, strict=True)]
+    for swap in (False, True):
+        given = np.broadcast_to(true, predicted.shape)
+        found = compute_means(*((given, predicted) if swap else (predicted, given)), (0.001, 10))
+        assert found is not None
+        for power in (1, 2, 3):
+            expected = sum(max(p / t, t / p) < Fraction(5, 4) ** power for p, t in pairs) / len(pairs)
+            assert found[power] == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(5))

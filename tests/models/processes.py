@@ -1,4 +1,4 @@
-"""Two processes of a training, played by two threads: they meet in `all_reduce`, also in that of a backward pass."""
+"""Two processes of a training, played by two threads: they meet in every exchange, also of a backward pass."""
 
 import threading
 from collections.abc import Callable
@@ -26,6 +26,13 @@ def in_two_processes(monkeypatch: pytest.MonkeyPatch, function: Callable[[int], 
         barrier.wait()
         tensor.copy_(total)
 
+    def all_gather(everyone: list[Tensor], tensor: Tensor) -> None:
+        given[ranks.rank] = tensor.clone()
+        barrier.wait()
+        for place, other in zip(everyone, given, strict=True):
+            place.copy_(other)
+        barrier.wait()
+
     def run(rank: int) -> Result:
         ranks.rank = rank
         return function(rank)
@@ -34,6 +41,7 @@ def in_two_processes(monkeypatch: pytest.MonkeyPatch, function: Callable[[int], 
         patch.setattr(dist, "is_initialized", lambda: True)
         patch.setattr(dist, "get_world_size", lambda: COUNT)
         patch.setattr(dist, "all_reduce", all_reduce)
+        patch.setattr(dist, "all_gather", all_gather)
         return list(threads.map(run, range(COUNT)))
 
 

@@ -121,3 +121,29 @@ def test_layer_decay_of_a_frozen_backbone_is_an_error():
     model["backbone"].requires_grad_(False)
     with pytest.raises(UserError, match=r"optimizer\.layer_decay: no part of the backbone is trained"):
         SGDConfig(lr=0.1, layer_decay=0.5).build(model, 1, PARTS)
+
+
+@pytest.mark.parametrize(
+    ("config", "peer"),
+    [
+        (AdamWConfig(lr=0.1, weight_decay=0.1), lambda groups: torch.optim.AdamW(groups, lr=0.1, weight_decay=0.1)),
+        (
+            SGDConfig(lr=0.1, weight_decay=0.1, momentum=0.0),
+            lambda groups: torch.optim.SGD(groups, 0.1, weight_decay=0.1),
+        ),
+    ],
+)
+def test_optimisers_are_those_of_pytorch(config, peer):
+    torch.manual_seed(0)
+    models = [nn.Linear(3, 2) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    optimizers = config.build(models[0], 8), peer(models[1].parameters())
+    images = torch.randn(4, 3)
+    for _ in range(3):
+        for model, optimizer in zip(models, optimizers, strict=True):
+            optimizer.zero_grad()
+            model(images).square().sum().backward()
+            optimizer.step()
+    optimizers[0].load_state_dict(optimizers[0].state_dict())
+    assert models[0].weight.grad_fn is None
+    torch.testing.assert_close(models[0].weight, models[1].weight)

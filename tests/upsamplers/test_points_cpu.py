@@ -5,7 +5,7 @@ import subprocess
 import pytest
 import torch
 
-from upsamplers import DySample, compiled, points_cpu
+from upsamplers import DySample, compiled, maps_cpu, points_cpu
 from upsamplers.points import plain_sample_points, plain_score_points
 from upsamplers.sampling import PointSampling, compiled_sample, plain_sample
 
@@ -14,6 +14,8 @@ PADDINGS = pytest.mark.parametrize("padding", ["border", "zeros"])
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 # Images, channels, rows and columns, groups, points, rows and columns of the output.
 SHAPES = [(2, 8, 5, 7, 2, 1, 6, 9), (1, 96, 9, 4, 2, 3, 16, 19), (1, 33, 1, 1, 1, 2, 3, 70), (2, 3, 1, 20, 3, 1, 1, 1)]
+# In channels_last, maps are read in place where there are four or more of whole vectors.
+SHAPES += [(1, 64, 9, 4, 4, 1, 16, 19), (2, 64, 5, 7, 2, 3, 6, 9)]
 
 
 def example(B, C, H, W, g, n, h, w, dtype=torch.float32, layout=torch.contiguous_format):
@@ -94,9 +96,10 @@ def test_results_have_the_layout_of_the_map_and_any_other_is_read(layout):
 
 @compiles
 @PADDINGS
-def test_the_number_of_threads_changes_no_bit(monkeypatch, padding):
-    monkeypatch.setattr(points_cpu, "_WORTH_A_THREAD", 1)
-    leaves = example(2, 200, 7, 8, 2, 2, 9, 20)[:3]
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_number_of_threads_changes_no_bit(monkeypatch, padding, layout):
+    monkeypatch.setattr(maps_cpu, "_WORTH_A_THREAD", 1)
+    leaves = example(1, 192, 7, 8, 4, 2, 36, 40, layout=layout)[:3]
     found = []
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)

@@ -7,7 +7,7 @@ import torch
 
 from upsamplers import build_upsampler
 from upsamplers.base import shuffle, unshuffle
-from upsamplers.reassemble import reassemble, similarity
+from upsamplers.reassemble import plain_reassemble, plain_similarity, reassemble, similarity
 
 
 def literal_reassembly(x, kernels, scale, groups):
@@ -33,7 +33,8 @@ def test_reassembly_is_that_of_a_literal_loop(monkeypatch, kernel, scale, groups
     kernels = torch.randn(2, groups * kernel**2, scale * 3, scale * 4)
     expected = torch.stack([literal_reassembly(*pair, scale, groups) for pair in zip(x, kernels, strict=True)])
     layout = unshuffle(kernels, scale).reshape(2, groups, kernel**2, scale**2, 3, 4)
-    torch.testing.assert_close(reassemble(x, layout), expected)
+    for function in (reassemble, plain_reassemble):  # perhaps compiled, and in PyTorch's operators
+        torch.testing.assert_close(function(x, layout), expected)
 
 
 def literal_filter(x, kernels, dilation, padding):
@@ -82,10 +83,11 @@ def test_channels_may_be_summed_apart(monkeypatch, groups):
     torch.testing.assert_close(torch.autograd.grad(parts, [x, kernels], along), gradients)
 
 
-def test_similarity_is_that_of_a_literal_loop_with_zeros_outside():
+@pytest.mark.parametrize("function", [similarity, plain_similarity])
+def test_similarity_is_that_of_a_literal_loop_with_zeros_outside(function):
     torch.manual_seed(0)
     query, key = torch.randn(1, 3, 6, 8), torch.randn(1, 3, 3, 4)
-    scores = shuffle(similarity(unshuffle(query, 2), key, 3).reshape(1, 9, 4, 3, 4), 2)
+    scores = shuffle(function(query, key, 3).reshape(1, 9, 4, 3, 4), 2)
     for row, column, dy, dx in itertools.product(range(6), range(8), range(3), range(3)):
         h, w = row // 2 + dy - 1, column // 2 + dx - 1
         inside = 0 <= h < 3 and 0 <= w < 4

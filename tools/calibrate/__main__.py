@@ -38,11 +38,10 @@ from models.depthformer.model import DepthFormer
 from models.probe.model import DepthProbe
 from runtime.checkpoint import save_checkpoint
 from runtime.distributed import start_processes
-from runtime.memory import EVALUATION, keep_freed_memory
 from runtime.shutdown import exit_together
 from tools.calibrate.fit import ScaleAndShift
 from workflow.results import check_writable
-from workflow.trained import find_checkpoint, load_trained
+from workflow.trained import find_checkpoint, keep_memory, load_trained
 
 
 @exit_together()
@@ -60,8 +59,7 @@ def main() -> None:
     if not isinstance(model, DepthFormer | DepthProbe):
         what = f"is of the task {experiment.data.info.task}; this takes checkpoints of depth models"
         raise UserError(path, what, "name one")
-    if experiment.system.reuse_memory:
-        keep_freed_memory(EVALUATION)
+    keep_memory(experiment)
     processes = start_processes(experiment.system.device, experiment.system.backend)
     inference = experiment.inference(model.to(processes.device))
     batches = evaluation_loader(

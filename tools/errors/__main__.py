@@ -7,11 +7,12 @@ errors.html.
 """
 
 import json
+import os
 from argparse import Namespace
 from pathlib import Path
 
 from config import parse_with_overrides
-from errors import ArgumentParser, read_early, run_command
+from errors import ArgumentParser, UserError, read_early, run_command
 
 
 def read_arguments() -> Namespace:
@@ -37,18 +38,19 @@ if __name__ == "__main__":  # before the imports below, which take seconds
     read_early(read_arguments)
 
 from runtime.distributed import start_processes
-from runtime.memory import EVALUATION, keep_freed_memory
 from tools.errors.analysis import analyse, worst_pictures
 from tools.errors.page import page
 from tools.errors.text import describe
 from tools.pages.html import write_page
 from workflow.results import check_writable, without_nan, write_result
-from workflow.trained import find_checkpoint, load_predicting
+from workflow.trained import find_checkpoint, keep_memory, load_predicting
 
 
 def main() -> None:
     """Run the command."""
     arguments = read_arguments()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("torchrun", "tools.errors is for one process", "start it as python -m tools.errors")
     path = find_checkpoint(arguments.checkpoint, arguments.which)
     experiment, model, step = load_predicting(path, arguments.cfg, arguments.overrides)
     out = arguments.out or (
@@ -56,8 +58,7 @@ def main() -> None:
     )
     for file in (out, *([Path(arguments.json)] if arguments.json not in (None, "-") else [])):
         check_writable(file)  # before the work
-    if experiment.system.reuse_memory:
-        keep_freed_memory(EVALUATION)
+    keep_memory(experiment)
     dataset = experiment.data.build("val")
     processes = start_processes(experiment.system.device)
     findings = analyse(model, dataset, experiment, processes, path, step)

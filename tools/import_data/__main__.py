@@ -100,9 +100,9 @@ def import_data(
     form: str, options: Options, out: Path, ends: Ends, division: dict[str, Any], copy: bool, command: str
 ) -> Path:
     """Import one source, print what was done, and return the path of the YAML file. Raises UserError."""
-    if options.task == "pan" and form != "coco":
+    if options.task == "pan" and form in PAIRS:
         do = "import masks and label maps, and join them: python -m tools.make_panoptic --help"
-        raise UserError("--task pan", f"is for --from coco, not {form}", do)
+        raise UserError("--task pan", f"is not for --from {form}", do)
     source = PAIRS[form](options, *ends) if form in PAIRS else OBJECTS[form](options)
     if options.things is not None and source.task != "pan":
         raise UserError("--things", "only panoptic data have things and stuff", "leave it out")

@@ -137,4 +137,13 @@ def source_of_objects(options: Options, items: list[Item], classes: list[str] | 
                     report.note("rectangles became masks", f"{one.label} in {item.name}")
             item.objects = [one for one in item.objects if one.segmentation is not None]
     names = classes if isinstance(classes, dict) else numbered(classes)
-    return Source(task, kept, classes=names)
+    things: frozenset[str] = frozenset()
+    if task == "pan":
+        listed = ", ".join(names.values())
+        if options.things is None:
+            what = "outlines do not tell things from stuff"
+            raise UserError("--task pan", what, f"name the things: --things a,b of the classes {listed}")
+        things = frozenset(options.things)
+        if unknown := sorted(things - {*names.values()}):
+            raise UserError(f"--things {unknown[0]}", "is not a class", f"name some of {listed}")
+    return Source(task, kept, classes=names, things=things)

@@ -49,9 +49,10 @@ def card(picture: np.ndarray, number: int, why: str, name: str, longest_side: in
     """A picture that a click enlarges, with why it is shown and its name. number: unique on the page."""
     jpeg, (height, width) = encode(picture, longest_side)
     image = f'<img src="data:image/jpeg;base64,{jpeg}" width="{width}" height="{height}" alt="{escape(name)}">'
+    file = f'<p class="file">{breakable(name)}</p>' if name != why else ""
     return (
         f'<figure class="card" id="picture{number}"><a href="#picture{number}">{image}</a><figcaption>'
-        f'<p class="why">{escape(why)}</p><p class="file">{breakable(name)}</p></figcaption>'
+        f'<p class="why">{escape(why)}</p>{file}</figcaption>'
         '<a class="close" href="#_" aria-label="close"></a></figure>'
     )
 

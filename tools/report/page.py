@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 
 from metrics.depth_errors import DepthErrors
+from structures import image_sort_key
 from tools.pages.charts import COLOURS, curves
 from tools.pages.html import bar, card, charts, end, figure, fold, lead, number, start, table, tile
 from tools.report.runs import Run, flat
@@ -31,13 +32,13 @@ def page(runs: list[Run]) -> Iterator[str]:
     for index, run in enumerate(runs):
         yield _tile(run, index, len(runs))
     yield "</div>"
+    yield from _pictures(runs)
     yield from _curves(runs)
     yield from _scores(runs)
     yield from _classes(runs)
     yield from _cost(runs)
     yield from _settings(runs)
     yield from _environment(runs)
-    yield from _pictures(runs)
     yield end("tools.report")
 
 
@@ -58,6 +59,26 @@ def _tile(run: Run, index: int, count: int) -> str:
     return tile(run.name, big, lines).replace(
         "<h3>", f'<h3 class="run"><i class="c{index % COLOURS}"></i>' if count > 1 else "<h3>"
     )
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def _pictures(runs: list[Run]) -> Iterator[str]:
+    """The pictures of each image, those of all runs after another."""
+    found = [run.pictures() for run in runs]
+    images = sorted({name for pictures in found for name in pictures}, key=image_sort_key)
+    if not images:
+        return
+    yield f'<h2>Pictures</h2>{lead("Of the last evaluation. Click one to enlarge it.")}<div class="sheet wide">'
+    count = 0
+    for image in images:
+        for run, pictures in zip(runs, found, strict=True):
+            picture = cv2.imread(str(pictures[image]), cv2.IMREAD_COLOR) if image in pictures else None
+            if picture is not None:
+                yield card(picture[..., ::-1], count, run.name if len(runs) > 1 else image, image, WIDEST)
+                count += 1
+    yield "</div>"
 
 
 # --- curves ----------------------------------------------------------------------------------------------------------
@@ -97,6 +118,9 @@ def _scores(runs: list[Run]) -> Iterator[str]:
     names = list(dict.fromkeys(name for run in runs for name in run.result.get("metrics", {})))
     if not names:
         return
+    if len(runs) == 1 and all("/" in name for name in names):
+        yield f"<h2>Scores</h2>{lead('Of the best evaluation.')}{_by_kind(runs[0].result['metrics'])}"
+        return
     rows = []
     for name in names:
         values = [run.result.get("metrics", {}).get(name) for run in runs]
@@ -106,6 +130,13 @@ def _scores(runs: list[Run]) -> Iterator[str]:
         "; in brackets: less the first run, from single runs, so not free of chance.</p>" if len(runs) > 1 else ".</p>"
     )
     yield _beside(runs, "metric", rows)
+
+
+def _by_kind(metrics: dict[str, float]) -> str:
+    """A table of KIND/STAT numbers, with a column for each kind."""
+    kinds, stats = (list(dict.fromkeys(name.split("/")[place] for name in metrics)) for place in (0, 1))
+    rows = ([escape(stat), *(_score(metrics.get(f"{kind}/{stat}")) for kind in kinds)] for stat in stats)
+    return f'<div class="compact">{table(["metric", *kinds], rows)}</div>'
 
 
 def _compared(values: list[float | None], lower_is_better: bool) -> Iterator[str]:
@@ -230,23 +261,3 @@ def _environment(runs: list[Run]) -> Iterator[str]:
     if keys:
         yield "<h2>Environment</h2>"
         yield _beside(runs, "", ([escape(key), *(escape(str(one.get(key, "–"))) for one in found)] for key in keys))
-
-
-# --- pictures --------------------------------------------------------------------------------------------------------
-
-
-def _pictures(runs: list[Run]) -> Iterator[str]:
-    """The pictures of each image, those of all runs after another."""
-    found = [run.pictures() for run in runs]
-    images = sorted({name for pictures in found for name in pictures})
-    if not images:
-        return
-    yield f'<h2>Pictures</h2>{lead("Of the last evaluation. Click one to enlarge it.")}<div class="sheet wide">'
-    count = 0
-    for image in images:
-        for run, pictures in zip(runs, found, strict=True):
-            picture = cv2.imread(str(pictures[image]), cv2.IMREAD_COLOR) if image in pictures else None
-            if picture is not None:
-                yield card(picture[..., ::-1], count, run.name if len(runs) > 1 else image, image, WIDEST)
-                count += 1
-    yield "</div>"

@@ -1,3 +1,5 @@
+import struct
+import zlib
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -7,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.files.images import read_image, read_label_map
+from datasets.files.images import read_image, read_label_map, read_rgb_png
 from errors import UserError
-from tests.datasets.png import png
+from tests.datasets.png import GREY, RGB, chunk, png
 
 
 def smooth(height: int = 24, width: int = 36) -> np.ndarray:
@@ -117,3 +119,41 @@ def test_lossy_label_map_is_refused(tmp_path: Path) -> None:
     path = stored(tmp_path / "a.png", smooth()[..., 0], format="JPEG")
     with pytest.raises(UserError, match="is a JPEG file; store labels as PNG"):
         read_label_map(path)
+
+
+# --- values in PNGs --------------------------------------------------------------------------------------------------
+
+SHOWN_DIFFERENTLY = {  # chunks that change how viewers show the pixels
+    "gamma": chunk(b"gAMA", struct.pack(">I", 45455)),
+    "depth": chunk(b"sBIT", b"\5\5\5"),
+    "turned": chunk(b"eXIf", b"II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0\0\0\0\0"),
+}
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("extra", [*SHOWN_DIFFERENTLY, "transparent"])
+@pytest.mark.parametrize("color", [GREY, RGB])
+def test_values_are_read_as_stored(tmp_path: Path, color: int, extra: str, interlaced: bool) -> None:
+    channels = 3 if color == RGB else 1
+    values = np.random.default_rng(0).integers(0, 4, (11, 9, channels))
+    more = SHOWN_DIFFERENTLY | {
+        "transparent": chunk(b"tRNS", b"\0\2" * channels),
+        "depth": chunk(b"sBIT", b"\5" * channels),
+    }
+    path = tmp_path / "a.png"
+    path.write_bytes(png(values, 8, color, extra=more[extra], interlaced=interlaced))
+    found = read_rgb_png(path, "colours") if color == RGB else read_label_map(path)[..., None]
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, values)
+
+
+@pytest.mark.parametrize("color", [GREY, RGB])
+def test_pixels_that_no_decoder_takes_are_named(tmp_path: Path, color: int) -> None:
+    rows = b"\7" + bytes(9 if color == GREY else 27)  # there is no filter 7
+    whole = png(np.zeros((1, 9, 1 if color == GREY else 3), np.int64), 8, color)
+    start, end = whole.index(b"IDAT") - 4, whole.index(b"IEND") - 4
+    path = tmp_path / "a.png"
+    path.write_bytes(whole[:start] + chunk(b"IDAT", zlib.compress(rows)) + whole[end:])
+    with pytest.raises(UserError) as error:
+        read_rgb_png(path, "colours") if color == RGB else read_label_map(path)
+    assert_one_line(error, str(path), "damaged")

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from errors import UserError
 from metrics.depth_errors import DepthErrorsConfig
 from structures import DatasetInfo, Instances, Panoptic, Prediction, Target
 from tests.tools.pages.reader import check_alone
+from tools.errors.__main__ import main
 from tools.errors.calibration import calibration
 from tools.errors.depth import DepthErrorsByPlace
 from tools.errors.objects import ObjectErrors
@@ -69,3 +71,10 @@ def test_a_calibration_of_pixels_is_drawn():
     assert "25.0 %" in text
     assert "how many of these pixels are right" in text
     assert "(ECE): 25.0 %" in describe(facts | {"errors": errors})
+
+
+def test_it_is_for_one_process(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("sys.argv", ["errors", "--checkpoint", "runs/x"])
+    with pytest.raises(UserError, match="is for one process; start it as python"):
+        main()

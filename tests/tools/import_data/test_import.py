@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datasets.panoptic.ids import read_ids
 from errors import UserError
 from experiment import load_experiment
 from structures import IGNORE
@@ -287,7 +288,7 @@ def test_a_folder_with_both_kinds_of_file_is_imported_by_task(imported, tmp_path
 
 
 def test_things_may_be_named(imported, tmp_path):
-    """Datumaro writes isthing 0 for all."""
+    """Datumaro writes isthing 0 for all (1.13.12, plugins/data_formats/coco/exporter.py)."""
     made.panoptic(tmp_path / "source")
 
     def edit(content: dict) -> None:
@@ -304,6 +305,44 @@ def test_things_may_be_named(imported, tmp_path):
     assert load_experiment(out / "config.yaml").data.info.things == (True, False)
     with pytest.raises(UserError, match="--things not: is not a category; name some of nut, bench"):
         imported("coco", None, "--things", "not", "--out", tmp_path / "other")
+
+
+@pytest.mark.parametrize(("form", "fill"), [("labelme", made.labelme), ("labelstudio", made.label_studio)])
+def test_outlines_become_segments(imported, form, fill):
+    with pytest.raises(UserError, match="name the things: --things a,b of the classes nut, screw"):
+        imported(form, fill, "--task", "pan")
+    out, text = imported(form, None, "--task", "pan", "--things", "screw", check=True)
+    assert "note: segments are drawn from outlines: larger ones first" in text
+    assert "sound: nothing was found" in text
+    data = load_experiment(out / "config.yaml").data
+    assert data.info.things == (False, True)
+    record = json.loads((out / "panoptic_train.json").read_text())
+    stuff = [one for one in record["categories"] if not one["isthing"]]
+    for annotation in record["annotations"]:
+        ids = read_ids(out / "panoptic_train" / annotation["file_name"])
+        segments = annotation["segments_info"]
+        areas = {value: int((ids == value).sum()) for value in np.unique(ids) if value}
+        assert areas == {one["id"]: one["area"] for one in segments}
+        assert sum(one["category_id"] == stuff[0]["id"] for one in segments) == 1  # stuff is one segment
+
+
+def test_a_smaller_outline_lies_on_a_larger_one(imported, tmp_path):
+    picture = made.picture(tmp_path / "source/a.png", 0)
+    squares = [("small", 10, 8), ("large", 4, 20), ("hidden", 12, 4), ("small", 12, 4)]
+    shapes = [
+        {"label": name, "shape_type": "polygon", "points": [[x, x], [x + side, x], [x + side, x + side], [x, x + side]]}
+        for name, x, side in squares
+    ]
+    content = {"shapes": shapes, "imagePath": picture.name, "imageHeight": made.HEIGHT, "imageWidth": made.WIDTH}
+    made.text(tmp_path / "source/a.json", json.dumps(content))
+    shutil.copy(picture, tmp_path / "source/b.png")
+    made.text(tmp_path / "source/b.json", json.dumps({**content, "imagePath": "b.png"}))
+    out, text = imported("labelme", None, "--task", "pan", "--things", "small,hidden")
+    assert "dropped 2: object that others cover (hidden in " in text
+    (annotation,) = json.loads((out / "panoptic_val.json").read_text())["annotations"]
+    names = {one["id"]: one["name"] for one in json.loads((out / "panoptic_val.json").read_text())["categories"]}
+    areas = sorted((names[one["category_id"]], one["area"]) for one in annotation["segments_info"])
+    assert areas == [("large", 400 - 64), ("small", 16), ("small", 64 - 16)]
 
 
 def test_pngs_of_one_name_need_the_name_of_their_folder(imported, tmp_path):
@@ -407,7 +446,8 @@ def test_the_end_is_the_doctor(imported):
     ("form", "words", "what"),
     [
         ("coco", [], "has no JSON file with images"),
-        ("yolo", ["--task", "pan"], "--task pan: is for --from coco, not yolo; import masks and label maps"),
+        ("yolo", ["--task", "pan"], "--task pan: outlines do not tell things from stuff; name the things"),
+        ("masks", ["--task", "pan"], "--task pan: is not for --from masks; import masks and label maps"),
         ("yolo", ["--things", "nut"], "--things: only panoptic data have things and stuff"),
         ("labelme", [], "no object was found"),
         ("masks", ["--labels", "no"], "no such folder"),

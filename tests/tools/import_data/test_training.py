@@ -1,14 +1,18 @@
 """Imported data train at once, and imported COCO scores as the original file does."""
 
 import json
+import re
+import shlex
 
 import numpy as np
 import pytest
 import yaml
 
 from datasets.panoptic.ids import encode_ids, read_ids
-from tests.conftest import ROOT, SHORT, read
+from tests.conftest import ROOT, SHORT, read, some
+from tests.launch import main_of
 from tests.tools.import_data import made
+from tools.import_data.__main__ import FORMATS as FORMS
 from tools.import_data.__main__ import main
 from tools.import_data.shapes import of_bitmap
 
@@ -34,45 +38,61 @@ REST = [
     "evaluation.every=2 epochs",
     *(word for word in SHORT if not word.startswith(("steps", "batch_size", "evaluation.every"))),
 ]
-FORMATS = [
-    ("masks", made.masks, "seg", []),
-    ("masks", lambda root: made.masks(root, ((0, 0, 0), (255, 0, 0))), "seg", []),
-    ("cityscapes", made.cityscapes, "seg", []),
-    ("voc", made.voc_maps, "seg", []),
-    ("voc", made.voc, "det", []),
-    ("yolo", made.yolo, "det", []),
-    ("yolo", lambda root: made.yolo(root, polygons=True), "inst", []),
-    ("coco", made.cvat, "inst", []),
-    ("coco", made.roboflow, "inst", []),
-    ("coco", made.panoptic, "pan", []),
-    ("labelme", made.labelme, "inst", []),
-    ("labelme", made.labelme, "seg", ["--task", "seg"]),
-    ("labelstudio", made.label_studio, "inst", []),
-    ("depth", lambda root: made.depth(root, "npy"), "depth", []),
-]
-IDS = ["masks", "colours", "cityscapes", "voc-maps", "voc", "yolo", "yolo-polygons", "cvat", "roboflow", "panoptic"]
-IDS += ["labelme", "labelme-seg", "labelstudio", "depth"]
-FORMATS = [
-    pytest.param(*row, id=name, marks=[] if name == "masks" else pytest.mark.slow)
-    for name, row in zip(IDS, FORMATS, strict=True)
-]
+# Every row of the table of formats, and every kind of file: how its folder is made, its task, words after the format.
+FORMATS = {
+    "masks": (made.masks, "seg"),
+    "masks of colours": (lambda root: made.masks(root, ((0, 0, 0), (255, 0, 0))), "seg"),
+    "cityscapes": (made.cityscapes, "seg"),
+    "voc": (made.voc, "det"),
+    "voc label maps": (made.voc_maps, "seg", "--task seg"),
+    "yolo": (made.yolo, "det"),
+    "yolo polygons": (lambda root: made.yolo(root, polygons=True), "inst"),
+    "coco of CVAT": (made.cvat, "inst"),
+    "coco of Roboflow": (made.roboflow, "inst"),
+    "coco panoptic": (made.panoptic, "pan", "--task pan"),
+    "labelme": (made.labelme, "inst"),
+    "labelme as maps": (made.labelme, "seg", "--task seg"),
+    "labelstudio": (made.label_studio, "inst"),
+    **{f"depth {kind}": (lambda root, kind=kind: made.depth(root, kind), "depth") for kind in ("npy", "tiff", "exr")},
+    "depth png": (lambda root: made.depth(root, "png"), "depth", "--depth-scale 256"),
+}
+PAGE = (ROOT / "docs/own_data.md").read_text()
+COMMANDS = [shlex.split(line, comments=True) for line in PAGE.split("```")[1].splitlines()[1:]]
+TABLE = PAGE.split("## Formats")[1].split("\n\n")[1]
 
 
-@pytest.mark.parametrize(("form", "fill", "task", "words"), FORMATS)
-def test_from_a_folder_to_a_score(form, fill, task, words, tmp_path, here, monkeypatch, capsys):
-    fill(tmp_path / "source")
-    out = tmp_path / "own"
-    monkeypatch.setattr("sys.argv", ["x", "--from", form, str(tmp_path / "source"), "--out", str(out), *words])
-    main()
-    settings = [*TINY_BACKBONE, *SETTINGS[task], *REST, "batch_size=2", f"output_dir={tmp_path}"]
-    settings = settings if task != "depth" else settings[2:]
-    here("train", "--cfg", out / "config.yaml", "--check", *settings)
+def test_the_page_has_four_commands_and_every_format():
+    assert len(COMMANDS) == 4
+    rows = set(re.findall(r"`--from (\w+(?: --task \w+)?)`", TABLE))
+    assert {row.split()[0] for row in rows} == {*FORMS}
+    tried = {" ".join([name.split()[0], *words]) for name, (_, _, *words) in FORMATS.items()}
+    assert rows <= tried
+
+
+@pytest.mark.parametrize("name", some(FORMATS, "masks"))
+def test_from_a_folder_to_a_report_as_the_page_says(name, tmp_path, monkeypatch, capsys):
+    fill, task, *words = FORMATS[name]
+    if name == "depth exr":
+        pytest.importorskip("OpenEXR")
+    fill(tmp_path / "parts")
+    moved = {"/data/parts": tmp_path / "parts", "/data/own": tmp_path / "own", "runs/": f"{tmp_path}/runs/"}
+    tiny = [*TINY_BACKBONE, *SETTINGS[task], *REST, "batch_size=2", f"output_dir={tmp_path}/runs"]
+    tiny = tiny if task != "depth" else tiny[2:]
+    monkeypatch.chdir(ROOT)
+    for _, *command in COMMANDS:
+        line = shlex.join(command).replace("--from yolo", " ".join(["--from", name.split()[0], *words]))
+        for old, new in moved.items():
+            line = line.replace(old, str(new))
+        program, *arguments = shlex.split(line.removeprefix("-m "))
+        rounds = [["--check", *tiny], tiny] if program == "train.py" else [[]]
+        for more in rounds:
+            monkeypatch.setattr("sys.argv", [program, *arguments, *more])
+            main_of(program.removesuffix(".py"))()
     assert "(2.0 epochs)" in capsys.readouterr().out
-    here("train", "--cfg", out / "config.yaml", *settings)
-    here("eval", "--checkpoint", tmp_path / "own", "--json", tmp_path / "result.json")
-    result = read(tmp_path / "result.json")
+    result = read(tmp_path / "runs/own/score.json")
     assert result["num_images"] >= 1
     assert any(np.isfinite(value) for value in result["metrics"].values())
+    assert "own" in (tmp_path / "runs/own/report.html").read_text()
 
 
 def test_imported_coco_scores_as_the_original_file(tmp_path, here, monkeypatch):

@@ -25,10 +25,7 @@ def read(options: Options) -> Source:
         raise UserError(options.source, what, "name the exported file or its folder, or another --from")
     of_segments = {path: content for path, content in contents.items() if panoptic.is_panoptic(content)}
     contents = {path: content for path, content in contents.items() if path not in of_segments}
-    if options.task == "pan" or (options.task is None and not contents):
-        if not of_segments:
-            do = "export COCO panoptic, or join masks and label maps: python -m tools.make_panoptic --help"
-            raise UserError("--task pan", "no annotation has segments_info", do)
+    if of_segments and (options.task == "pan" or (options.task is None and not contents)):
         for path in contents:
             options.report.drop("JSON file without segments_info", path)
         return panoptic.read(options, of_segments, _classes(options, of_segments))
