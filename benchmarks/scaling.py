@@ -141,7 +141,7 @@ def measure(name: str, batch: int, rounds: int, steps: int) -> dict[str, float]:
     kinds = {"one": (1, True), "two": (2, True), "independent": (2, False)}
     with tempfile.TemporaryDirectory() as folder:
         trainers = {
-            kind: Trainers(f"configs/demo/{name}.yaml", batch, processes, together, steps, f"{folder}/{kind}")
+            kind: Trainers(f"configs/small/{name}.yaml", batch, processes, together, steps, f"{folder}/{kind}")
             for kind, (processes, together) in kinds.items()
         }
         try:
@@ -158,7 +158,7 @@ def predictions(name: str, times: dict[int, dict[str, float]]) -> list[Row]:
     """The step of two processes by the formula, from two batches of one process and from the speed of gloo."""
     from experiment import load_experiment
 
-    model = load_experiment(f"configs/demo/{name}.yaml").build_model(pretrained=False)
+    model = load_experiment(f"configs/small/{name}.yaml").build_model(pretrained=False)
     size = 4 * sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     running = start(2, True, lambda _: ["--exchange", str(size)])
     large, small = answer(running[0]), answer(running[0])

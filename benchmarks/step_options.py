@@ -34,7 +34,7 @@ OPTIONS = {
 def step_with(demo: str, option: str, value: bool, folder: str) -> Any:
     """A function that does one training step on a fixed batch, and returns the losses."""
     words = ["system.device=cpu", f"system.{option}={value}", f"output_dir={folder}"]
-    run = Run(load_experiment(f"configs/demo/{demo}.yaml", words), start_processes("cpu"), resume=False)
+    run = Run(load_experiment(f"configs/small/{demo}.yaml", words), start_processes("cpu"), resume=False)
     batches = [next(run.batches) for _ in range(run.layout.accumulation)]
 
     def step() -> dict[str, float]:

@@ -19,7 +19,11 @@ def read_arguments() -> Namespace:
     parser = ArgumentParser(prog="tools.showcase", description=__doc__)
     default = "default: %(default)s"
     parser.add_argument("--images", type=Path, default=Path("docs/images"), metavar="FOLDER", help=default)
-    parser.add_argument("--demo", action="store_true", help="draw at once, with the models of the demos")
+    parser.add_argument(
+        "--demo",
+        action="store_true",
+        help="draw at once, with those models of the demos that are trained; seg at least",
+    )
     parser.add_argument("--scene", type=int, help="number of the validation scene")
     parser.add_argument("--region", type=int, nargs=4, metavar=("X", "Y", "W", "H"), help="of the sampling points")
     return parser.parse_args()
@@ -63,7 +67,9 @@ def main() -> None:
     scene, region = scene if arguments.scene is None else arguments.scene, tuple(arguments.region or region)
     data = load_experiment(Path(f"configs/{stage}/seg.yaml")).data.build("val")
     image = data.load(scene).image
-    draw_hero(image, {task: Path(f"runs/{stage}_{task}") for task in TASKS}, region).save(hero, quality=85, method=6)
+    runs = {task: Path(f"runs/{stage}_{task}") for task in TASKS}
+    trained = {task: run for task, run in runs.items() if run.exists()}
+    draw_hero(image, trained, region).save(hero, quality=85, method=6)
     animate(learn(Path("configs/demo/seg.yaml"), image, region, LEARNING), learning)
     print(f"pictures: {hero}, {learning} ({time.perf_counter() - start:.0f} s since this start)")
 

@@ -71,4 +71,4 @@ def animate(frames: list[Path], out: Path, width: int = 2 * WIDTH) -> None:
     size = width, round(width * pictures[0].shape[0] / pictures[0].shape[1])
     first, *others = (Image.fromarray(cv2.resize(each, size, interpolation=cv2.INTER_AREA)) for each in pictures)
     duration = [MILLISECONDS] * (len(frames) - 1) + [LAST]
-    first.save(out, save_all=True, append_images=others, duration=duration, loop=0, quality=70, method=6)
+    first.save(out, save_all=True, append_images=others, duration=duration, loop=0, quality=70, method=4)

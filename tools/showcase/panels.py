@@ -26,18 +26,19 @@ SUBPIXELS = 4  # OpenCV draws to 1 / 2**SUBPIXELS of a pixel
 
 
 def draw_hero(image: np.ndarray, runs: dict[str, Path], region: Region) -> Image.Image:
-    """All five tasks on one image [H, W, 3], with transparent gaps, for light and dark pages.
+    """All tasks on one image [H, W, 3], with transparent gaps, for light and dark pages.
 
-    runs: the folders of trained models by task: seg, inst, pan, depth. region: of the sampling points, in the image.
+    runs: the folders of trained models by task: seg, and inst, pan, depth. region: of the sampling points.
     """
     panels = [caption(resize(image), "image")]
-    for task, title in TITLES.items():
-        found = Predictor(runs[task])(image)
-        panels.append(caption(resize(draw_prediction(image, found.raw, found.info)), title))
-    experiment, model, _ = load_trained(find_checkpoint(runs["seg"]), None, [])
+    for task, run in runs.items():
+        found = Predictor(run)(image)
+        panels.append(caption(resize(draw_prediction(image, found.raw, found.info)), TITLES[task]))
     panels[1] = mark(panels[1], region, image)
+    experiment, model, _ = load_trained(find_checkpoint(runs["seg"]), None, [])
     panels.append(caption(draw_sampling(model, experiment, image, region), "where DySample samples"))
-    sheet = np.zeros((2 * HEIGHT + GAP, 3 * WIDTH + 2 * GAP, 4), np.uint8)
+    rows = -(-len(panels) // 3)
+    sheet = np.zeros((rows * (HEIGHT + GAP) - GAP, 3 * WIDTH + 2 * GAP, 4), np.uint8)
     for number, panel in enumerate(panels):
         top, left = number // 3 * (HEIGHT + GAP), number % 3 * (WIDTH + GAP)
         sheet[top : top + HEIGHT, left : left + WIDTH] = np.dstack([panel, np.full((HEIGHT, WIDTH), 255, np.uint8)])
@@ -81,12 +82,11 @@ def mark(panel: np.ndarray, region: Region, image: np.ndarray) -> np.ndarray:
 
 
 def caption(panel: np.ndarray, text: str) -> np.ndarray:
-    """The panel with a text at the lower left, white on a darkened strip."""
+    """The panel with a text at the upper left, white on a darkened strip."""
     (width, height), baseline = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.6, 1)
-    strip = panel[HEIGHT - height - baseline - 12 :, : width + 20]
+    strip = panel[: height + baseline + 12, : width + 20]
     strip[:] = strip * 0.25
-    place = (10, HEIGHT - baseline - 6)
-    return cv2.putText(panel, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.6, WHITE, 1, cv2.LINE_AA)
+    return cv2.putText(panel, text, (10, height + 8), cv2.FONT_HERSHEY_SIMPLEX, 0.6, WHITE, 1, cv2.LINE_AA)
 
 
 def resize(picture: np.ndarray) -> np.ndarray:
