@@ -54,7 +54,7 @@ def train_in_turns(cfg: str, overrides: list[str], steps: int) -> None:
             start = time.perf_counter()
         return read(*arguments)
 
-    train.next_batches = paced
+    train.next_batches = paced  # type: ignore[assignment]
     train.train(load_experiment(cfg, overrides), start_processes("cpu"))
 
 

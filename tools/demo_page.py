@@ -13,7 +13,7 @@ from errors import ArgumentParser, read_early, run_command
 def read_arguments() -> Namespace:
     """The arguments of the command. Raises UserError."""
     parser = ArgumentParser(prog="tools.demo_page", description=__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a trained run")
     page = "default: %(default)s"
     parser.add_argument("--out", type=Path, default=Path("runs/demo/index.html"), metavar="PAGE.html", help=page)
     parser.add_argument("--images", type=int, default=4, help="validation images (default: %(default)s)")
