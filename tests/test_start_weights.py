@@ -23,7 +23,8 @@ SMALL = sorted(
     path for name in ("small", "minipaper", "board/small") for path in (ROOT / "configs" / name).glob("*.yaml")
 )
 DEMOS = sorted((ROOT / "configs/demo").glob("*.yaml"))
-TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *RECIPES, *SMALL, *DEMOS]
+DOCUMENTS = [path for path in sorted((ROOT / "docs").glob("*.md")) if path.name != "extending.md"]  # it adds names
+TEXTS = [ROOT / "README.md", *DOCUMENTS, *RECIPES, *SMALL, *DEMOS]
 SEG, DET = "configs/seg_dysample.yaml", "configs/det_dysample.yaml"
 
 

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from config import Schema
 from models.layers.class_weights import ClassWeights, class_weights
-from models.layers.precision import without_autocast
 from models.layers.resize import kept_row_weights
 from runtime.distributed import mean_count
 from structures import IGNORE, DatasetInfo, Size
@@ -66,7 +65,8 @@ def pixel_losses(
 
 
 def _pixel_losses(losses: Iterable[Any], logits: Tensor, labels: Tensor, sizes: Sequence[Size]) -> dict[str, Tensor]:
-    with without_autocast(logits):
+    device = "cpu" if logits.is_meta else logits.device.type  # models are counted on meta, which has no autocast
+    with torch.autocast(device, enabled=False):
         return {loss.name: loss.weight * loss(logits.float(), labels, sizes) for loss in losses}
 
 
