@@ -14,20 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from errors import ArgumentParser, UserError, read_early, run_command
+from workflow.arguments import add_model
 
 
 def read_arguments() -> Namespace:
     """The arguments of the command. Raises UserError."""
     parser = ArgumentParser(prog="tools.predict", description=__doc__)
-    parser.add_argument(
-        "--model",
-        "--checkpoint",
-        "--onnx",
-        dest="checkpoint",
-        type=Path,
-        required=True,
-        help="a checkpoint, the folder of a run, or the name of a published model, or an exported file",
-    )
+    add_model(parser, "--model", "--checkpoint", "--onnx", metavar="MODEL")
     parser.add_argument("--out", type=Path, default=Path("predictions"), help="default: %(default)s")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="also KEY=VALUE for the configuration")
     return parser.parse_intermixed_args()

@@ -12,7 +12,7 @@ NAME_backward takes the gradient of the result first. It returns the gradients o
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -121,7 +121,10 @@ def _run(name: str, *inputs: Any) -> Tensor:
 
 
 def _run_backward(name: str, y: Tensor, *inputs: Any) -> list[Tensor]:
-    kernel = getattr(_kernels(y.device), f"{name}_backward", None)
+    kernels = _kernels(y.device)
+    kernel: Callable[..., Any] | None = getattr(kernels, f"{name}_backward", None)
+    if name == "score_points" and kernels is not None:
+        kernel = functools.partial(_score_backward, kernels)
     if kernel is not None:
         found = kernel(*(dense(one) if isinstance(one, Tensor) else one for one in (y, *inputs)))
         return [y.new_empty(0) if one is None else one for one in found]
@@ -129,6 +132,15 @@ def _run_backward(name: str, y: Tensor, *inputs: Any) -> list[Tensor]:
         leaves = [None if one is None else one.detach().requires_grad_() for one in inputs[:3]]
         found = _plain_gradients(name, y, leaves, inputs[3:])
     return [to if one is None else to.copy_(one) for to, one in zip(_like_backward(y, *inputs), found, strict=True)]
+
+
+def _score_backward(
+    kernels: ModuleType, y: Tensor, query: Tensor, key: Tensor, positions: Tensor, border: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """With scores as weights, sums and scores change places: the kernels of sums give the gradients of scores."""
+    grad_key, grad_positions, _ = kernels.sum_points_backward(query, key, positions, y, border)
+    grad_query = torch.empty_like(query).copy_(kernels.sum_points(key, positions, y, border))
+    return grad_query, grad_key, grad_positions
 
 
 def _like(name: str, *inputs: Any) -> Tensor:

@@ -74,15 +74,6 @@ def sum_points_backward(
     return grad_x.to(dtype), total, None if grad_weights is None else _total(grad_weights)
 
 
-def score_points_backward(
-    y: Tensor, query: Tensor, key: Tensor, positions: Tensor, border: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """See `upsamplers.operators`; tensors are `dense`."""
-    grad_key, grad_positions, _ = sum_points_backward(query, key, positions, y, border)
-    grad_query = torch.empty_like(query).copy_(sum_points(key, positions, y, border))
-    return grad_query, grad_key, grad_positions
-
-
 # --- one call --------------------------------------------------------------------------------------------------------
 
 

@@ -59,15 +59,6 @@ def score_points(query: Tensor, key: Tensor, positions: Tensor, border: bool) ->
     return scores
 
 
-def score_points_backward(
-    y: Tensor, query: Tensor, key: Tensor, positions: Tensor, border: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """See `upsamplers.operators`; tensors are `dense`."""
-    grad_key, grad_positions, _ = sum_points_backward(query, key, positions, y, border)
-    grad_query = torch.empty_like(query).copy_(sum_points(key, positions, y, border))
-    return grad_query, grad_key, grad_positions
-
-
 def sample_offsets(
     x: Tensor, offset: Tensor, scope: Tensor | None, style: str, scale: int, groups: int, start: str, factor: float
 ) -> Tensor:

@@ -15,17 +15,16 @@ def training_arguments(description: str | None) -> Namespace:
     return parse_with_overrides(parser)
 
 
+def add_model(parser: ArgumentParser, *names: str, metavar: str = "CHECKPOINT") -> None:
+    """Add the argument that names a trained model, for other commands too. Its value is `checkpoint`."""
+    what = "a checkpoint, the folder of a run, or the name of a published model, or an exported file"
+    parser.add_argument(*names, dest="checkpoint", type=Path, required=True, metavar=metavar, help=what)
+
+
 def evaluation_arguments(description: str | None) -> Namespace:
     """The arguments of eval.py. Raises UserError."""
     parser = ArgumentParser(prog="eval.py", description=description)
-    parser.add_argument(
-        "--checkpoint",
-        "--onnx",
-        dest="checkpoint",
-        type=Path,
-        required=True,
-        help="a checkpoint, the folder of a run, or the name of a published model, or an exported file",
-    )
+    add_model(parser, "--checkpoint", "--onnx")
     parser.add_argument("--which", choices=["best", "last"], default="best", help="checkpoint of a run folder")
     parser.add_argument("--cfg", type=Path, help="another configuration than the checkpoint's own")
     parser.add_argument("--json", type=Path, help="write the result record to this file")

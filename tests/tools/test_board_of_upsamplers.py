@@ -3,17 +3,15 @@
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-import torch
 
 import tools.board.__main__ as command
 from errors import UserError, run_command
 from tests.conftest import ROOT, TINY, logged, read
-from tests.tools.test_compare import SHORT, Forked
+from tests.tools.test_compare import SHORT, call_here
 from tools.board.chart import draw
 from tools.board.costs import read_costs
 from tools.board.definition import Column, read_board
@@ -26,15 +24,8 @@ BOARDS = sorted((ROOT / "configs/board").glob("table*.yaml"))
 
 
 def board(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
-    """The command, with its runs forked from this process."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("tools.compare.runs.Popen", Forked)
-    monkeypatch.setattr(sys, "argv", ["tools.board", *map(str, words)])
-    threads = torch.get_num_threads()
-    try:
-        command.main()
-    finally:
-        torch.set_num_threads(threads)
+    call_here(monkeypatch, command.main, "tools.board", *words)
 
 
 # --- a tiny board ----------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -84,14 +85,19 @@ class Forked:
         self.poll()
 
 
-def compare(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
+def call_here(monkeypatch: pytest.MonkeyPatch, main: Callable[[], None], *words: object) -> None:
+    """Run a command in this process, with its runs forked from another."""
     monkeypatch.setattr("tools.compare.runs.Popen", Forked)
-    monkeypatch.setattr(sys, "argv", ["tools.compare", "--cfg", CFG, *map(str, words)])
+    monkeypatch.setattr(sys, "argv", list(map(str, words)))
     threads = torch.get_num_threads()
     try:
-        command.main()
+        main()
     finally:
         torch.set_num_threads(threads)
+
+
+def compare(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
+    call_here(monkeypatch, command.main, "tools.compare", "--cfg", CFG, *words)
 
 
 @pytest.fixture(scope="module")

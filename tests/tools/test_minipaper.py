@@ -11,7 +11,6 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 import tools.minipaper.__main__ as command
@@ -19,7 +18,7 @@ from config import read_config, validate
 from errors import Interrupted, UserError, run_command
 from models.cost import shapes_only
 from tests.conftest import ROOT, TINY, read
-from tests.tools.test_compare import SHORT, Forked
+from tests.tools.test_compare import SHORT, call_here
 from tools.compare import __main__ as compare
 from tools.compare.statistics import paired_difference
 from tools.minipaper import experiments
@@ -230,17 +229,11 @@ def minipaper(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
     def in_process(words):
         with monkeypatch.context() as inner:
             inner.setattr(sys, "argv", ["tools.compare", *words])
-            inner.setattr("tools.compare.runs.Popen", Forked)
             compare.main()
 
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(command, "run_compare", in_process)
-    monkeypatch.setattr(sys, "argv", ["tools.minipaper", *map(str, words)])
-    threads = torch.get_num_threads()
-    try:
-        command.main()
-    finally:
-        torch.set_num_threads(threads)
+    call_here(monkeypatch, command.main, "tools.minipaper", *words)
 
 
 def small(scenes: Path, folder: Path) -> dict:

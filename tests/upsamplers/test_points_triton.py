@@ -454,7 +454,7 @@ def test_kernels_compile_for_a_gpu_and_read_16_bytes_where_channels_lie_together
             return kind
 
         def get_benchmarker(self):
-            raise NotImplementedError
+            pytest.fail("nothing is timed here")
 
     assembled = {}
 

@@ -13,20 +13,13 @@ from pathlib import Path
 
 from config import parse_with_overrides
 from errors import ArgumentParser, UserError, read_early, run_command
+from workflow.arguments import add_model
 
 
 def read_arguments() -> Namespace:
     """The arguments of the command. Raises UserError."""
     parser = ArgumentParser(prog="tools.errors", description=__doc__)
-    parser.add_argument(
-        "--checkpoint",
-        "--onnx",
-        dest="checkpoint",
-        type=Path,
-        required=True,
-        metavar="RUN",
-        help="a checkpoint, the folder of a run, or the name of a published model, or an exported file",
-    )
+    add_model(parser, "--checkpoint", "--onnx", metavar="RUN")
     parser.add_argument("--which", choices=["best", "last"], default="best", help="checkpoint of a run folder")
     parser.add_argument("--cfg", type=Path, help="default: the configuration of the checkpoint")
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write the record to FILE, or print it")

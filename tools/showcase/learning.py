@@ -18,9 +18,9 @@ from tools.show_sampling.drawing import Region
 from tools.showcase.panels import GAP, HEIGHT, WIDTH, caption, draw_sampling, mark, resize
 from train import Run, train_step
 
-FRAME_EVERY = 3  # steps
+FRAME_EVERY = 6  # steps
 SAVE_EVERY = 24
-MILLISECONDS, LAST = 120, 3000  # that a frame is shown, and the last one
+MILLISECONDS, LAST = 200, 3000  # that a frame is shown, and the last one
 
 
 def learn(cfg: Path, image: np.ndarray, region: Region, overrides: Sequence[str] = ()) -> list[Path]:
@@ -71,4 +71,4 @@ def animate(frames: list[Path], out: Path, width: int = 2 * WIDTH) -> None:
     size = width, round(width * pictures[0].shape[0] / pictures[0].shape[1])
     first, *others = (Image.fromarray(cv2.resize(each, size, interpolation=cv2.INTER_AREA)) for each in pictures)
     duration = [MILLISECONDS] * (len(frames) - 1) + [LAST]
-    first.save(out, save_all=True, append_images=others, duration=duration, loop=0, quality=70, method=4)
+    first.save(out, save_all=True, append_images=others, duration=duration, loop=0, quality=60, method=6)
