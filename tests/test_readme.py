@@ -21,6 +21,7 @@ RUN = {
     "git clone": "CI",
     "make demo": "tests/runs/test_whole_runs.py::test_a_demo_learns_as_recorded_and_is_scored_alike_everywhere",
     "make install": "CI",
+    "make test": "CI",
     ". .venv/bin/activate": "CI",
     "tensorboard --logdir": "tests/faults/test_board.py",
     "python eval.py --checkpoint runs/demo_seg": "tests/runs/test_runs.py",

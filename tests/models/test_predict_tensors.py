@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch._dynamo  # it keeps a table with `is_exporting` in it, which must not be the one that a test puts there
 
 from experiment import load_experiment
 from models.maskformer.partition import PartitionConfig, partition
