@@ -56,3 +56,9 @@ def test_outputs_of_the_notebook_become_pictures_and_text():
     picture, text = {"data": {"image/jpeg": "QUJD\n", "text/plain": "<Image>"}}, {"text": ["a\n", "b\n"]}
     assert 'src="data:image/jpeg;base64,QUJD"' in contents.shown(picture)
     assert contents.shown(text) == "```text\na\nb\n```"
+
+
+def test_every_document_is_in_the_navigation():
+    """`make docs` refuses others, too, but takes longer."""
+    text = (ROOT / "mkdocs.yml").read_text()
+    assert [path.name for path in (ROOT / "docs").glob("*.md") if f": {path.name}\n" not in text] == []
