@@ -91,7 +91,7 @@ def main() -> None:
             keep(page, name)
         page.goto(f"{address}?tagFilter=train/loss$|learning_rate|mIoU|bIoU#timeseries")
         page.get_by_text("Settings", exact=True).first.click()  # closes them
-        page.wait_for_timeout(5000)  # until the curves are drawn
+        page.wait_for_timeout(15000)  # until the curves are drawn
         keep(page, "tensorboard")
         browser.close()
 
